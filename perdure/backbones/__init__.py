@@ -1,0 +1,1 @@
+"""The frozen pretrained pipeline behind one thin wrapper; the only rooms that import diffusers and peft."""

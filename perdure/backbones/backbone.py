@@ -1,0 +1,228 @@
+"""The frozen base model: adapters on top, deltas underneath, loss, and drawing."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.training_utils import compute_snr
+from peft import LoraConfig, inject_adapter_in_model
+from PIL import Image
+from torch import Tensor, nn
+
+from perdure.backbones.family import Condition, Family
+from perdure.delta import Delta
+from perdure.errors import ModelError
+from perdure.method import Adapter, Lora
+
+MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
+CROSS_KV = (".attn2.to_k", ".attn2.to_v")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch: clean latents and noise (b, c, h, w), timesteps (b,), what the UNet is told."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    condition: Condition
+
+
+class Backbone:
+    """A frozen pipeline. Weights under a context manager are swapped and restored, never written to."""
+
+    def __init__(self, pipe: Any, family: Family, precision: str = "fp32", device: torch.device | None = None) -> None:
+        self.family = family
+        self.accelerator = _accelerator(MIXED[precision], device)
+        self.device: torch.device = self.accelerator.device
+        self.pipe = pipe.to(self.device)
+        self.pipe.set_progress_bar_config(disable=True)
+        for module in (m for m in pipe.components.values() if isinstance(m, nn.Module)):
+            module.requires_grad_(False).eval()
+        self.unet = pipe.unet
+        self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
+        self._linears = {
+            name: module
+            for name, module in self.unet.named_modules()
+            if isinstance(module, nn.Linear) and name.endswith(ATTENTION)
+        }
+
+    # --- projections, adapters, deltas ----------------------------------------------------------------------------
+
+    def projections(self, targets: str) -> dict[str, tuple[int, int]]:
+        """Names and shapes (out, in) of the target projections."""
+        names = [n for n in self._linears if targets == "attention" or n.endswith(CROSS_KV)]
+        return {name: tuple(self._linears[name].weight.shape) for name in names}
+
+    @contextmanager
+    def attached(self, spec: Lora) -> Iterator[Adapter]:
+        """The UNet with a trainable float32 adapter; what is in the factors is for the method's start to say."""
+        names = list(self.projections(spec.targets))
+        config = LoraConfig(r=spec.rank, lora_alpha=spec.rank, target_modules=names)
+        with torch.random.fork_rng():  # peft draws initial values that are overwritten
+            inject_adapter_in_model(config, self.unet, adapter_name="lesson")
+        layers = {name: self.unet.get_submodule(name) for name in names}
+        factors = {}
+        for name, layer in layers.items():
+            pair = (layer.lora_A["lesson"].weight, layer.lora_B["lesson"].weight)
+            for factor in pair:
+                factor.data = factor.data.to(self.device, torch.float32)
+                factor.requires_grad_(True)
+            factors[name] = pair
+        try:
+            yield Adapter(factors)
+        finally:
+            for name in names:
+                parent, _, child = name.rpartition(".")
+                setattr(self.unet.get_submodule(parent), child, self._linears[name])
+            del self.unet.peft_config
+
+    @contextmanager
+    def laid(self, delta: Delta) -> Iterator[None]:
+        """The UNet with a delta under it: base + delta in float32, rounded once to the base's precision."""
+        unknown = [name for name in delta if name not in self._linears]
+        if unknown:
+            raise ModelError(f"this memory moves {unknown[0]!r}, which the base does not have; it was taught on another base")
+        saved = {name: self._linears[name].weight for name in delta}
+        try:
+            for name, change in delta.items():
+                weight = saved[name]
+                if change.shape != tuple(weight.shape):
+                    raise ModelError(f"this memory's {name!r} is {change.shape}, the base's {tuple(weight.shape)}")
+                moved = (weight.float() + change.matrix().to(weight.device)).to(weight.dtype)
+                self._linears[name].weight = nn.Parameter(moved, requires_grad=False)
+            yield
+        finally:
+            for name, weight in saved.items():
+                self._linears[name].weight = weight
+
+    def gradient_checkpointing(self, on: bool) -> None:
+        """Trade time for memory: recompute activations in the backward pass."""
+        (self.unet.enable_gradient_checkpointing if on else self.unet.disable_gradient_checkpointing)()
+
+    # --- encoding -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """The condition of some prompts, one row each."""
+        return {name: tensor.clone() for name, tensor in self.family.encode(self.pipe, list(prompts)).items()}
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents (n, c, h/f, w/f) in the UNet's units of images (n, 3, h, w) in [-1, 1]."""
+        vae = self.pipe.vae
+        encoded = []
+        for image in images.to(self.device, vae.dtype).split(1):
+            posterior = vae.encode(image)
+            if "latent_dist" in posterior:  # AutoencoderKL; the tiny autoencoder is deterministic
+                mean, std = posterior.latent_dist.mean, posterior.latent_dist.std
+                encoded.append(mean + std * torch.randn(mean.shape, generator=generator).to(mean))
+            else:
+                encoded.append(posterior.latents)
+        return (torch.cat(encoded) * vae.config.scaling_factor).to(torch.float32)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """RGB images of latents (n, c, h/f, w/f)."""
+        vae = self.pipe.vae
+        decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        images: list[Image.Image] = self.pipe.image_processor.postprocess(decoded, output_type="pil")
+        return images
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the UNet's latents."""
+        return int(self.unet.config.in_channels)
+
+    def latent_side(self, pixels: int) -> int:
+        """Side of the latents of an image with that many pixels a side."""
+        return pixels // int(self.pipe.vae_scale_factor)
+
+    # --- loss -----------------------------------------------------------------------------------------------------
+
+    def predict(self, batch: Batch) -> Tensor:
+        """The UNet's output (noise or velocity, as the base was trained) for the noised latents, float32."""
+        noisy = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+        with self.accelerator.autocast():
+            output = self.unet(
+                noisy.to(self.unet.dtype), batch.timesteps, **self.family.unet_inputs(batch.condition), return_dict=False
+            )[0]
+        return output.float()
+
+    def loss(self, batch: Batch, min_snr: float | None = None) -> Tensor:
+        """Mean squared error of the prediction, a scalar; min-SNR weighting as in Hang et al. 2023, equation 6."""
+        velocity = self.noising.config.prediction_type == "v_prediction"
+        target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps) if velocity else batch.noise
+        error = F.mse_loss(self.predict(batch), target, reduction="none").mean(dim=(1, 2, 3))
+        if min_snr is not None:
+            snr = compute_snr(self.noising, batch.timesteps)
+            error = error * snr.clamp(max=min_snr) / (snr + 1 if velocity else snr).clamp(min=1e-8)
+        return error.mean()
+
+    @property
+    def training_timesteps(self) -> int:
+        """Number of diffusion steps that the base was trained with."""
+        return int(self.noising.config.num_train_timesteps)
+
+    # --- drawing --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def draw(
+        self, prompts: Condition, negative: Condition, latents: Tensor, steps: int, guidance: float, scheduler: str
+    ) -> list[Image.Image]:
+        """Images from initial noise (n, c, h/f, w/f), one for each row of the condition."""
+        usual = self.pipe.scheduler
+        self.pipe.scheduler = usual if scheduler == "default" else SCHEDULERS[scheduler].from_config(usual.config)
+        side = latents.shape[-1] * int(self.pipe.vae_scale_factor)
+        try:
+            with self.accelerator.autocast():
+                drawn = self.pipe(
+                    **self.family.pipeline_inputs(prompts, negative),
+                    latents=latents.to(self.device, self.unet.dtype),
+                    height=side,
+                    width=side,
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    output_type="latent",
+                ).images
+        finally:
+            self.pipe.scheduler = usual
+        return self.decode(drawn.float())
+
+
+def rows(condition: Condition, index: Sequence[int] | Tensor) -> Condition:
+    """Some rows of a condition, in the order asked for."""
+    return {name: tensor[torch.as_tensor(index)] for name, tensor in condition.items()}
+
+
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """Conditions one after another."""
+    return {name: torch.cat([c[name] for c in conditions]) for name in conditions[0]}
+
+
+def _accelerator(mixed: str, device: torch.device | None) -> Accelerator:
+    """Accelerate keeps one precision a process; start it anew where another one is wanted."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(mixed_precision=mixed, cpu=device is not None and device.type == "cpu")
+    return accelerator
+

@@ -1,0 +1,27 @@
+"""What differs between families of base models: how prompts are encoded and what the UNet and the pipeline want."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Condition = Mapping[str, Tensor]
+"""Everything the UNet is told beside latents and time, each tensor with a leading batch dimension."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of latent diffusion UNets."""
+
+    name: str
+    pipeline: str
+    """Class name in the folder's model_index.json."""
+    encode: Callable[[Any, list[str]], Condition]
+    """(pipeline, prompts) -> condition of the prompts, on the pipeline's device."""
+    sized: Callable[[Condition, list[tuple[int, int, int, int]], int], Condition]
+    """(condition, (height, width, top, left) of each original image and crop, training side) -> condition."""
+    unet_inputs: Callable[[Condition], dict[str, Any]]
+    """Keyword arguments of the UNet's forward."""
+    pipeline_inputs: Callable[[Condition, Condition], dict[str, Any]]
+    """(prompts, negative prompts) -> keyword arguments of the sampling pipeline."""

@@ -1,0 +1,138 @@
+"""From a name to a backbone: the embedded base, a local diffusers folder, or a hub id."""
+
+import hashlib
+import json
+import logging
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from perdure.backbones import sdxl, stable_diffusion
+from perdure.backbones.backbone import Backbone
+from perdure.backbones.family import Family
+from perdure.errors import ModelError
+from perdure.plan import TOYBOX
+
+log = logging.getLogger(__name__)
+
+FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY)}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
+
+
+def load(base: str, precision: str = "fp32", device: str | None = None, vae: str | None = None) -> Backbone:
+    """The backbone of a base model, on the best device there is unless one is named.
+
+    Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
+    """
+    source, family = _source(base), _family(base)
+    extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
+    if family is stable_diffusion.FAMILY:
+        extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipe = _from_pretrained(DiffusionPipeline, source, base, torch_dtype=DTYPES[precision], **extra)
+    pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
+    return Backbone(pipe, family, precision, torch.device(device) if device else None)
+
+
+def identity(base: str) -> str:
+    """16 hex digits that tell bases apart: file names, sizes, and the contents of all files up to 64 MB.
+
+    For a hub id, the id itself.
+    """
+    folder = EMBEDDED if base == TOYBOX else Path(base)
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        return hashlib.sha256(base.encode()).hexdigest()[:16]
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
+        digest.update(f"{path.relative_to(folder)}:{path.stat().st_size}".encode())
+        if path.stat().st_size <= 64 << 20:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def offline() -> bool:
+    """Whether the user asked for no network (HF_HUB_OFFLINE, or the older TRANSFORMERS_OFFLINE)."""
+    return any(os.environ.get(key, "").lower() in ("1", "true", "yes", "on") for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def available(base: str) -> str:
+    """In words: where a base would come from, without loading it."""
+    if base == TOYBOX:
+        return "embedded in the package" if (EMBEDDED / "model_index.json").is_file() else "weights not in this installation"
+    if Path(base).is_dir():
+        return f"local folder {base}"
+    return "in the hub cache" if isinstance(try_to_load_from_cache(base, "model_index.json"), str) else "would be downloaded"
+
+
+def _source(base: str) -> str:
+    if base == TOYBOX:
+        if not (EMBEDDED / "model_index.json").is_file():
+            raise ModelError("the embedded base is not in this installation; reinstall perdure, or name another base")
+        return str(EMBEDDED)
+    if Path(base).exists() or base.startswith((".", "/", "~")) or base.count("/") > 1:
+        folder = Path(base).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"base {base}: no such folder")
+        if not (folder / "model_index.json").is_file():
+            raise ModelError(
+                f"base {base} is not a diffusers pipeline (no model_index.json); convert a single-file checkpoint with "
+                "diffusers' from_single_file and save_pretrained"
+            )
+        return str(folder)
+    return base
+
+
+def _family(base: str) -> Family:
+    """The family named by the pipeline's model_index.json."""
+    source = _source(base)
+    if Path(source).is_dir():
+        index = json.loads((Path(source) / "model_index.json").read_text(encoding="utf-8"))
+    else:
+        index = _from_pretrained(DiffusionPipeline, source, base, config_only=True)
+    name = index.get("_class_name", "?")
+    if name not in FAMILIES:
+        raise ModelError(f"base {base} is a {name}; perdure teaches {' and '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _autoencoder(name: str) -> Any:
+    return _from_pretrained(AutoencoderKL, str(Path(name).expanduser()) if Path(name).is_dir() else name, name)
+
+
+def _from_pretrained(cls: Any, source: str, name: str, config_only: bool = False, **options: Any) -> Any:
+    """`cls.from_pretrained`, or only its configuration, with the hub's many errors told in one sentence."""
+    local = Path(source).is_dir()
+    if not local and available(name) == "would be downloaded" and not offline():
+        log.warning("%s is not in the hub cache; it will be downloaded", name)
+    try:
+        if config_only:
+            return cls.load_config(source, local_files_only=offline())
+        return cls.from_pretrained(source, local_files_only=local or offline(), use_safetensors=True, **options)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        if local:
+            raise ModelError(f"base {name} cannot be loaded: {_first_line(error)}") from None
+        raise ModelError(
+            f"base {name} is neither a local folder nor in the hub cache, and it could not be fetched "
+            f"({_first_line(error)}); go online once, or give a local diffusers folder"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def families() -> str:
+    """The supported pipelines, for messages and docs."""
+    return ", ".join(sorted(FAMILIES))
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide a result."""
+    names = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "PIL", "numpy")
+    return {name: import_module(name).__version__ for name in names}

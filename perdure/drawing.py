@@ -1,0 +1,54 @@
+"""Draw with a model from its stored memory."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from perdure import memory, method, sample
+from perdure.backbones import loading
+from perdure.errors import LineageError
+from perdure.evaluate import write_png
+from perdure.lineage import Lineage
+from perdure.memory import Memory
+from perdure.plan import Plan
+
+
+def draw(
+    lineage: Lineage,
+    prompt: str,
+    out: Path,
+    count: int = 4,
+    seed: int = 0,
+    after: int | None = None,
+    concept: str | None = None,
+    device: str | None = None,
+) -> list[Image.Image]:
+    """Images of one prompt as the model is after a lesson (the last one by default), also written side by side to `out`.
+
+    Raises LineageError where the lesson does not exist or the method must be told which concept is meant.
+    """
+    rows = lineage.lessons
+    number = len(rows) if after is None else after
+    if number > len(rows):
+        raise LineageError(f"{lineage.folder} has {len(rows)} lessons; there is no lesson {number}")
+    plan = Plan.model_validate(lineage.settings)
+    consolidate = method.get(plan.methods[0].name, plan.methods[0].options).consolidate
+    known = [name for row in rows[:number] for name in row.concepts]
+    if consolidate.knows == "concept" and number and concept not in known:
+        raise LineageError(f"method {plan.methods[0].name} must be told which concept is meant; give one of {', '.join(known)}")
+    remembered = memory.load(rows[number - 1].memory, lineage.store) if number else Memory()
+    backbone = loading.load(plan.base, plan.training.precision, device, plan.vae)
+    sampling = plan.sampling.model_copy(update={"images_per_prompt": count, "seed": seed})
+    with backbone.laid(consolidate.recall(remembered, concept)):
+        images = sample.draw(backbone, [prompt], sampling, sampling.resolution or plan.training.resolution)
+    write_png(out, side_by_side(images))
+    return images
+
+
+def side_by_side(images: list[Image.Image], gap: int = 2) -> Image.Image:
+    """Images of one size in a row, on white."""
+    width, height = images[0].size
+    row = Image.new("RGB", ((width + gap) * len(images) - gap, height), "white")
+    for number, image in enumerate(images):
+        row.paste(image, (number * (width + gap), 0))
+    return row

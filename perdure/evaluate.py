@@ -1,0 +1,138 @@
+"""One cell of the score matrix: a concept drawn from a memory, and scored."""
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from perdure import files, pictures, sample, score
+from perdure.backbones.backbone import Backbone
+from perdure.backbones.loading import EMBEDDED
+from perdure.delta import Delta
+from perdure.lineage import Lineage, building
+from perdure.pictures import Pictures
+from perdure.plan import TOYBOX, Concept, Plan, fingerprint
+from perdure.progress import Watch, silent
+from perdure.score.measure import Measure
+
+EMBEDDED_SCORERS = {"clip_i": "clip", "clip_t": "clip", "mmd": "clip", "dino": "dino", "csd": "csd"}
+"""Which of the embedded scorers plays which measure's role on the embedded base."""
+THUMBNAIL = 192
+KEPT = 4
+
+
+@dataclass
+class Tools:
+    """What is loaded once and used for every lesson: the base model, the measures, the concepts' pictures."""
+
+    plan: Plan
+    backbone: Backbone
+    watch: Watch = silent
+    _pictures: dict[str, Pictures] = field(default_factory=dict)
+
+    def measure(self, name: str) -> Measure:
+        """A measure with the model that the plan names for it (loaded once a process)."""
+        source = self.plan.scoring.models.get(name)
+        if source is None and self.plan.base == TOYBOX and name in EMBEDDED_SCORERS:
+            source = str(EMBEDDED / "scorers" / EMBEDDED_SCORERS[name])
+        return score.load(name, source, str(self.backbone.device))
+
+    def pictures(self, concept: Concept) -> Pictures:
+        """A concept's pictures, read once."""
+        if concept.name not in self._pictures:
+            self._pictures[concept.name] = pictures.of(concept)
+        return self._pictures[concept.name]
+
+    @property
+    def side(self) -> int:
+        """Side of the evaluation images in pixels."""
+        return self.plan.sampling.resolution or self.plan.training.resolution
+
+
+def evaluate(tools: Tools, lineage: Lineage, concept: Concept, recall: Callable[[], Delta], folder: Path) -> None:
+    """Draw and score one concept into `folder`, which appears when it is whole. Does nothing where it is there."""
+    if folder.is_dir():
+        return
+    started = time.perf_counter()
+    prompts = tools.plan.prompts_for(concept)
+    count = tools.plan.sampling.images_per_prompt
+    with tools.watch(f"drawing {concept.name}", len(prompts) * count) as advance, tools.backbone.laid(recall()):
+        images = sample.draw(tools.backbone, prompts, tools.plan.sampling, tools.side, advance)
+    per_image = [prompt for prompt in prompts for _ in range(count)]
+    scores: dict[str, float] = {}
+    ceilings: dict[str, float | None] = {}
+    specs: dict[str, Any] = {}
+    for name in tools.plan.measures_for(concept):
+        measure = tools.measure(name)
+        references = reference_features(tools, lineage, concept, measure)
+        scores[name] = measure.score(images, per_image, references)
+        ceilings[name] = ceiling(measure, references)
+        specs[name] = {"direction": measure.direction, "model": measure.spec.get("model", ""), "spec": dict(measure.spec)}
+    with building(folder) as partial:
+        listed = []
+        for number, (image, prompt) in enumerate(zip(images, per_image, strict=True)):
+            file = f"{number:03d}.png"
+            write_png(partial / file, image)
+            listed.append({"file": file, "prompt": prompt, "latent": number % count})
+        record = {"concept": concept.name, "scores": scores, "ceiling": ceilings, "measures": specs, "images": listed}
+        files.write_json(partial / "cell.json", {**record, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def reference_features(tools: Tools, lineage: Lineage, concept: Concept, measure: Measure) -> Tensor:
+    """Features of a concept's references, kept in the lineage so that photos are needed only once."""
+    path = lineage.concept_folder(concept.name) / f"{measure.name}-{_tag(measure)}.safetensors"
+    if not path.is_file():
+        features = measure.reference_features(tools.pictures(concept).references)
+        files.write_bytes(path, save({"features": features.contiguous()}))
+    return load_file(path)["features"]
+
+
+def ceiling(measure: Measure, references: Tensor) -> float | None:
+    """Likeness of the references to one another (pairs of different images): what a perfect concept would score.
+
+    None for measures that compare with prompts or are not likenesses, and for a single reference.
+    """
+    if measure.against != "references" or measure.direction != "higher" or len(references) < 2:
+        return None
+    likeness = references.double() @ references.double().T
+    count = len(references)
+    return float((likeness.sum() - likeness.diagonal().sum()) / (count * (count - 1)))
+
+
+def record_concept(tools: Tools, lineage: Lineage, concept: Concept) -> None:
+    """Write what a concept is into the lineage: facts and small pictures."""
+    own = tools.pictures(concept)
+    shown = [("train", [p.image for p in own.training[:KEPT]]), ("ref", list(own.references[:KEPT]) if own.held_out else [])]
+    for kind, images in shown:
+        for number, image in enumerate(images):
+            small = image.copy()
+            small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+            write_png(lineage.concept_folder(concept.name) / f"{kind}-{number}.png", small)
+    lineage.adopt_concept(
+        concept,
+        {
+            "digest": own.digest,
+            "held_out": own.held_out,
+            "training_images": len(own.training),
+            "reference_images": len(own.references) if own.held_out else 0,
+        },
+    )
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """A PNG, atomically; the same pixels give the same bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    files.write_bytes(path, buffer.getvalue())
+
+
+def _tag(measure: Measure) -> str:
+    """Features of one model or preprocessing are never taken for another's."""
+    return fingerprint({k: str(v) for k, v in measure.spec.items()})[:8]
+

@@ -1,0 +1,61 @@
+"""Files that appear whole or not at all: written to a temporary name, synced, renamed."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import LineageError
+
+TEMPORARY = ".tmp"
+"""Suffix of files being written; one that is found was left by a killed process and can be deleted."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically; folders above it are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN and infinities are refused, for no other reader takes them."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises LineageError naming the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LineageError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise LineageError(f"{path} is damaged: it is not JSON") from None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read the whole lines of a JSONL log; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written below a folder."""
+    for path in list(folder.rglob(f"*{TEMPORARY}")):
+        path.unlink(missing_ok=True)
+
+
+def size_of(paths: Iterable[Path]) -> int:
+    """Bytes of some files."""
+    return sum(path.stat().st_size for path in paths)

@@ -1,0 +1,87 @@
+"""Slot 2: where learning begins. Each function sets the factors in place and returns what lies under them."""
+
+import torch
+from torch import Tensor
+
+from perdure.delta import Delta
+from perdure.errors import TrainingError
+from perdure.memory import Memory
+from perdure.method import Adapter, Context
+
+
+@torch.no_grad()
+def fresh(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """A new pair on top of everything learnt: A ~ N(0, 1/r^2), B = 0.
+
+    The standard deviation 1/r is what the reference code draws (the paper's text says N(0, 1), 64 times as much).
+    """
+    _gaussian(adapter, context)
+    return memory.delta()
+
+
+@torch.no_grad()
+def fresh_on_base(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """A new pair on the untouched base."""
+    _gaussian(adapter, context)
+    return Delta()
+
+
+@torch.no_grad()
+def resume(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """Go on training the pair that the memory carries, on the untouched base; a new pair in the first lesson."""
+    _gaussian(adapter, context)
+    for name, change in memory.delta().items():
+        for factor, carried in zip(adapter.factors[name], change.pairs[0], strict=True):
+            factor.copy_(carried)
+    return Delta()
+
+
+@torch.no_grad()
+def orthogonal_columns(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """Each column of A a unit vector of R^r orthogonal to the same column of the sum of all past A.
+
+    Staniszewski et al. 2024, "orthogonal initialisation", read literally: the last right-singular vector of the column
+    seen as a 1 x r matrix. B = 0. It orthogonalises in R^r, not the input subspaces; see `orthogonal_rows`.
+    """
+    _gaussian(adapter, context)
+    for name, past in memory.under("past_a").items():
+        a, _ = adapter.factors[name]
+        columns = past.to(a.device, torch.float32).T.unsqueeze(1)  # (in, 1, r)
+        a.copy_(torch.linalg.svd(columns, full_matrices=True).Vh[:, -1, :].T)
+    return memory.delta()
+
+
+@torch.no_grad()
+def orthogonal_rows(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """Rows of A drawn as in `fresh`, projected out of the row space of all past A, rescaled to the same spread. B = 0.
+
+    What the input meets is the row space, so this is orthogonality of the input subspaces. Needs rank x lessons <= in.
+    """
+    _gaussian(adapter, context)
+    for name, basis in memory.under("past_rows").items():
+        a, _ = adapter.factors[name]
+        if basis.shape[0] + a.shape[0] > a.shape[1]:
+            raise TrainingError(
+                f"orthogonal rows are used up: {name} has {a.shape[1]} inputs, {basis.shape[0]} directions are taken and "
+                f"{a.shape[0]} more are wanted; use a smaller rank or orthogonality=column"
+            )
+        a.copy_(_spread_like(_outside(a, basis.to(a.device)), a))
+    return memory.delta()
+
+
+def _gaussian(adapter: Adapter, context: Context) -> None:
+    generator = context.generator("adapter")
+    for a, b in adapter.factors.values():
+        a.copy_(torch.randn(a.shape, generator=generator) / a.shape[0])
+        b.zero_()
+
+
+def _outside(rows: Tensor, basis: Tensor) -> Tensor:
+    """Rows minus their part inside the row space of an orthonormal basis; twice, against rounding."""
+    for _ in range(2):
+        rows = rows - (rows @ basis.T) @ basis
+    return rows
+
+
+def _spread_like(rows: Tensor, reference: Tensor) -> Tensor:
+    return rows * (reference.norm() / rows.norm())

@@ -1,0 +1,218 @@
+"""The whole story: for each concept, teach it, then draw and score everything learnt so far."""
+
+import json
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from perdure import examples, files, method, pictures, sample
+from perdure import memory as memories
+from perdure.backbones import loading
+from perdure.delta import Delta
+from perdure.errors import GateRefused, PlanError
+from perdure.evaluate import Tools, evaluate, record_concept
+from perdure.examples import Examples
+from perdure.lineage import Lineage, Row
+from perdure.memory import Memory
+from perdure.pictures import Picture
+from perdure.plan import Concept, MethodChoice, Plan
+from perdure.progress import Watch, silent
+from perdure.train import Lesson, learn, steps_done
+
+JOINT = "joint"
+"""Label of the run that is taught all concepts at once."""
+
+
+def run(plan: Plan, out: Path, watch: Watch = silent, device: str | None = None) -> list[Lineage]:
+    """Run a plan: one lineage per method below `out`, each resumed where it stopped. Raises PerdureError."""
+    problems = pictures.check(plan.concepts)
+    if problems:
+        raise PlanError(problems)
+    tools = Tools(plan, loading.load(plan.base, plan.training.precision, device, plan.vae), watch)
+    lineages: list[Lineage] = []
+    for choice in plan.methods:
+        lineage = open_or_create(out / choice.label, plan.narrowed(choice))
+        _run_one(tools, lineage, plan.narrowed(choice), [(c,) for c in plan.sequence], lineages)
+        lineages.append(lineage)
+    if plan.joint:
+        lineage = open_or_create(out / JOINT, joint_plan(plan))
+        _run_one(tools, lineage, joint_plan(plan), [plan.sequence], lineages)
+        lineages.append(lineage)
+    return lineages
+
+
+def joint_plan(plan: Plan) -> Plan:
+    """All concepts in one lesson with the first method's adapter, and as many steps as their lessons have together."""
+    choice = plan.methods[0].model_copy(update={"label": JOINT})
+    longer = plan.training.model_copy(update={"steps": plan.training.steps * len(plan.concepts)})
+    return plan.narrowed(choice).model_copy(update={"training": longer, "joint": True})
+
+
+def open_or_create(folder: Path, plan: Plan) -> Lineage:
+    """The lineage of a plan of one method: new, or one that the same plan has begun."""
+    identity = loading.identity(plan.base)
+    if (folder / "lineage.json").is_file():
+        lineage = Lineage(folder)
+        lineage.check(plan, identity)
+        return lineage
+    return Lineage.create(folder, plan, identity, loading.versions())
+
+
+def _run_one(
+    tools: Tools, lineage: Lineage, plan: Plan, lessons: Sequence[tuple[Concept, ...]], others: Sequence[Lineage]
+) -> None:
+    own = replace(tools, plan=plan)
+    with lineage.locked():
+        for other in others[:1]:
+            lineage.adopt_base_row(other)
+        for concepts in lessons[len(lineage.lessons) :]:
+            _lesson(own, lineage, concepts, unseen=plan.sequence, gate=None)
+
+
+def teach(
+    lineage: Lineage, concept: Concept, watch: Watch = silent, gate: float | None = None, device: str | None = None
+) -> Row:
+    """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`."""
+    plan = Plan.model_validate({**lineage.settings, "concepts": [*_taught(lineage), concept]})
+    problems = pictures.check([concept])
+    if problems:
+        raise PlanError(problems)
+    tools = Tools(plan, loading.load(plan.base, plan.training.precision, device, plan.vae), watch)
+    with lineage.locked():
+        return _lesson(tools, lineage, (concept,), unseen=(), gate=gate)
+
+
+def _taught(lineage: Lineage) -> list[Concept]:
+    return [lineage.concept(name) for name in lineage.concepts]
+
+
+def _lesson(
+    tools: Tools, lineage: Lineage, concepts: tuple[Concept, ...], unseen: Sequence[Concept], gate: float | None
+) -> Row:
+    """One lesson from first image to commit; what a killed run has finished of it is kept."""
+    for concept in concepts:
+        record_concept(tools, lineage, concept)
+    row_0 = lineage.base_row.folder / "cells"
+    for concept in concepts:
+        evaluate(tools, lineage, concept, Delta, row_0 / concept.name)
+    rows = lineage.lessons
+    number = len(rows) + 1
+    name = concepts[0].name if len(concepts) == 1 else JOINT
+    staged = lineage.stage(number, name)
+    if not staged.memory.is_file():
+        before = memories.load(rows[-1].memory, lineage.store) if rows else Memory()
+        after = _learn(tools, staged, before, number, name, concepts)
+        memories.save(after, staged.memory, lineage.store)
+    after = memories.load(staged.memory, lineage.store)  # drawn from what is on disk, never from live weights
+    started = time.perf_counter()
+    recall = method.get(tools.plan.methods[0].name, tools.plan.methods[0].options).consolidate.recall
+    seen = [*_taught(lineage), *concepts]
+    later = [c for c in unseen if c.name not in {s.name for s in seen}] if tools.plan.sampling.unseen else []
+    for concept in [*seen, *later]:
+        called = concept.name if len(concepts) == 1 else name
+        evaluate(tools, lineage, concept, partial(recall, after, called), staged.folder / "cells" / concept.name)
+    if gate is not None and rows:
+        _check_gate(lineage, rows[-1], staged, gate)
+    _write_record(tools, lineage, staged, after, concepts, time.perf_counter() - started)
+    return lineage.commit(staged)
+
+
+def _learn(
+    tools: Tools, staged: Row, memory: Memory, number: int, name: str, concepts: tuple[Concept, ...]
+) -> Memory:
+    """Encode, train, log."""
+    plan = tools.plan
+    parts = [
+        examples.encode(tools.backbone, tools.pictures(c).training, plan.training, plan.seed, c.name) for c in concepts
+    ]
+    lesson = Lesson(name, number, examples.together(parts), _prior(tools, concepts))
+    checkpoint = staged.folder / "checkpoint.safetensors"
+    chosen = method.get(plan.methods[0].name, plan.methods[0].options)
+    log = staged.folder / "train.jsonl"
+    done = steps_done(checkpoint)
+    kept = [row for row in files.read_jsonl(log) if row["step"] <= done]
+    files.write_text(log, "".join(json.dumps(row) + "\n" for row in kept))
+    tools.backbone.gradient_checkpointing(plan.training.gradient_checkpointing)
+    with log.open("a", encoding="utf-8") as stream, tools.watch(f"lesson {number} {name}", plan.training.steps) as advance:
+        advance(done, "")
+        clock = time.perf_counter()
+
+        def watch(step: int, loss: float, rate: float) -> None:
+            nonlocal clock
+            now = time.perf_counter()
+            row = {"step": step, "loss": round(loss, 6), "rate": rate, "seconds": round(now - clock, 4)}
+            stream.write(json.dumps(row) + "\n")
+            advance(1, f"loss {loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
+            clock = now
+
+        after = learn(tools.backbone, chosen, memory, lesson, plan.training, plan.seed, watch, checkpoint)
+    checkpoint.unlink(missing_ok=True)
+    return after
+
+
+def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:
+    """Class images drawn by the untouched base, encoded: prior preservation (Ruiz et al. 2023)."""
+    prior = tools.plan.training.prior
+    if prior is None:
+        return None
+    nouns = list(dict.fromkeys(c.noun or c.name for c in concepts))
+    each = tools.plan.sampling.model_copy(update={"images_per_prompt": prior.images, "seed": tools.plan.sampling.seed + 1})
+    drawn: list[Picture] = []
+    for noun in nouns:
+        prompt = prior.prompt.replace("{class}", noun)
+        with tools.watch(f"drawing {prior.images} x {prompt!r}", prior.images) as advance:
+            images = sample.draw(tools.backbone, [prompt], each, tools.plan.training.resolution, advance)
+        drawn += [Picture(image, prompt) for image in images]
+    return examples.encode(tools.backbone, drawn, tools.plan.training, tools.plan.seed, "prior")
+
+
+def _check_gate(lineage: Lineage, before: Row, staged: Row, gate: float) -> None:
+    """Refuse the staged lesson if a concept's first measure fell by more than `gate`."""
+    fallen = []
+    for name in lineage.concepts:
+        old, new = before.cell(name), staged.cell(name)
+        if old is None or new is None:
+            continue
+        measure = next(iter(old.scores))
+        drop = old.scores[measure] - new.scores[measure]
+        if old.record["measures"][measure]["direction"] == "lower":
+            drop = -drop
+        if drop > gate:
+            fallen.append(f"{name} fell from {old.scores[measure]:.3f} to {new.scores[measure]:.3f} ({measure})")
+    if fallen:
+        lineage.discard(staged)
+        raise GateRefused(f"lesson refused, the model is unchanged: {'; '.join(fallen)}; the gate allows a drop of {gate:g}")
+
+
+def _write_record(
+    tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: tuple[Concept, ...], evaluating: float
+) -> None:
+    """The lesson's facts, last of all."""
+    choice: MethodChoice = tools.plan.methods[0]
+    losses = staged.losses()
+    earlier = set().union(*(memories.packs_of(row.memory) for row in lineage.lessons)) if lineage.lessons else set()
+    new = memories.packs_of(staged.memory) - earlier
+    cuda = tools.backbone.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    files.write_json(
+        staged.folder / "lesson.json",
+        {
+            "concepts": [c.name for c in concepts],
+            "method": choice.model_dump(mode="json"),
+            "steps": len(losses),
+            "seconds": {"train": round(sum(row["seconds"] for row in losses), 2), "evaluate": round(evaluating, 2)},
+            "bytes": {"carried": memory.nbytes, "stored": files.size_of(lineage.store / pack for pack in new)},
+            "peak_memory": peak,
+            "final_loss": losses[-1]["loss"] if losses else None,
+            "memory": memory.digest,
+            "device": str(tools.backbone.device),
+            "precision": tools.plan.training.precision,
+            "fingerprint": tools.plan.fingerprint(),
+            "versions": loading.versions(),
+        },
+    )

@@ -1,0 +1,46 @@
+"""Measures of pictures: one file each, its name is the measure's name; images -> numbers, direction and
+range stated.
+
+Nothing heavy is imported until a measure is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.errors import ModelError
+
+if TYPE_CHECKING:
+    from perdure.score.measure import Measure
+
+# files of this folder that are no measures
+SUPPORT = {"__init__", "measure", "preprocess", "sources", "encoders", "csd_checkpoint"}
+
+
+def names() -> list[str]:
+    """Names of all measures, sorted: the files of this folder less its supports."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in SUPPORT)
+
+
+def load(name: str, source: str | Path | None = None, device: str = "cpu") -> Measure:
+    """Measure `name` with its model loaded (once a process): the default hub model, another hub id, or a
+    local folder.
+
+    Raises ModelError for an unknown name, and for a model that is missing, unreachable or of the wrong kind.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ModelError(f"there is no measure {name!r}; {hint}There are: {', '.join(names())}.")
+    measure: Measure = importlib.import_module(f"{__name__}.{name}").load(source, device)
+    return measure
+
+
+def release() -> None:
+    """Let go of the loaded models (features already computed stay valid)."""
+    from perdure.score import encoders
+
+    encoders.release()

@@ -1,0 +1,252 @@
+"""Frozen image and text encoders behind the measures: loaded once, checked, run in batches.
+
+Weights come from safetensors. Some hub repositories hold only a `.bin`: transformers then reads it with
+`torch.load(weights_only=True)`, that is tensors and nothing executable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from perdure.errors import ModelError
+from perdure.images import sha256_of
+from perdure.score.preprocess import Preprocess, from_config
+from perdure.score.sources import Located, locate
+
+BATCH = 32
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+EXTRAS = (
+    "config.json",
+    "preprocessor_config.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer*",
+    "special_tokens_map.json",
+)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen model in evaluation mode. images: RGB pictures -> (n, d) float32 on the CPU, L2-normalised.
+
+    raw_images: the same, not normalised. prompts: texts -> (n, d), L2-normalised; None without a text tower.
+    spec: model, revision, sha256 of the weights, preprocessing in words.
+    """
+
+    images: Callable[[Sequence[Image.Image]], Tensor]
+    raw_images: Callable[[Sequence[Image.Image]], Tensor]
+    prompts: Callable[[Sequence[str]], Tensor] | None
+    spec: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=8)
+def load_clip(source: str | Path, device: str, protocol: Preprocess) -> Encoder:
+    """CLIPModel: projected image features and projected text features (Radford et al. 2021)."""
+    from transformers import CLIPModel
+
+    found = locate(source, WEIGHTS, EXTRAS)
+    model = _load(CLIPModel, found, device)
+    tokenizer = _tokenizer(found)
+    length = model.config.text_config.max_position_embeddings
+
+    def embed_text(prompts: Sequence[str]) -> Tensor:
+        batch = tokenizer(
+            list(prompts), padding=True, truncation=True, max_length=length, return_tensors="pt"
+        )
+        text = model.text_model(batch["input_ids"].to(device), batch["attention_mask"].to(device))
+        projected: Tensor = model.text_projection(text.pooler_output)
+        return projected
+
+    def embed(pixels: Tensor) -> Tensor:
+        projected: Tensor = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+        return projected
+
+    def prompts_to_features(prompts: Sequence[str]) -> Tensor:
+        with torch.inference_mode():
+            rows = [embed_text(part).float().cpu() for part in _batches(prompts)]
+            return _normalised(torch.cat(rows))
+
+    size = model.config.vision_config.image_size
+    return _encoder(embed, found, device, _choose(protocol, found, size), prompts_to_features)
+
+
+@functools.lru_cache(maxsize=8)
+def load_vit(source: str | Path, device: str, protocol: Preprocess) -> Encoder:
+    """ViTModel: the class token of the last hidden state (DINO, Caron et al. 2021)."""
+    from transformers import ViTModel
+
+    found = locate(source, WEIGHTS, EXTRAS)
+    model = _load(ViTModel, found, device, add_pooling_layer=False)
+
+    def embed(pixels: Tensor) -> Tensor:
+        class_token: Tensor = model(pixel_values=pixels).last_hidden_state[:, 0]
+        return class_token
+
+    return _encoder(embed, found, device, _choose(protocol, found, model.config.image_size))
+
+
+@functools.lru_cache(maxsize=8)
+def load_clip_vision(
+    source: str | Path, device: str, protocol: Preprocess, prepare: Callable[[str | Path], Located]
+) -> Encoder:
+    """CLIPVisionModelWithProjection: projected image features; `prepare` finds or makes the folder."""
+    from transformers import CLIPVisionModelWithProjection
+
+    found = prepare(source)
+    model = _load(CLIPVisionModelWithProjection, found, device)
+
+    def embed(pixels: Tensor) -> Tensor:
+        style: Tensor = model(pixel_values=pixels).image_embeds
+        return style
+
+    return _encoder(embed, found, device, _choose(protocol, found, model.config.image_size))
+
+
+def release() -> None:
+    """Let go of every loaded encoder, to give the memory to something else."""
+    for load in (load_clip, load_vit, load_clip_vision):
+        load.cache_clear()
+
+
+def _load(kind: Any, found: Located, device: str, **options: Any) -> Any:
+    """Model of class `kind` from a local folder, float32, frozen; ModelError unless complete."""
+    weights = weights_file(found)
+    try:
+        with _quiet():
+            model, loading = kind.from_pretrained(
+                found.path,
+                local_files_only=True,
+                use_safetensors=weights.suffix == ".safetensors",
+                dtype=torch.float32,
+                output_loading_info=True,
+                **options,
+            )
+    # transformers and safetensors raise all of these for damaged or foreign folders
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{found.name}: is not a {kind.__name__} that can be loaded ({_short(error)})."
+        ) from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{found.name}: lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]}."
+        )
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _tokenizer(found: Located) -> Any:
+    from transformers import AutoTokenizer
+
+    # transformers makes up an empty vocabulary where there is none
+    if not any((found.path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ModelError(
+            f"{found.name}: its tokenizer (tokenizer.json, or vocab.json) missing in {found.path}."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(found.path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{found.name}: its tokenizer cannot be read ({_short(error)}).") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No bar and no report of transformers: what is missing is an error here, what is left over harmless."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def weights_file(found: Located) -> Path:
+    """The file of WEIGHTS in a model folder; ModelError naming what is missing."""
+    if not found.path.is_dir():
+        raise ModelError(f"{found.name}: is a file; a folder with config.json and {WEIGHTS[0]} is needed.")
+    file = next((found.path / name for name in WEIGHTS if (found.path / name).is_file()), None)
+    missing = [] if (found.path / "config.json").is_file() else ["config.json"]
+    missing += [] if file else [WEIGHTS[0]]
+    if missing or file is None:
+        raise ModelError(f"{found.name}: {' and '.join(missing)} missing in {found.path}.")
+    return file
+
+
+def _choose(protocol: Preprocess, found: Located, image_size: int) -> Preprocess:
+    """The published protocol for a model of its size, wherever it lies; the folder's own file for any other
+    size.
+
+    So a local copy of a published model scores as the hub's, even where its preprocessor_config.json says
+    otherwise.
+    """
+    file = found.path / "preprocessor_config.json"
+    if protocol.crop == (image_size, image_size):
+        return protocol
+    if not file.is_file():
+        raise ModelError(
+            f"{found.name}: preprocessor_config.json missing; needed for a model of {image_size} pixels."
+        )
+    try:
+        preprocess = from_config(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ModelError(f"{file}: cannot be understood ({_short(error)}).") from error
+    if (preprocess.crop or preprocess.resize) not in ((image_size, image_size), None):
+        raise ModelError(
+            f"{file}: gives other than the {image_size}x{image_size} pixels that the model reads."
+        )
+    return preprocess
+
+
+def _encoder(
+    embed: Callable[[Tensor], Tensor],
+    found: Located,
+    device: str,
+    preprocess: Preprocess,
+    prompts: Callable[[Sequence[str]], Tensor] | None = None,
+) -> Encoder:
+    def raw_images(images: Sequence[Image.Image]) -> Tensor:
+        with torch.inference_mode():
+            rows = []
+            for part in _batches(images):
+                pixels = torch.from_numpy(np.stack([preprocess(image) for image in part]))
+                rows.append(embed(pixels.to(device)).float().cpu())
+            return torch.cat(rows)
+
+    def images_to_features(images: Sequence[Image.Image]) -> Tensor:
+        return _normalised(raw_images(images))
+
+    spec = {
+        "model": found.name,
+        "revision": found.revision,
+        "weights_sha256": found.original_sha256 or sha256_of(weights_file(found)),
+        "preprocessing": preprocess.words,
+    }
+    return Encoder(images_to_features, raw_images, prompts, spec)
+
+
+def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+
+
+def _normalised(features: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(features, dim=-1)
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__

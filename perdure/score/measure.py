@@ -1,0 +1,93 @@
+"""What every measure is: pictures -> features, compared with references or prompts -> one number.
+
+To add a measure, write one file here; its name is the measure's name. It needs
+
+    def load(source: str | Path | None = None, device: str = "cpu") -> Measure:
+        encoder = encoders.load_vit(source or MODEL, device, PROTOCOL)  # or any images -> (n, d)
+        return Measure(
+            name="mine", direction="higher", range=(-1.0, 1.0), against="references",
+            spec={**encoder.spec, "averaging": "..."},
+            encode_images=encoder.images, compare=mean_pairwise_cosine,
+        )
+
+and nothing else: `names()` lists the folder. Import torch freely there, since a measure is imported only
+when loaded. `spec` must say all on which the number depends (model, revision or hash, preprocessing,
+averaging): it is printed beside every score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure, its model loaded. Features are (n, d) float32 on the CPU, L2-normalised unless `spec`
+    says not.
+
+    name: the file's name. direction: which way is better. range: least and greatest value possible.
+    against: what a picture is compared with, the features of reference pictures or those of its own prompt.
+    compare: (generated (m, d), against (n, d)) -> number.
+    """
+
+    name: str
+    direction: Literal["higher", "lower"]
+    range: tuple[float, float]
+    against: Literal["references", "prompts"]
+    spec: Mapping[str, Any]
+    encode_images: Callable[[Sequence[Image.Image]], Tensor]
+    compare: Callable[[Tensor, Tensor], float]
+    encode_prompts: Callable[[Sequence[str]], Tensor] | None = None
+
+    def features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Features of RGB pictures of any size, (n, d). ValueError without pictures."""
+        if not images:
+            raise ValueError(f"{self.name}: no images to score")
+        return self.encode_images(images)
+
+    def reference_features(self, images: Sequence[Image.Image]) -> Tensor:
+        """What `score` takes as `references`: computed once a concept. (0, 0) for prompts."""
+        return self.features(images) if self.against == "references" else torch.empty(0, 0)
+
+    def text_features(self, prompts: Sequence[str]) -> Tensor:
+        """Features of prompts, (n, d); ValueError for a measure that reads no text."""
+        if self.encode_prompts is None:
+            raise ValueError(f"{self.name} compares pictures with pictures; it has no text features")
+        return self.encode_prompts(prompts)
+
+    def score(
+        self, images: Sequence[Image.Image], prompts: Sequence[str] | None, references: Tensor | None
+    ) -> float:
+        """The measure of `images`, each made from the prompt of its place; the same call for every measure.
+
+        `references` come from `reference_features`; a measure ignores what it does not compare with.
+        """
+        generated = self.features(images)
+        if self.against == "prompts":
+            if prompts is None:
+                raise ValueError(f"{self.name} compares each picture with its prompt; prompts are needed")
+            return self.compare(generated, self.text_features(prompts))
+        if references is None:
+            raise ValueError(f"{self.name} compares with reference pictures; reference features are needed")
+        return self.compare(generated, references)
+
+
+def mean_pairwise_cosine(generated: Tensor, references: Tensor) -> float:
+    """Mean cosine over ALL generated x reference pairs; rows L2-normalised, (m, d) and (n, d).
+
+    DreamBooth (Ruiz et al. 2023) and arXiv 2410.04891. Its ceiling is the references' own likeness, below 1.
+    """
+    return float((generated.double() @ references.double().T).mean())
+
+
+def mean_paired_cosine(generated: Tensor, prompts: Tensor) -> float:
+    """Mean cosine of each row with the row of the same place, both (n, d) and L2-normalised."""
+    if generated.shape != prompts.shape:
+        raise ValueError(f"one prompt an image is needed: {len(generated)} images, {len(prompts)} prompts")
+    return float((generated.double() * prompts.double()).sum(dim=1).mean())

@@ -1,0 +1,130 @@
+"""Where concepts come from: a list in the plan, a folder with one sub-folder per concept, or the toybox world.
+
+Everything here returns plain mappings in the plan's own keys; `plan.Concept` checks them.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from perdure import yaml_file
+from perdure.errors import PlanError
+from perdure.images import EXTENSIONS
+from perdure.toybox import world
+
+KOHYA = re.compile(r"^\d+_(?P<token>\S+)(?: (?P<noun>.+))?$")
+"""Folder names of kohya's trainers: repeats, underscore, token and class (`10_zwz backpack`)."""
+
+
+def expand(concepts: Any, folder: Path) -> Any:
+    """The plan's `concepts` as a list of mappings, relative paths resolved against `folder`.
+
+    Accepts a list of concepts, `{folder: PATH}`, or `{toybox: {subjects: N}}` / `{toybox: {styles: N}}` with an
+    optional `split`. What is none of these is handed back as it is, for the plan to refuse.
+    """
+    if isinstance(concepts, dict) and set(concepts) == {"folder"}:
+        return from_folder(_resolve(folder, concepts["folder"]))
+    if isinstance(concepts, dict) and set(concepts) == {"toybox"}:
+        return _from_toybox(concepts["toybox"])
+    if not isinstance(concepts, list):
+        return concepts
+    return [_resolved(concept, folder) if isinstance(concept, dict) else concept for concept in concepts]
+
+
+def from_folder(folder: Path) -> list[dict[str, Any]]:
+    """One concept for each sub-folder that holds images. Raises PlanError where there is none.
+
+    A `concept.yaml` inside a sub-folder overrides what is guessed from names (token, class, prompt, kind, ...).
+    """
+    if not folder.is_dir():
+        raise PlanError(f"no folder {folder}; give a folder that has one sub-folder of images per concept")
+    nouns = _dreambooth_nouns(folder)
+    found = [path for path in sorted(folder.iterdir()) if path.is_dir() and _has_images(path)]
+    if not found:
+        raise PlanError(f"{folder} has no sub-folder with images; put each concept's images into a folder of its own")
+    concepts = []
+    for path, rare in zip(found, _rare_tokens(len(found)), strict=True):
+        kohya = KOHYA.match(path.name)
+        noun = (kohya and kohya["noun"]) or nouns.get(path.name) or path.name.replace("_", " ").rstrip("0123456789 ")
+        guess: dict[str, Any] = {
+            "name": re.sub(r"[^A-Za-z0-9_-]+", "-", path.name).strip("-_"),
+            "images": path,
+            "token": kohya["token"] if kohya else rare,
+            "class": noun,
+        }
+        own = path / "concept.yaml"
+        concepts.append(_resolved({**guess, **(yaml_file.read(own)[0] if own.is_file() else {})}, path))
+    return concepts
+
+
+def plan_text(folder: Path, beside: Path, base: str) -> str:
+    """A commented plan for a folder of concepts, with image paths relative to where the plan will lie."""
+    concepts = [
+        {**concept, "images": os.path.relpath(concept["images"], beside)} for concept in from_folder(folder)
+    ]
+    head = (
+        f"# Plan of {len(concepts)} concepts. Check it with `perdure check`, run it with `perdure run`.\n"
+        "# A token should be rare and mean nothing to the base; the class is the noun for what the concept is.\n"
+    )
+    plan = {"base": base, "methods": ["naive", "merge_init"], "concepts": concepts}
+    return head + yaml_file.dump(plan)
+
+
+def _has_images(folder: Path) -> bool:
+    return any(p.suffix[1:].lower() in EXTENSIONS and not p.name.startswith(".") for p in folder.iterdir())
+
+
+def _dreambooth_nouns(folder: Path) -> dict[str, str]:
+    """Class nouns from the `prompts_and_classes.txt` of the DreamBooth data set, where it lies in the folder."""
+    listing = folder / "prompts_and_classes.txt"
+    if not listing.is_file():
+        return {}
+    rows = re.findall(r"^([a-z0-9_]+),([a-z ]+)$", listing.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {name: noun for name, noun in rows if name != "subject_name"}
+
+
+def _rare_tokens(count: int) -> list[str]:
+    if count > len(world.RARE_TOKENS):
+        raise PlanError(f"{count} concepts in one folder; there are rare tokens for {len(world.RARE_TOKENS)} of them only")
+    return list(world.RARE_TOKENS[:count])
+
+
+def _resolve(folder: Path, path: Any) -> Path:
+    return folder / Path(str(path)).expanduser()
+
+
+def _resolved(concept: dict[str, Any], folder: Path) -> dict[str, Any]:
+    concept = dict(concept)
+    if isinstance(concept.get("drawn"), dict):
+        concept = {**_drawn_facts(concept["drawn"]), **concept}
+    for key in ("images", "references"):
+        if isinstance(concept.get(key), list):
+            concept[key] = [_resolve(folder, path) for path in concept[key]]
+        elif concept.get(key) is not None:
+            concept[key] = _resolve(folder, concept[key])
+    return concept
+
+
+def _from_toybox(wanted: Any) -> list[dict[str, Any]]:
+    kinds = {"subjects": "subject", "styles": "style"}
+    if not isinstance(wanted, dict) or not set(wanted) <= {*kinds, "split"} or not set(wanted) & set(kinds):
+        raise PlanError("concepts.toybox: write `{subjects: N}` or `{styles: N}`, with an optional `split: test|dev`")
+    split = wanted.get("split", "test")
+    return [
+        _resolved({"drawn": {"what": kinds[key], "index": index, "split": split}}, Path())
+        for key in kinds
+        for index in range(int(wanted.get(key, 0)))
+    ]
+
+
+def _drawn_facts(drawn: dict[str, Any]) -> dict[str, Any]:
+    """Name, token and class of a toybox concept; nothing where the mapping is not yet a valid one."""
+    index, split = drawn.get("index"), drawn.get("split", "test")
+    if not isinstance(index, int) or index < 0 or split not in ("test", "dev"):
+        return {}
+    if drawn.get("what", "subject") == "style":
+        style = world.style_concepts(index + 1)[index]
+        return {"name": style.name.replace(" ", "_"), "kind": "style", "token": style.name}
+    subject = world.subjects(index + 1, split=split)[index]
+    return {"name": subject.name, "kind": "subject", "token": subject.token, "class": subject.class_name}

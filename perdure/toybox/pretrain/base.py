@@ -1,0 +1,181 @@
+"""The generator: UNet and text encoder, trained together from scratch on cached latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from .data import HELD_OUT, TRAIN, Pictures
+from .draws import Order, torch_draws
+from .latents import Latents
+from .log import log_line
+from .precision import half_precision
+from .processes import rank_and_count
+from .recipe import LATENT_SIDE, PROMPT_LENGTH, BaseRecipe, Recipe
+from .tokenizer import encode
+from .trainer import Decay, Trainer
+
+_MEASURED = 256  # held-out pairs in the regular measurement
+
+
+class Base(nn.Module):
+    """UNet and text encoder as one module: latents, time steps and token ids in, predicted velocity out."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, noisy: Tensor, times: Tensor, ids: Tensor) -> Tensor:
+        """(N, C, 16, 16), (N,), (N, PROMPT_LENGTH) -> (N, C, 16, 16) float32."""
+        words = self.text_encoder(ids).last_hidden_state
+        return self.unet(noisy, times, words).sample.float()
+
+
+def build_base(recipe: BaseRecipe, latent_channels: int, tokenizer: CLIPTokenizer) -> Base:
+    """Untrained UNet and text encoder."""
+    down = tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in recipe.attention)
+    up = tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in recipe.attention[::-1])
+    unet = UNet2DConditionModel(
+        sample_size=LATENT_SIDE,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=recipe.channels,
+        layers_per_block=1,
+        down_block_types=down,
+        up_block_types=up,
+        cross_attention_dim=recipe.text_width,
+        attention_head_dim=recipe.heads,  # diffusers' misnomer: the number of heads
+        norm_num_groups=recipe.groups,
+    )
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.text_width,
+        intermediate_size=4 * recipe.text_width,
+        projection_dim=recipe.text_width,
+        num_hidden_layers=recipe.text_layers,
+        num_attention_heads=recipe.text_heads,
+        max_position_embeddings=PROMPT_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Base(unet, CLIPTextModel(text))
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Cosine noise schedule (Nichol & Dhariwal 2021), velocity prediction, trailing steps."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+
+
+class VelocityLoss:
+    """Velocity prediction (Salimans & Ho 2022) with min-SNR weights (Hang et al. 2023, equation 7 for v)."""
+
+    def __init__(self, cap: float) -> None:
+        kept = build_scheduler().alphas_cumprod
+        self._signal, self._noise = kept.sqrt(), (1 - kept).sqrt()
+        ratio = kept / (1 - kept)
+        weight = ratio.clamp(max=cap) / (ratio + 1)
+        self._weight = weight / weight.mean()
+
+    def __call__(self, base: Base, latents: Tensor, ids: Tensor, times: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted loss to train on, and the plain mean squared error to report."""
+        signal, spread = self._signal[times].view(-1, 1, 1, 1), self._noise[times].view(-1, 1, 1, 1)
+        target = signal * noise - spread * latents
+        with half_precision():
+            predicted = base(signal * latents + spread * noise, times, ids)
+        error = (predicted - target).square().mean(dim=(1, 2, 3))
+        return (error * self._weight[times]).mean(), error.detach().mean()
+
+
+def stratified_times(count: int, draws: torch.Generator) -> Tensor:
+    """One time step from each of `count` equal parts of 0..999, in random order."""
+    place = torch.randperm(count, generator=draws) + torch.rand(count, generator=draws)
+    return (place * (1000 / count)).long().clamp(max=999)
+
+
+def train_base(
+    recipe: Recipe, work: Path, tokenizer: CLIPTokenizer, until: int | None = None, decay: Decay = None
+) -> Base:
+    """Train in this process, which is one of `rank_and_count()`; each process takes its own part of every batch."""
+    own = recipe.base
+    torch.manual_seed(recipe.seed + 4)
+    base = build_base(own, recipe.autoencoder.latent_channels, tokenizer)
+    trainer = Trainer(base, own.train, work / "base", lambda name: own.text_rate if "text_encoder" in name else 1.0)
+    trainer.resume()
+    trainer.plan_decay(decay)
+    feed = Feed(recipe, work, tokenizer)
+    loss_of = VelocityLoss(own.snr_cap)
+    rank, _ = rank_and_count()
+    last = trainer.last_step(until)
+    running = 0.0
+    while trainer.step < last:
+        if trainer.step == trainer.decay[0]:
+            trainer.save(pin="before-decay")
+        loss, plain = loss_of(base, *feed.at(trainer.step))
+        trainer.optimise(loss)
+        running += (float(plain) - running) * 0.01 if running else float(plain)
+        if rank == 0 and (trainer.step % own.train.measure_every == 0 or trainer.step == last):
+            measured = held_out_loss(trainer, loss_of, feed.probe)
+            log_line(work, "base", step=trainer.step, images=feed.images(trainer.step), train=running, held_out=measured)
+        if trainer.step % own.train.save_every == 0 or trainer.step == last:
+            trainer.save()
+    return base
+
+
+class Feed:
+    """What a step learns from: latents, token ids, time steps and noise; pure in (recipe, step, process)."""
+
+    def __init__(self, recipe: Recipe, work: Path, tokenizer: CLIPTokenizer) -> None:
+        self._recipe, self._tokenizer = recipe, tokenizer
+        self._latents = Latents(work, recipe, TRAIN)
+        self._pictures = Pictures(work, recipe.seed, TRAIN, recipe.data)
+        self._order = Order(recipe.seed, "base/order", recipe.data.count)
+        self._rank, self._count = rank_and_count()
+        self.probe = self._held_out(work)
+
+    def images(self, step: int) -> int:
+        """How many pictures all processes together have seen after `step` steps."""
+        return step * self._recipe.base.train.batch * self._count
+
+    def at(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """This process's part of a step's batch."""
+        own, seed = self._recipe.base, self._recipe.seed
+        batch = own.train.batch
+        chosen = self._order.take((step * self._count + self._rank) * batch, batch)
+        draws = torch_draws(seed, "base/step", step, self._rank)
+        dropped = (torch.rand(batch, generator=draws) < own.caption_drop).tolist()
+        words = ["" if drop else self._pictures.caption(index, epoch)
+                 for (index, epoch), drop in zip(chosen, dropped, strict=True)]  # fmt: skip
+        latents = self._latents.take([index for index, _ in chosen])
+        noise = torch.randn(latents.shape, generator=draws)
+        return latents, encode(self._tokenizer, words), stratified_times(batch, draws), noise
+
+    def _held_out(self, work: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        count = min(_MEASURED, self._recipe.data.held_out)
+        pictures = Pictures(work, self._recipe.seed, HELD_OUT, self._recipe.data)
+        latents = Latents(work, self._recipe, HELD_OUT).take(range(count))
+        draws = torch_draws(self._recipe.seed, "base/probe")
+        noise = torch.randn(latents.shape, generator=draws)
+        words = [pictures.caption(index, 0) for index in range(count)]
+        return latents, encode(self._tokenizer, words), stratified_times(count, draws), noise
+
+
+@torch.no_grad()
+def held_out_loss(trainer: Trainer, loss_of: VelocityLoss, probe: tuple[Tensor, ...]) -> float:
+    """Mean squared velocity error of the averaged weights on the held-out pairs."""
+    base = trainer.model
+    with trainer.averaged():
+        parts = [loss_of(base, *part)[1] for part in zip(*(tensor.split(64) for tensor in probe), strict=True)]  # type: ignore[arg-type]
+    return float(torch.stack(parts).mean())

@@ -1,0 +1,82 @@
+"""The instance encoder, in DINO's role: two pictures of one individual lie close, those of two lie apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import ViTModel
+
+from perdure.toybox.world import CLASSES, draw, subjects
+
+from .contrast import distorted, paired_loss, same_against_other
+from .data import to_tensor
+from .draws import numpy_draws, torch_draws
+from .log import log_line
+from .precision import half_precision
+from .recipe import PICTURE_SIDE, Recipe
+from .scorers import build_instance_encoder, embed, image_features
+from .things import Things
+from .trainer import Decay, Trainer, train_eagerly
+
+
+def train_instance_encoder(recipe: Recipe, work: Path, until: int | None = None, decay: Decay = None) -> ViTModel:
+    """Train on pairs of views; a batch takes its individuals from few classes, so that classes do not help."""
+    own = recipe.instance
+    things = Things(work, recipe.seed, own)
+    things.prepare()
+    by_class = things.by_class()
+    torch.manual_seed(recipe.seed + 2)
+    model = build_instance_encoder(own)
+    train_eagerly(model)
+    trainer = Trainer(model, own.train, work / "instance")
+    trainer.resume()
+    trainer.plan_decay(decay)
+    pictures, groups, classes = subject_pictures(30)
+    last = trainer.last_step(until)
+    while trainer.step < last:
+        pixels = _pairs(recipe, things, by_class, trainer.step)
+        draws = torch_draws(recipe.seed, "instance/distort", trainer.step)
+        # No mirror of its own: poses are drawn mirrored or not already.
+        batch = distorted(to_tensor(pixels), draws, colour=0.06, flip=False)
+        with half_precision():
+            found = image_features(model, batch)
+        left, right = found.chunk(2)
+        trainer.optimise(paired_loss(left, right, own.temperature))
+        if trainer.step % own.train.measure_every == 0 or trainer.step == last:
+            log_line(work, "instance", step=trainer.step, **subject_auc(model, pictures, groups, classes))
+            model.train()
+        if trainer.step % own.train.save_every == 0 or trainer.step == last:
+            trainer.save()
+    return model
+
+
+def _pairs(recipe: Recipe, things: Things, by_class: dict[str, list[int]], step: int) -> np.ndarray:
+    """First all left views, then all right ones: (batch, 64, 64, 3) uint8."""
+    own = recipe.instance
+    rng = numpy_draws(recipe.seed, "instance/pairs", step)
+    pool = [index for name in rng.permutation(np.array(CLASSES))[:4] for index in by_class[str(name)]]
+    chosen = rng.choice(pool, own.train.batch // 2, replace=False)
+    views = [rng.permutation(own.views)[:2] for _ in chosen]
+    return np.stack([things.view(int(i), int(v[side])) for side in (0, 1) for i, v in zip(chosen, views, strict=True)])
+
+
+def subject_pictures(count: int, views: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures of held-out subjects (count * views, 3, 64, 64), their subject numbers and class numbers."""
+    found = [(number, subject, scene) for number, subject in enumerate(subjects(count))
+             for scene in subject.reference_scenes(views)]  # fmt: skip
+    pictures = to_tensor(np.stack([np.asarray(draw(scene, PICTURE_SIDE)) for _, _, scene in found]))
+    groups = torch.tensor([number for number, _, _ in found])
+    classes = torch.tensor([CLASSES.index(subject.class_name) for _, subject, _ in found])
+    return pictures, groups, classes
+
+
+def subject_auc(model: ViTModel, pictures: Tensor, groups: Tensor, classes: Tensor) -> dict[str, float]:
+    """Same subject against any other subject, and against other subjects of its class."""
+    rows = embed(model, pictures)
+    return {
+        "auc": same_against_other(rows, groups),
+        "auc_same_class": same_against_other(rows, groups, apart=classes),
+    }

@@ -1,0 +1,91 @@
+"""The stages in order, each a function of (recipe, work folder); finished work is found on disk and not done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny
+from transformers import CLIPTokenizer
+
+from perdure.toybox.world import VOCABULARY
+
+from .autoencoder import Batches, build_autoencoder, set_latent_scale, train_autoencoder
+from .data import HELD_OUT, TRAIN, Pictures
+from .files import read_json, read_tensors
+from .latents import Latents
+from .processes import run_together
+from .recipe import Recipe
+from .tokenizer import build_tokenizer
+from .trainer import Decay
+
+STAGES = ("draw", "autoencoder", "latents", "clip", "instance", "style", "base")
+
+
+def tokenizer_of() -> CLIPTokenizer:
+    """The tokenizer over the world's words."""
+    return build_tokenizer(VOCABULARY)
+
+
+def draw_pictures(recipe: Recipe, work: Path) -> None:
+    """Draw the missing shards of both splits."""
+    for split in (HELD_OUT, TRAIN):
+        Pictures(work, recipe.seed, split, recipe.data).prepare(recipe.processes)
+
+
+def load_autoencoder(recipe: Recipe, work: Path) -> AutoencoderTiny:
+    """The autoencoder as last saved, its scale set."""
+    model = build_autoencoder(recipe.autoencoder)
+    model.load_state_dict(latest_weights(work / "autoencoder"))
+    return set_latent_scale(model, Batches(recipe, work, None).toy(0, 1024)).eval()
+
+
+def encode_pictures(recipe: Recipe, work: Path) -> None:
+    """Encode the missing shards of latents of both splits."""
+    model = load_autoencoder(recipe, work)
+    for split in (HELD_OUT, TRAIN):
+        Latents(work, recipe, split).prepare(model)
+
+
+def latest_weights(folder: Path, *, averaged: bool = False) -> dict[str, torch.Tensor]:
+    """The newest weights of a stage; with `averaged` the moving average laid over them."""
+    state = folder / "state" / read_json(folder / "latest.json")["state"]
+    weights = read_tensors(state / "weights.safetensors")
+    return weights | read_tensors(state / "average.safetensors") if averaged else weights
+
+
+def train_generator(recipe: Recipe, work: Path, until: int | None = None, decay: Decay = None) -> None:
+    """Train the UNet and the text encoder in `recipe.processes` processes."""
+    order = {"seed": recipe.seed, "work": str(work.resolve()), "until": until, "decay": decay}
+    run_together([json.dumps(order)], recipe.processes)
+
+
+def train_scorer(name: str, recipe: Recipe, work: Path, until: int | None = None, decay: Decay = None) -> None:
+    """Train one of "clip", "instance" and "style"."""
+    if name == "clip":
+        from .clip import train_clip
+
+        train_clip(recipe, work, tokenizer_of(), until, decay)
+    elif name == "instance":
+        from .instance import train_instance_encoder
+
+        train_instance_encoder(recipe, work, until, decay)
+    else:
+        from .style import train_style_encoder
+
+        train_style_encoder(recipe, work, until, decay)
+
+
+def run_stage(name: str, recipe: Recipe, work: Path, photos: Path | None, until: int | None, decay: Decay) -> None:
+    """Run one stage of STAGES; it resumes where it stopped."""
+    if name == "draw":
+        draw_pictures(recipe, work)
+    elif name == "autoencoder":
+        train_autoencoder(recipe, work, photos, until, decay)
+    elif name == "latents":
+        encode_pictures(recipe, work)
+    elif name == "base":
+        train_generator(recipe, work, until, decay)
+    else:
+        train_scorer(name, recipe, work, until, decay)

@@ -1,0 +1,122 @@
+"""YAML as people write it: `1e-4` is a number, duplicate keys are mistakes, every key knows its line."""
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from perdure.errors import PlanError
+
+Lines = dict[tuple[str | int, ...], int]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loader with YAML 1.2 floats (YAML 1.1 reads 1e-4 as text)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+# The resolver above also matches plain integers; they must stay integers.
+_Loader.yaml_implicit_resolvers = {
+    first: sorted(resolvers, key=lambda pair: pair[0].endswith(":float"))
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def read(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The mapping in a YAML (or JSON) file and the line of each of its keys. Raises PlanError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PlanError(f"cannot read the plan {path}: it is not a text file") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
+    """As `read`, from text."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}" if mark else where
+        raise PlanError(f"{place}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise PlanError(f"{where}: a plan is a mapping of keys to values, such as `base: toybox`")
+    lines: Lines = {}
+    problems: list[str] = []
+    _walk(node, (), lines, problems, where)
+    if problems:
+        raise PlanError(problems)
+    return data, lines
+
+
+def _walk(node: yaml.Node, at: tuple[str | int, ...], lines: Lines, problems: list[str], where: str) -> None:
+    """Note the line of every key; a key given twice is a mistake (YAML would silently keep the last)."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, key.value)
+            if here in lines:
+                problems.append(f"{where}:{key.start_mark.line + 1}: {'.'.join(map(str, here))}: given twice")
+            lines[here] = key.start_mark.line + 1
+            _walk(value, here, lines, problems, where)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*at, index)] = value.start_mark.line + 1
+            _walk(value, (*at, index), lines, problems, where)
+
+
+def line_of(lines: Lines | None, loc: tuple[str | int, ...]) -> int | None:
+    """Line of a key, or of the nearest enclosing one that stands in the file."""
+    for end in range(len(loc), 0, -1):
+        if lines and loc[:end] in lines:
+            return lines[loc[:end]]
+    return None
+
+
+def override(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Apply `a.b=value` strings; values are read as YAML, list positions count from 0."""
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise PlanError(f"--set {text!r}: write KEY=VALUE, for example training.steps=200")
+        data = _with(data, key.split("."), yaml.load(value, Loader=_Loader), text)  # noqa: S506
+    return data
+
+
+def _with(data: Any, path: list[str], value: Any, text: str) -> Any:
+    head, rest = path[0], path[1:]
+    if isinstance(data, list):
+        if not head.isdigit() or int(head) >= len(data):
+            raise PlanError(f"--set {text!r}: {head!r} is not a position in a list of {len(data)} (from 0)")
+        return [_with(v, rest, value, text) if rest and i == int(head) else value if i == int(head) else v
+                for i, v in enumerate(data)]
+    if data is not None and not isinstance(data, dict):
+        raise PlanError(f"--set {text!r}: {head!r} lies below a plain value")
+    data = dict(data or {})
+    data[head] = _with(data.get(head), rest, value, text) if rest else value
+    return data
+
+
+def merge(under: Any, over: Any) -> Any:
+    """Mappings merged key by key, anything else replaced; neither argument is changed."""
+    if isinstance(under, dict) and isinstance(over, dict):
+        return {**under, **{key: merge(under.get(key), value) for key, value in over.items()}}
+    return over
+
+
+def read_packaged(name: str) -> dict[str, Any]:
+    """A YAML file that ships inside the package."""
+    return parse(resources.files("perdure").joinpath(name).read_text(encoding="utf-8"), name)[0]
+
+
+def dump(data: dict[str, Any]) -> str:
+    """YAML text in the order of the keys."""
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)

@@ -1,0 +1,200 @@
+"""Shared fixtures: pico pipelines of the real classes, made here; one torch thread; no network."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+
+WORDS = "a photo of the dog cat clock teapot in on beach snow image zwz sbu uwu pdw style".split()
+
+
+def _tokenizer(folder: Path) -> None:
+    """CLIP's format with a handful of words: single letters, their word-final forms, and merges up to each word."""
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    vocabulary, merges = {}, []
+    for symbol in [*letters, *(f"{c}</w>" for c in letters)]:
+        vocabulary.setdefault(symbol, len(vocabulary))
+    for word in WORDS:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            pair = f"{parts[0]} {parts[1]}"
+            if pair not in merges:
+                merges.append(pair)
+            parts = [parts[0] + parts[1], *parts[2:]]
+            vocabulary.setdefault(parts[0], len(vocabulary))
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[special] = len(vocabulary)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+
+
+def _text_encoder(kind, tokenizer, width: int):
+    from transformers import CLIPTextConfig
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=16, projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return kind(config)
+
+
+def _pieces(folder: Path):
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTokenizer
+
+    _tokenizer(folder / "words")
+    tokenizer = CLIPTokenizer(
+        str(folder / "words/vocab.json"), str(folder / "words/merges.txt"), model_max_length=16, pad_token="<|endoftext|>"
+    )
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 16), norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.5,
+    )  # fmt: skip
+    return tokenizer, vae
+
+
+def _unet(width: int, **extra):
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width, attention_head_dim=2, norm_num_groups=4, **extra,
+    )  # fmt: skip
+
+
+def make_sd(folder: Path, prediction: str = "epsilon") -> Path:
+    """A Stable Diffusion pipeline of a few thousand parameters, random weights."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextModel
+
+    torch.manual_seed(0)
+    tokenizer, vae = _pieces(folder)
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=_text_encoder(CLIPTextModel, tokenizer, 24), tokenizer=tokenizer, unet=_unet(24),
+        scheduler=DDIMScheduler(num_train_timesteps=100, prediction_type=prediction, clip_sample=False),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "base")  # fmt: skip
+    return folder / "base"
+
+
+def make_sdxl(folder: Path) -> Path:
+    """An SDXL pipeline of a few thousand parameters, random weights."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    tokenizer, vae = _pieces(folder)
+    unet = _unet(
+        40, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16, transformer_layers_per_block=1,
+    )  # fmt: skip
+    StableDiffusionXLPipeline(
+        vae=vae, text_encoder=_text_encoder(CLIPTextModel, tokenizer, 24), tokenizer=tokenizer, unet=unet,
+        text_encoder_2=_text_encoder(CLIPTextModelWithProjection, tokenizer, 16), tokenizer_2=tokenizer,
+        scheduler=EulerDiscreteScheduler(num_train_timesteps=100),
+    ).save_pretrained(folder / "base")  # fmt: skip
+    return folder / "base"
+
+
+def make_clip(folder: Path, tokenizer_from: Path) -> Path:
+    """A CLIPModel folder for clip_i and clip_t, random weights, 32 px."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    torch.manual_seed(1)
+    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_from / "tokenizer")
+    text = dict(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    vision = dict(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config = {
+        "do_resize": True, "size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32},
+        "resample": 3, "do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pico(tmp_path_factory) -> Path:
+    """A local Stable Diffusion folder."""
+    return make_sd(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture(scope="session")
+def pico_v(tmp_path_factory) -> Path:
+    """The same, trained (so to say) to predict velocity."""
+    return make_sd(tmp_path_factory.mktemp("sd_v"), prediction="v_prediction")
+
+
+@pytest.fixture(scope="session")
+def pico_xl(tmp_path_factory) -> Path:
+    """A local SDXL folder."""
+    return make_sdxl(tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.fixture(scope="session")
+def pico_clip(tmp_path_factory, pico) -> Path:
+    """A local CLIP folder."""
+    return make_clip(tmp_path_factory.mktemp("clip"), pico)
+
+
+def paint(folder: Path, count: int, seed: int, size: tuple[int, int] = (40, 32)) -> Path:
+    """A folder with a few small pictures of coloured noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        tone = rng.integers(0, 200, 3)
+        pixels = (tone + rng.integers(0, 56, (size[1], size[0], 3))).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """Three concepts' folders of small pictures, two with held-out references."""
+    root = tmp_path_factory.mktemp("photos")
+    for seed, name in enumerate(("dog", "cat", "clock")):
+        paint(root / name, 3, seed)
+        if name != "clock":
+            paint(root / name / "refs", 2, seed + 10)
+    return root
+
+
+@pytest.fixture
+def plan_data(pico, pico_clip, photos):
+    """A plan of three concepts on the pico base, as plain values: change it, then `plan.build` it."""
+    tokens = {"dog": "zwz", "cat": "sbu", "clock": "uwu"}
+    return {
+        "name": "tiny",
+        "base": str(pico),
+        "methods": ["merge_init"],
+        "concepts": [
+            {"name": name, "images": str(photos / name), "token": token, "class": name} for name, token in tokens.items()
+        ],
+        "training": {"resolution": 32, "steps": 4, "batch_size": 2, "learning_rate": 1e-2},
+        "sampling": {
+            "prompts": {"subject": ["a photo of {concept}", "{concept} in snow"], "style": ["{concept} image of a dog"]},
+            "images_per_prompt": 2,
+            "steps": 2,
+            "batch_size": 4,
+        },
+        "scoring": {"subject": ["clip_i", "clip_t"], "models": {"clip_i": str(pico_clip), "clip_t": str(pico_clip)}},
+    }

@@ -1,0 +1,160 @@
+"""What each method carries, against the published definitions written out by hand on small matrices."""
+
+import pytest
+import torch
+
+from perdure import method
+from perdure.delta import Change, Delta
+from perdure.memory import Memory
+from perdure.method import Adapter, Context
+
+A1 = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.0, 1.0, -3.0, 0.5]])
+B1 = torch.tensor([[1.0, 0.0], [0.5, -1.0], [2.0, 1.0]])
+A2 = torch.tensor([[-2.0, 1.0, 0.5, -1.0], [0.0, 0.5, 4.0, -0.5]])
+B2 = torch.tensor([[0.5, 3.0], [-0.5, 0.0], [-1.0, -2.0]])
+
+
+def lessons(name, *pairs, **options):
+    """The memory after lessons that ended with the given factors, whatever training did."""
+    chosen, memory = method.get(name, {"rank": 2, **options}), Memory()
+    for number, (a, b) in enumerate(pairs, start=1):
+        adapter = Adapter({"p": (torch.nn.Parameter(a.clone()), torch.nn.Parameter(b.clone()))})
+        context = Context(f"c{number}", number, lambda purpose: torch.Generator().manual_seed(0))
+        memory = chosen.consolidate.remember(adapter, memory, context)
+    return chosen, memory
+
+
+def weight(name, *pairs, concept=None, **options):
+    chosen, memory = lessons(name, *pairs, **options)
+    return chosen.consolidate.recall(memory, concept)["p"].matrix()
+
+
+def larger(x, y):
+    """The entry of larger magnitude; ties to the second."""
+    return torch.tensor([[u if abs(u) > abs(v) else v for u, v in zip(r, s, strict=True)] for r, s in zip(x.tolist(), y.tolist(), strict=True)])
+
+
+def test_naive_carries_the_last_pair():
+    torch.testing.assert_close(weight("naive", (A1, B1), (A2, B2)), B2 @ A2)
+
+
+def test_merge_init_carries_the_sum_of_products():
+    torch.testing.assert_close(weight("merge_init", (A1, B1), (A2, B2)), B1 @ A1 + B2 @ A2)
+
+
+def test_merge_ortho_product_is_merge_init_after_training():
+    torch.testing.assert_close(weight("merge_ortho", (A1, B1), (A2, B2)), B1 @ A1 + B2 @ A2)
+
+
+def test_merge_ortho_factor_sum_has_the_reference_codes_cross_terms():
+    expected = B1 @ A1 + B2 @ A2 + B1 @ A2 + B2 @ A1
+    torch.testing.assert_close(weight("merge_ortho", (A1, B1), (A2, B2), merge="factor_sum"), expected)
+
+
+def test_magmax_delta_keeps_the_larger_entry_of_the_products():
+    torch.testing.assert_close(weight("magmax", (A1, B1), (A2, B2), operand="delta"), larger(B1 @ A1, B2 @ A2))
+
+
+def test_magmax_factors_keeps_the_larger_entry_of_each_factor():
+    torch.testing.assert_close(weight("magmax", (A1, B1), (A2, B2)), larger(B1, B2) @ larger(A1, A2))
+
+
+@pytest.mark.parametrize("operand", ["factors", "delta"])
+def test_magmax_ties_and_identity(operand):
+    torch.testing.assert_close(weight("magmax", (A1, B1), operand=operand), B1 @ A1)
+    torch.testing.assert_close(weight("magmax", (A1, B1), (A1, B1), operand=operand), B1 @ A1)
+    with_tie = weight("magmax", (A1, B1), (-A1, B1), operand="delta")
+    torch.testing.assert_close(with_tie, -(B1 @ A1))  # equal magnitude: the new lesson's entry
+
+
+def test_independent_keeps_each_concept():
+    torch.testing.assert_close(weight("independent", (A1, B1), (A2, B2), concept="c1"), B1 @ A1)
+    torch.testing.assert_close(weight("independent", (A1, B1), (A2, B2), concept="c2"), B2 @ A2)
+
+
+@pytest.mark.parametrize("name", ["naive", "merge_init", "merge_ortho", "magmax", "independent"])
+def test_one_concept_is_the_identity_of_each_merge(name):
+    torch.testing.assert_close(weight(name, (A1, B1), concept="c1"), B1 @ A1)
+
+
+def start(name, memory, number, **options):
+    """Factors as the method's start leaves them, and what lies under."""
+    chosen = method.get(name, {"rank": 2, **options})
+    adapter = Adapter({"p": (torch.nn.Parameter(torch.zeros(2, 4)), torch.nn.Parameter(torch.ones(3, 2)))})
+    context = Context("next", number, lambda purpose: torch.Generator().manual_seed(7))
+    return adapter.factors["p"], chosen.start(adapter, memory, context)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("naive", {}), ("merge_init", {}), ("merge_ortho", {}), ("magmax", {"operand": "delta"}), ("magmax", {})],
+)
+def test_a_lesson_starts_at_the_carried_model(name, options):
+    """methods.md a.7, invariant (i): at the start of a lesson the model is the carried model."""
+    chosen, memory = lessons(name, (A1, B1), (A2, B2), **options)
+    (a, b), under = start(name, memory, 3, **options)
+    below = under["p"].matrix() if "p" in under else torch.zeros(3, 4)
+    torch.testing.assert_close(below + b @ a, chosen.consolidate.recall(memory, None)["p"].matrix())
+
+
+def test_merge_starts_with_zero_b_and_spread_1_over_r():
+    chosen = method.get("merge_init", {"rank": 8})
+    adapter = Adapter({"p": (torch.nn.Parameter(torch.zeros(8, 4000)), torch.nn.Parameter(torch.ones(3, 8)))})
+    chosen.start(adapter, Memory(), Context("x", 1, lambda purpose: torch.Generator().manual_seed(0)))
+    a, b = adapter.factors["p"]
+    assert b.abs().max() == 0
+    assert a.std().item() == pytest.approx(1 / 8, rel=0.02)
+
+
+def test_orthogonal_columns_are_unit_vectors_orthogonal_to_the_sum_of_past_columns():
+    _, memory = lessons("merge_ortho", (A1, B1), (A2, B2))
+    (a, b), _ = start("merge_ortho", memory, 3)
+    past = A1 + A2
+    for c in range(4):
+        assert (a[:, c] @ past[:, c]).abs() < 1e-5
+        torch.testing.assert_close(a[:, c].norm(), torch.tensor(1.0))
+        reference = torch.linalg.svd(past[:, c].reshape(1, 2)).Vh[-1]  # the paper's wording, one column at a time
+        torch.testing.assert_close((a[:, c] @ reference).abs(), torch.tensor(1.0))
+    assert b.abs().max() == 0
+
+
+def test_orthogonal_rows_are_orthogonal_to_all_past_rows_with_the_usual_spread():
+    wide1, wide2 = torch.randn(2, 16, generator=torch.Generator().manual_seed(1)), torch.randn(2, 16)
+    _, memory = lessons("merge_ortho", (wide1, B1), (wide2, B2), orthogonality="rowspace")
+    chosen = method.get("merge_ortho", {"rank": 2, "orthogonality": "rowspace"})
+    adapter = Adapter({"p": (torch.nn.Parameter(torch.zeros(2, 16)), torch.nn.Parameter(torch.ones(3, 2)))})
+    draw = Context("x", 3, lambda purpose: torch.Generator().manual_seed(5))
+    chosen.start(adapter, memory, draw)
+    a = adapter.factors["p"][0]
+    assert (torch.cat([wide1, wide2]) @ a.T).abs().max() < 1e-5
+    plain = torch.randn(2, 16, generator=torch.Generator().manual_seed(5)) / 2
+    torch.testing.assert_close(a.norm(), plain.norm())
+    basis = memory.under("past_rows")["p"]
+    torch.testing.assert_close(basis @ basis.T, torch.eye(4), atol=1e-5, rtol=0)
+
+
+def test_column_reading_does_not_separate_input_subspaces():
+    """methods.md a.6(6): the reason why `rowspace` exists."""
+    generator = torch.Generator().manual_seed(0)
+    past = torch.randn(8, 64, generator=generator)
+    b = torch.zeros(3, 8)
+    chosen = method.get("merge_ortho", {"rank": 8})
+    memory = chosen.consolidate.remember(Adapter({"p": (past, b)}), Memory(), Context("x", 1, lambda p: generator))
+    adapter = Adapter({"p": (torch.zeros(8, 64), b.clone())})
+    chosen.start(adapter, memory, Context("y", 2, lambda p: generator))
+    rows, old = (torch.linalg.qr(m.T).Q for m in (adapter.factors["p"][0], past))
+    assert torch.linalg.svdvals(rows.T @ old).max() > 0.3
+
+
+def test_delta_is_factors_below_break_even_and_dense_after():
+    wide = Change.low_rank(torch.randn(2, 30), torch.randn(30, 2))
+    delta = Delta({"p": wide})
+    for lesson in range(2, 8):
+        delta = delta + Delta({"p": wide})
+        assert delta["p"].rank == 2 * lesson
+    exact = sum(wide.matrix() for _ in range(7))
+    torch.testing.assert_close(delta["p"].matrix(), exact)
+    before = delta.nbytes
+    delta = delta + Delta({"p": wide})  # rank 16: 16 * 60 >= 900
+    assert delta["p"].rank is None and delta.nbytes == 30 * 30 * 4 and delta.nbytes < before * 8 / 7
+    torch.testing.assert_close(delta["p"].matrix(), exact + wide.matrix())

@@ -1,0 +1,119 @@
+"""Every method keeps the same promises. The methods are found by listing the folder: a new file is tested by itself."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from perdure import catalogue, examples, method, pictures, plan
+from perdure import memory as memories
+from perdure.backbones import loading
+from perdure.memory import Memory
+from perdure.train import Lesson, learn
+
+NAMES = catalogue.methods()
+
+PROCESS = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from perdure import examples, memory as memories, method, pictures, plan
+from perdure.backbones import loading
+from perdure.memory import Memory
+from perdure.train import Lesson, learn
+data, number, name, before, after, store = json.loads(sys.argv[1])
+torch.rand(number + 5)  # whatever the global generator has been used for must not matter
+made = plan.build(data)
+concept = made.concepts[number - 1]
+backbone = loading.load(made.base, device="cpu")
+encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
+start = memories.load(Path(before), Path(store)) if before else Memory()
+done = learn(backbone, method.get(name), start, Lesson(concept.name, number, encoded), made.training, made.seed)
+memories.save(done, Path(after), Path(store))
+"""
+
+
+@pytest.fixture(scope="module")
+def backbone(pico):
+    return loading.load(str(pico), device="cpu")
+
+
+def teach_all(backbone, name, made, **options):
+    """The memories after each lesson, in one process; the first is empty."""
+    chain = [Memory()]
+    for number, concept in enumerate(made.concepts, start=1):
+        encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
+        lesson = Lesson(concept.name, number, encoded)
+        chain.append(learn(backbone, method.get(name, options), chain[-1], lesson, made.training, made.seed))
+    return chain
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_memory_is_carried(name, backbone, plan_data, tmp_path):
+    """Lessons each in a process of its own, with only the memory's files between them, give the same bits."""
+    import json
+
+    chain = teach_all(backbone, name, plan.build(plan_data))
+    before = ""
+    for number in (1, 2):
+        after = str(tmp_path / f"{number}.json")
+        argument = json.dumps([plan_data, number, name, before, after, str(tmp_path / "store")])
+        subprocess.run([sys.executable, "-c", PROCESS, argument], check=True, timeout=300)
+        assert memories.load(tmp_path / f"{number}.json", tmp_path / "store").digest == chain[number].digest
+        before = after
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_base_is_untouched_and_the_lesson_leaves_no_trace(name, backbone, plan_data):
+    before = {key: tensor.clone() for key, tensor in backbone.unet.state_dict().items()}
+    chain = teach_all(backbone, name, plan.build(plan_data))
+    after = backbone.unet.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert chain[1].nbytes > 0
+    assert chain[1].digest != chain[3].digest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recall_of_nothing_is_the_base(name):
+    assert len(method.get(name).consolidate.recall(Memory(), "dog")) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_round_trip_and_recall(name, backbone, plan_data, tmp_path):
+    """A memory read back from disk recalls the same deltas, and every recalled projection is one of the base's."""
+    last = teach_all(backbone, name, plan.build(plan_data))[-1]
+    memories.save(last, tmp_path / "memory.json", tmp_path / "store")
+    read = memories.load(tmp_path / "memory.json", tmp_path / "store")
+    assert read.digest == last.digest
+    recall = method.get(name).consolidate.recall
+    shapes = backbone.projections("attention")
+    for concept in ("dog", "cat", "clock"):
+        recalled, again = recall(last, concept), recall(read, concept)
+        assert recalled.keys() == again.keys() and len(recalled) > 0
+        for projection, change in recalled.items():
+            assert change.shape == shapes[projection]
+            assert torch.equal(change.matrix(), again[projection].matrix())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lesson_changes_what_the_model_draws(name, backbone, plan_data):
+    made = plan.build(plan_data)
+    memory = teach_all(backbone, name, made)[1]
+    encoded = examples.encode(backbone, pictures.of(made.concepts[0]).training, made.training, 0, "dog")
+    batch = encoded.batch(backbone, 2, lambda purpose, step: torch.Generator().manual_seed(3), 0)
+    with torch.no_grad():
+        untouched = backbone.predict(batch)
+        with backbone.laid(method.get(name).consolidate.recall(memory, "dog")):
+            taught = backbone.predict(batch)
+    assert not torch.allclose(untouched, taught)
+    assert torch.equal(untouched, backbone.predict(batch).detach())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_card_is_complete(name):
+    card = catalogue.card(name)
+    assert card.summary.endswith(".") and card.source
+    assert all(option.problem(option.default) is None for option in card.options)
