@@ -262,8 +262,8 @@ def data_get(
     """Fetch, verify and lay out a data set; never overwrites."""
     from perdure import datasets
 
-    result = datasets.get(name, out, source)
-    _console().print(result)
+    got = datasets.get(name, out, source, _watch())
+    _console().print(f"{got.folder}: {got.copied} files copied, {got.kept} were there already; all verified")
 
 
 @toybox_app.command("draw")

@@ -5,8 +5,6 @@ Only the files that a protocol names are taken, under names that are made here: 
 folder says about paths decides where anything is written.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import itertools
@@ -74,7 +72,7 @@ class Dataset:
     pictures: tuple[str, ...]
     texts: tuple[str, ...]
     notes: tuple[str, ...]
-    fetch: Callable[[Dataset, Path, Watch], Path]
+    fetch: "Callable[[Dataset, Path, Watch], Path]"
 
 
 @dataclass(frozen=True)

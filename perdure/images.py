@@ -6,8 +6,6 @@ Colour profiles are not applied: trainers and metric code of the field read the 
 does this.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -13,8 +13,6 @@ missing entry leaves undefined is NaN, never silently dropped; only the best-so-
 lessons that were not measured.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import numpy as np

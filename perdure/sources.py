@@ -125,6 +125,7 @@ def _drawn_facts(drawn: dict[str, Any]) -> dict[str, Any]:
         return {}
     if drawn.get("what", "subject") == "style":
         style = world.style_concepts(index + 1)[index]
-        return {"name": style.name.replace(" ", "_"), "kind": "style", "token": style.name}
+        return {"name": style.name, "kind": "style", "token": style.style}
     subject = world.subjects(index + 1, split=split)[index]
-    return {"name": subject.name, "kind": "subject", "token": subject.token, "class": subject.class_name}
+    called = {"token": subject.token, "class": subject.class_name, "prompt": "a photo of a {token} {class}"}
+    return {"name": subject.name, "kind": "subject", **called}

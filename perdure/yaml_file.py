@@ -43,7 +43,7 @@ def parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
     """As `read`, from text."""
     try:
         node = yaml.compose(text, Loader=_Loader)
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
@@ -87,7 +87,7 @@ def override(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise PlanError(f"--set {text!r}: write KEY=VALUE, for example training.steps=200")
-        data = _with(data, key.split("."), yaml.load(value, Loader=_Loader), text)  # noqa: S506
+        data = _with(data, key.split("."), yaml.load(value, Loader=_Loader), text)
     return data
 
 

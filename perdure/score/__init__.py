@@ -4,8 +4,6 @@ range stated.
 Nothing heavy is imported until a measure is loaded.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from pathlib import Path
@@ -25,7 +23,7 @@ def names() -> list[str]:
     return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in SUPPORT)
 
 
-def load(name: str, source: str | Path | None = None, device: str = "cpu") -> Measure:
+def load(name: str, source: str | Path | None = None, device: str = "cpu") -> "Measure":
     """Measure `name` with its model loaded (once a process): the default hub model, another hub id, or a
     local folder.
 

@@ -3,8 +3,6 @@
 Over all generated x reference pairs, as in DreamBooth (Ruiz et al. 2023) and arXiv 2410.04891.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from perdure.score import encoders

@@ -5,8 +5,6 @@ CustomConcept101 report 2.5 * max(cosine, 0) instead, whence figures above 0.7: 
 Prompts beyond the text tower's length (77 tokens) are cut off.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from perdure.score import encoders

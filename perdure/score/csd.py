@@ -5,8 +5,6 @@ Over all generated x reference pairs, as in arXiv 2410.04891. The style vector i
 projection) times `last_layer_style`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from perdure.score import csd_checkpoint, encoders

@@ -5,8 +5,6 @@ Read with `weights_only=True`; the original is never modified. The converted fol
 (XDG_CACHE_HOME/perdure, else ~/.cache/perdure) under the checkpoint's SHA-256.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

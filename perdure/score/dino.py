@@ -5,8 +5,6 @@ subjects of one class apart better than CLIP-I does. Preprocessing is the protoc
 checkpoint's own file's.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from perdure.score import encoders

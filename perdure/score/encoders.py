@@ -4,8 +4,6 @@ Weights come from safetensors. Some hub repositories hold only a `.bin`: transfo
 `torch.load(weights_only=True)`, that is tensors and nothing executable.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

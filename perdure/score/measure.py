@@ -15,8 +15,6 @@ when loaded. `spec` must say all on which the number depends (model, revision or
 averaging): it is printed beside every score.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

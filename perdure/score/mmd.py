@@ -6,8 +6,6 @@ generated right after a concept's own lesson it is F_mmd, drift, in which a mode
 scores a perfect 0: read it beside A_mmd only.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

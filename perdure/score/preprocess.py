@@ -6,8 +6,6 @@ one is Pillow's resize, as in the published metric code, and is tested against t
 processors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

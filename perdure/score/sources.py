@@ -1,7 +1,5 @@
 """Where a scorer's files are: a local folder as it is, a hub id from the cache or fetched into it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -17,7 +18,7 @@ from .precision import half_precision
 from .processes import rank_and_count
 from .recipe import LATENT_SIDE, PROMPT_LENGTH, BaseRecipe, Recipe
 from .tokenizer import encode
-from .trainer import Decay, Trainer
+from .trainer import Decay, Trainer, train_eagerly
 
 _MEASURED = 256  # held-out pairs in the regular measurement
 
@@ -75,7 +76,7 @@ def build_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
-        steps_offset=0,
+        steps_offset=1,  # unused by trailing steps; other values bring a warning
     )
 
 
@@ -112,6 +113,8 @@ def train_base(
     own = recipe.base
     torch.manual_seed(recipe.seed + 4)
     base = build_base(own, recipe.autoencoder.latent_channels, tokenizer)
+    base.unet.set_attn_processor(AttnProcessor())
+    train_eagerly(base.text_encoder)
     trainer = Trainer(base, own.train, work / "base", lambda name: own.text_rate if "text_encoder" in name else 1.0)
     trainer.resume()
     trainer.plan_decay(decay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from perdure.toybox.world import VOCABULARY
 
 from .autoencoder import Batches, build_autoencoder, set_latent_scale, train_autoencoder
 from .data import HELD_OUT, TRAIN, Pictures
-from .files import read_json, read_tensors
+from .files import read_json, read_tensors, write_json
 from .latents import Latents
 from .processes import run_together
 from .recipe import Recipe
@@ -89,3 +90,13 @@ def run_stage(name: str, recipe: Recipe, work: Path, photos: Path | None, until:
         train_generator(recipe, work, until, decay)
     else:
         train_scorer(name, recipe, work, until, decay)
+
+
+def rewind(folder: Path, pin: str) -> int:
+    """Make the state kept under the name `pin` the newest one of a stage again; returns its step."""
+    step = int(read_json(folder / "state" / pin / "state.json")["step"])
+    target = folder / "state" / f"{step:07d}"
+    if not target.exists():
+        shutil.copytree(folder / "state" / pin, target)
+    write_json(folder / "latest.json", {"state": target.name})
+    return step

@@ -83,7 +83,7 @@ def _load(vocab: Path, rules: Path) -> CLIPTokenizer:
     )
 
 
-def encode(tokenizer: CLIPTokenizer, prompts: list[str]):  # noqa: ANN201 - a torch tensor; torch stays a lazy import
+def encode(tokenizer: CLIPTokenizer, prompts: list[str]):
     """Token ids (len(prompts), PROMPT_LENGTH), int64."""
     batch = tokenizer(
         prompts, padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt"

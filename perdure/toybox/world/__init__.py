@@ -4,15 +4,15 @@ Everything is drawn from descriptions: a `Scene` holds a `Thing`, a context, a s
 `draw` turns it into the same picture every time. What is random comes from a generator that the caller seeds.
 """
 
-from .accessories import SCORER_ACCESSORIES, SUBJECT_ACCESSORIES
-from .captions import VOCABULARY, caption, caption_full
-from .model import Ink, Pose, Scene, Thing
-from .patterns import SCORER_PATTERNS, SUBJECT_PATTERNS
-from .sampling import random_pose, random_scene, random_scorer_thing, random_thing
-from .scene import draw
-from .styles import HELD_OUT_STYLES, SEEN_STYLES, STYLES, Style
-from .subjects import StyleConcept, Subject, style_concepts, subjects
-from .vocabulary import CLASSES, COLOURS, CONTEXTS, PLAIN_PATTERNS, RARE_TOKENS
+from perdure.toybox.world.accessories import SCORER_ACCESSORIES, SUBJECT_ACCESSORIES
+from perdure.toybox.world.captions import VOCABULARY, caption, caption_full
+from perdure.toybox.world.model import Ink, Pose, Scene, Thing
+from perdure.toybox.world.patterns import SCORER_PATTERNS, SUBJECT_PATTERNS
+from perdure.toybox.world.sampling import random_pose, random_scene, random_scorer_thing, random_thing
+from perdure.toybox.world.scene import draw
+from perdure.toybox.world.styles import HELD_OUT_STYLES, SEEN_STYLES, STYLES, Style
+from perdure.toybox.world.subjects import StyleConcept, Subject, style_concepts, subjects
+from perdure.toybox.world.vocabulary import CLASSES, COLOURS, CONTEXTS, PLAIN_PATTERNS, RARE_TOKENS
 
 __all__ = [
     "CLASSES",

@@ -4,14 +4,12 @@ Pretraining things wear nothing. The accessories of personalisation subjects and
 trained are disjoint, so that the scorer has not seen a subject's accessory before it judges the subject.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
 import numpy as np
 
-from .pen import Anchor, Part, Pen, arc_points
+from perdure.toybox.world.pen import Anchor, Part, Pen, arc_points
 
 
 def _party_hat(pen: Pen, x: float, y: float, w: float) -> None:

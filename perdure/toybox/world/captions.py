@@ -1,15 +1,13 @@
 """Plain-language captions of scenes, and the list of all words that captions and prompts use."""
 
-from __future__ import annotations
-
 from numpy.random import Generator
 
-from .accessories import SCORER_ACCESSORIES, SUBJECT_ACCESSORIES
-from .model import Scene
-from .patterns import SCORER_PATTERNS, SUBJECT_PATTERNS
-from .sampling import choose
-from .styles import STYLES
-from .vocabulary import RARE_TOKENS, build_vocabulary
+from perdure.toybox.world.accessories import SCORER_ACCESSORIES, SUBJECT_ACCESSORIES
+from perdure.toybox.world.model import Scene
+from perdure.toybox.world.patterns import SCORER_PATTERNS, SUBJECT_PATTERNS
+from perdure.toybox.world.sampling import choose
+from perdure.toybox.world.styles import STYLES
+from perdure.toybox.world.vocabulary import RARE_TOKENS, build_vocabulary
 
 COLOUR_SHARE = 0.85
 PATTERN_SHARE = 0.85

@@ -1,14 +1,12 @@
 """The twelve backgrounds, drawn in world coordinates: [-1, 1] both ways, y growing downwards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from .vocabulary import Rgb
+from perdure.toybox.world.vocabulary import Rgb
 
 
 def vary(rng: Generator, colour: Rgb, spread: float = 12.0) -> Rgb:

@@ -1,7 +1,5 @@
 """Image operations shared by the styles; lengths are in 64ths of the picture's side, whatever its pixels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any

@@ -1,10 +1,8 @@
 """The frozen descriptions that fix a picture completely: Ink, Thing, Pose and Scene."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
-from .vocabulary import Rgb
+from perdure.toybox.world.vocabulary import Rgb
 
 
 @dataclass(frozen=True)

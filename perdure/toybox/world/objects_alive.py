@@ -4,9 +4,7 @@ Every drawing function takes a pen, two proportions `a` and `b` in [-1, 1] and a
 object coordinates (about [-1, 1], y down, feet near y = 0.9) and returns where an accessory sits.
 """
 
-from __future__ import annotations
-
-from .pen import Anchor, Part, Pen
+from perdure.toybox.world.pen import Anchor, Part, Pen
 
 
 def draw_stuffed_animal(pen: Pen, a: float, b: float, variant: int) -> Anchor:

@@ -3,11 +3,9 @@
 The convention of the drawing functions is that of `objects_alive`.
 """
 
-from __future__ import annotations
-
 import math
 
-from .pen import Anchor, Part, Pen, arc_points
+from perdure.toybox.world.pen import Anchor, Part, Pen, arc_points
 
 
 def draw_bowl(pen: Pen, a: float, b: float, variant: int) -> Anchor:

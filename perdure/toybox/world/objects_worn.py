@@ -3,9 +3,7 @@
 The convention of the drawing functions is that of `objects_alive`.
 """
 
-from __future__ import annotations
-
-from .pen import Anchor, Part, Pen
+from perdure.toybox.world.pen import Anchor, Part, Pen
 
 
 def draw_backpack(pen: Pen, a: float, b: float, variant: int) -> Anchor:

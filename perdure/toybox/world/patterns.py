@@ -3,8 +3,6 @@
 Three disjoint families: patterns of pretraining, of personalisation subjects, and of the scorer's training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Drawing of flat shapes into a map of part numbers, under an affine map."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from enum import IntEnum

@@ -1,17 +1,15 @@
 """Random things and scenes: those of pretraining, and those on which the scorer is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from numpy.random import Generator
 
-from .accessories import SCORER_ACCESSORIES
-from .contexts import vary
-from .model import Ink, Pose, Scene, Thing
-from .patterns import SCORER_PATTERNS
-from .styles import SEEN_STYLES
-from .vocabulary import CLASSES, COLOURS, CONTEXTS
+from perdure.toybox.world.accessories import SCORER_ACCESSORIES
+from perdure.toybox.world.contexts import vary
+from perdure.toybox.world.model import Ink, Pose, Scene, Thing
+from perdure.toybox.world.patterns import SCORER_PATTERNS
+from perdure.toybox.world.styles import SEEN_STYLES
+from perdure.toybox.world.vocabulary import CLASSES, COLOURS, CONTEXTS
 
 #: Colours that are hard to tell apart at a glance, never put next to each other on one thing.
 _TOO_CLOSE = frozenset(

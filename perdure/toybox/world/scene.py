@@ -1,20 +1,18 @@
 """Rendering: a `Scene` becomes a picture, always the same one."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from . import objects_alive, objects_home, objects_worn
-from .accessories import draw_accessory
-from .contexts import draw_context
-from .model import Pose, Scene, Thing
-from .patterns import pattern_mask
-from .pen import Part, Pen
-from .styles import STYLES
+from perdure.toybox.world import objects_alive, objects_home, objects_worn
+from perdure.toybox.world.accessories import draw_accessory
+from perdure.toybox.world.contexts import draw_context
+from perdure.toybox.world.model import Pose, Scene, Thing
+from perdure.toybox.world.patterns import pattern_mask
+from perdure.toybox.world.pen import Part, Pen
+from perdure.toybox.world.styles import STYLES
 
 #: Drawing happens at this multiple of the asked size; styles reduce it.
 OVERSAMPLING = 4

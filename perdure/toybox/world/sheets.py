@@ -1,19 +1,17 @@
 """Contact sheets: many pictures on one, to look at."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .model import Scene
-from .sampling import random_pose, random_scene, random_seed, random_thing
-from .scene import draw
-from .styles import STYLES
-from .subjects import Subject
-from .vocabulary import CLASSES, CONTEXTS
+from perdure.toybox.world.model import Scene
+from perdure.toybox.world.sampling import random_pose, random_scene, random_seed, random_thing
+from perdure.toybox.world.scene import draw
+from perdure.toybox.world.styles import STYLES
+from perdure.toybox.world.subjects import Subject
+from perdure.toybox.world.vocabulary import CLASSES, CONTEXTS
 
 _GAP = 2
 _LABEL_WIDTH = 110

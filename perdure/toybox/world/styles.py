@@ -1,15 +1,13 @@
 """The register of styles: their names, caption phrases and drawing functions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from numpy.random import Generator
 from PIL import Image
 
-from . import styles_held_out as held_out
-from . import styles_seen as seen
+from perdure.toybox.world import styles_held_out as held_out
+from perdure.toybox.world import styles_seen as seen
 
 _Filter = Callable[[Image.Image, Generator], Image.Image]
 

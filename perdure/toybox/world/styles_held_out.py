@@ -1,12 +1,10 @@
 """Styles that pretraining never shows, kept for personalisation; the convention is that of `styles_seen`."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageFilter
 
-from .filters import (
+from perdure.toybox.world.filters import (
     Array,
     axes,
     blend,

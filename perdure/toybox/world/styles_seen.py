@@ -1,12 +1,10 @@
 """The styles of pretraining. Each takes the drawing at four times the size and gives the picture."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageFilter
 
-from .filters import (
+from perdure.toybox.world.filters import (
     Array,
     axes,
     blend,

@@ -1,19 +1,17 @@
 """Subjects and styles to personalise on: fixed individuals and held-out styles, each with its pictures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
 
-from .accessories import SUBJECT_ACCESSORIES
-from .model import Scene, Thing
-from .patterns import SUBJECT_PATTERNS
-from .sampling import random_pose, random_seed, random_thing
-from .styles import HELD_OUT_STYLES, STYLES
-from .vocabulary import CLASSES, CONTEXTS, RARE_TOKENS
+from perdure.toybox.world.accessories import SUBJECT_ACCESSORIES
+from perdure.toybox.world.model import Scene, Thing
+from perdure.toybox.world.patterns import SUBJECT_PATTERNS
+from perdure.toybox.world.sampling import random_pose, random_seed, random_thing
+from perdure.toybox.world.styles import HELD_OUT_STYLES, STYLES
+from perdure.toybox.world.vocabulary import CLASSES, CONTEXTS, RARE_TOKENS
 
 Split = Literal["test", "dev"]
 _SPLITS: tuple[Split, ...] = ("test", "dev")

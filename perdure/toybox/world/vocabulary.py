@@ -1,7 +1,5 @@
 """The words of the toy world: class names, colours, contexts, rare tokens and the full word list."""
 
-from __future__ import annotations
-
 from typing import Final
 
 Rgb = tuple[int, int, int]
@@ -41,10 +39,10 @@ PLAIN_PATTERNS: Final[tuple[str, ...]] = ("none", "striped", "spotted")
 #: Meaningless tokens. The first ten are those of published personalisation protocols.
 RARE_TOKENS: Final[tuple[str, ...]] = tuple(
     """
-    sks zwz sbu uwu pdw twt zsn ofl psq cws
-    krt vlx pxq jbf mqf qzr tvb xdl gkp hnz bwk cjv dfx fzg gvq hxm jkd kqw lgz mvx nrq pvj qbn rxk
-    svq tjx vhd wqg xfn zkb bqx czd dvk fwj ghx hqv jzp kxs lqd mzh nkj pgx qft rzv sxg tqm vbz wxj
-    xpk zhl bzr ckq dxn fvh gzw hjb jwt kvd lxp mjr npz qdh rwf sjz tgk vnx wkz xrb zpv
+    sks zwz sbu uwu pdw twt zsn ofl psq cws krt vlx pxq jbf mqf qzr tvb xdl gkp hnz bwk cjv dfx fzg gvq hxm
+    jkd kqw lgz mvx nrq pvj qbn rxk svq tjx vhd wqg xfn zkb bqx czd dvk fwj ghx hqv jzp kxs lqd mzh nkj pgx
+    qft rzv sxg tqm vbz wxj xpk zhl bzr ckq dxn fvh gzw hjb jwt kvd lxp mjr npz qdh rwf sjz tgk vnx wkz xrb
+    zpv
     """.split()
 )
 

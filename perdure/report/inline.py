@@ -1,0 +1,48 @@
+"""Pictures inside the page: a file -> a small data URI."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+CRISP = 64
+"""Pictures up to this side are kept pixel by pixel and shown enlarged."""
+SHRUNK = 160
+"""Larger ones are shrunk to this side."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture ready for an `img` element. `crisp`: enlarge without smoothing."""
+
+    uri: str
+    crisp: bool
+    width: int
+    height: int
+
+
+def picture(path: Path) -> Picture | None:
+    """A file as a data URI; None where it cannot be read, for a report must not fail for one lost picture."""
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (OSError, ValueError):
+        return None
+    crisp = max(image.size) <= CRISP
+    image.thumbnail((SHRUNK, SHRUNK), Image.Resampling.LANCZOS)
+    kind, data = _lossless(image) if crisp else ("webp", _encoded(image, "webp", quality=82, method=4))
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", crisp, *image.size)
+
+
+def _lossless(image: Image.Image) -> tuple[str, bytes]:
+    png = _encoded(image, "png", optimize=True)
+    webp = _encoded(image, "webp", lossless=True, method=4)
+    return ("webp", webp) if len(webp) < len(png) else ("png", png)
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,154 @@
+"""A lineage read once for a report: its score matrices, directions, ceilings and costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from perdure import matrix, yaml_file
+from perdure.errors import PerdureError
+from perdure.lineage import Cell, Lineage, Row
+from perdure.matrix import Direction
+
+JOINT = "joint"
+BOUNDS = ("independent", JOINT)
+"""Methods that mark what is attainable at any price, not contenders: never marked as best."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One lineage and what a report needs of it. `label` is unique in the report."""
+
+    lineage: Lineage
+    label: str
+    rows: tuple[Row, ...]
+    concepts: tuple[str, ...]
+    scores: dict[str, np.ndarray]
+    """Measure -> S (lessons + 1, concepts)."""
+
+    @property
+    def lessons(self) -> int:
+        """Finished lessons."""
+        return len(self.rows) - 1
+
+    @property
+    def joint(self) -> bool:
+        """Whether one lesson taught several concepts at once."""
+        return any(len(row.concepts) > 1 for row in self.rows)
+
+    @property
+    def bound(self) -> bool:
+        """Whether this run is a bound to compare with."""
+        return self.joint or self.label in BOUNDS or self.lineage.settings["methods"][0]["name"] in BOUNDS
+
+    @cached_property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What is recorded of each concept."""
+        return {name: self.lineage.concept_facts(name) for name in self.concepts}
+
+    @cached_property
+    def planned(self) -> int:
+        """Concepts that the plan wants taught (at least those that were)."""
+        try:
+            data, _ = yaml_file.read(self.lineage.folder / "plan.yaml")
+            return max(len(data.get("concepts") or ()), len(self.concepts))
+        except (OSError, PerdureError):
+            return len(self.concepts)
+
+    @cached_property
+    def cells(self) -> dict[tuple[int, str], Cell]:
+        """(row, concept) -> cell, where drawn."""
+        found = ((i, name, row.cell(name)) for i, row in enumerate(self.rows) for name in self.concepts)
+        return {(i, name): cell for i, name, cell in found if cell is not None}
+
+    @cached_property
+    def measure_records(self) -> dict[str, dict[str, Any]]:
+        """Measure -> {direction, model, spec} as recorded with its first score."""
+        records: dict[str, dict[str, Any]] = {}
+        for cell in self.cells.values():
+            for measure, record in cell.record.get("measures", {}).items():
+                records.setdefault(measure, record)
+        return records
+
+    def direction(self, measure: str) -> Direction:
+        """Which way a measure is better."""
+        return "lower" if self.measure_records.get(measure, {}).get("direction") == "lower" else "higher"
+
+    def ceiling(self, measure: str, concept: str) -> float:
+        """Likeness of the references to one another; NaN where there is none."""
+        for (_, name), cell in self.cells.items():
+            value = cell.record.get("ceiling", {}).get(measure) if name == concept else None
+            if value is not None:
+                return float(value)
+        return float("nan")
+
+    def primary(self, concept: str) -> str | None:
+        """The first measure of a concept's kind that was taken."""
+        wanted = self.lineage.settings["scoring"][self.facts[concept]["concept"]["kind"]]
+        taken = [m for m in wanted if m in self.scores and self.has(m, concept)]
+        return taken[0] if taken else None
+
+    def has(self, measure: str, concept: str) -> bool:
+        """Whether a measure was ever taken of a concept."""
+        return bool(np.isfinite(self.scores[measure][:, self.concepts.index(concept)]).any())
+
+    def own_row(self, concept: str) -> int:
+        """Number of the lesson that taught a concept."""
+        return next(i for i, row in enumerate(self.rows) if concept in row.concepts)
+
+    def score(self, measure: str | None, row: int, concept: str) -> float:
+        """An entry of S."""
+        if measure not in self.scores:
+            return float("nan")
+        return float(self.scores[measure][row, self.concepts.index(concept)])
+
+
+def read(lineages: Sequence[Lineage]) -> list[Run]:
+    """Read lineages in the given order; labels that occur twice become the folders' names."""
+    labels = [str(line.settings["methods"][0]["label"]) for line in lineages]
+    if len(set(labels)) < len(labels):
+        labels = [line.folder.name for line in lineages]
+    if len(set(labels)) < len(labels):
+        labels = [f"{line.folder.parent.name}/{line.folder.name}" for line in lineages]
+    return [_read(line, label) for line, label in zip(lineages, labels, strict=True)]
+
+
+def _read(lineage: Lineage, label: str) -> Run:
+    names = tuple(lineage.concepts)
+    scores = {measure: lineage.matrix(measure) for measure in lineage.measures}
+    return Run(lineage, label, tuple(lineage.rows), names, scores)
+
+
+def measures_of(runs: Sequence[Run]) -> list[str]:
+    """All measures taken, each kind's first one in front."""
+    taken = list(dict.fromkeys(m for run in runs for m in run.scores))
+    first = primaries(runs)
+    return [*first, *(m for m in taken if m not in first)]
+
+
+def primaries(runs: Sequence[Run]) -> list[str]:
+    """The measures that the page is about: the first one of each kind of concept at hand."""
+    found = [run.primary(name) for run in runs for name in run.concepts]
+    return list(dict.fromkeys(m for m in found if m is not None))
+
+
+def figures(run: Run, measure: str) -> dict[str, float]:
+    """`matrix.summary` of one measure; its sums run over the concepts that the measure was taken of.
+
+    A column that was never measured is laid to 0, which adds nothing to a sum, and the means are taken again
+    over the columns that count. With every column measured this is `matrix.summary` itself.
+    """
+    S = run.scores.get(measure)
+    if S is None or S.shape[1] == 0 or S.shape[0] < 2:
+        return dict.fromkeys(matrix.FORMULAS, float("nan"))
+    counts = np.isfinite(S).any(axis=0)
+    if counts.all():
+        return matrix.summary(S, run.direction(measure))
+    result = matrix.summary(np.where(counts, S, 0.0), run.direction(measure))
+    earlier = ("forgetting", "backward_transfer")
+    for name, value in result.items():
+        inside = counts[:-1] if name in earlier else counts[1:] if name == "forward_transfer" else counts
+        result[name] = value * inside.size / inside.sum() if inside.any() else float("nan")
+    return {**result, "running_average": float("nan"), "retention": float("nan")}

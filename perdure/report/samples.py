@@ -1,0 +1,147 @@
+"""Which pictures show forgetting: one concept a row, one lesson a column, always the same prompt and latent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from perdure.report.colours import share_of
+from perdure.report.reading import Run
+
+MOST = 8
+"""Lessons (and concepts) shown at most in one grid."""
+
+State = Literal["reference", "base", "before", "own", "after", "empty"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One place of the grid. `share`: where its score lies in the measure's range, 1 the better end."""
+
+    state: State
+    path: Path | None
+    score: float
+    share: float
+    alt: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the grid. `head`: the concept, or the run's label where a grid compares runs."""
+
+    head: str
+    kind: str
+    prompt: str
+    measure: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's heading."""
+
+    title: str
+    subtitle: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A whole grid; `note` says what was left out."""
+
+    label: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    note: str
+
+
+def pick(count: int, most: int = MOST) -> list[int]:
+    """At most `most` of range(count), evenly spread, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
+def ranges(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
+    """Measure -> least and greatest score of all runs: the scale that their pictures and heat maps share."""
+    found: dict[str, tuple[float, float]] = {}
+    for measure in dict.fromkeys(m for run in runs for m in run.scores):
+        values = np.concatenate([run.scores[measure].ravel() for run in runs if measure in run.scores])
+        values = values[np.isfinite(values)]
+        if values.size:
+            found[measure] = (float(values.min()), float(values.max()))
+    return found
+
+
+def grid(run: Run, limits: dict[str, tuple[float, float]], image: int = 0, most: int = MOST) -> Grid:
+    """The grid of one run. `image`: which of a cell's fixed (prompt, latent) pairs is shown."""
+    lessons = [i + 1 for i in pick(run.lessons, most)]
+    taught = [name for i in lessons for name in run.rows[i].concepts]
+    names = [taught[j] for j in pick(len(taught), most)]
+    lines = tuple(_line(run, name, name, lessons, limits, image) for name in names)
+    note = ""
+    if len(lessons) < run.lessons or len(names) < len(run.concepts):
+        note = (
+            f"Shown: {len(names)} of {len(run.concepts)} concepts and {len(lessons)} of {run.lessons} lessons, "
+            "evenly spread."
+        )
+    return Grid(run.label, _columns(run, lessons), lines, note)
+
+
+def comparison(
+    runs: Sequence[Run], concept: str, limits: dict[str, tuple[float, float]], image: int = 0, most: int = MOST
+) -> Grid | None:
+    """One concept, a row for each run that taught it one by one; None where these are fewer than two."""
+    runs = [run for run in runs if concept in run.concepts and not run.joint]
+    if len(runs) < 2:
+        return None
+    longest = max(runs, key=lambda run: run.lessons)
+    lessons = [i + 1 for i in pick(longest.lessons, most)]
+    lines = tuple(_line(run, concept, run.label, lessons, limits, image) for run in runs)
+    note = f"Shown: {len(lessons)} of {longest.lessons} lessons, evenly spread." if len(lessons) < longest.lessons else ""
+    return Grid(concept, _columns(longest, lessons), lines, note)
+
+
+def reference_of(run: Run, concept: str) -> Path | None:
+    """A held-out reference picture, else a training picture."""
+    folder = run.lineage.concept_folder(concept)
+    return next((p for p in (folder / "ref-0.png", folder / "train-0.png") if p.is_file()), None)
+
+
+def _columns(run: Run, lessons: Sequence[int]) -> tuple[Column, ...]:
+    after = [Column(f"lesson {i}", _names(run.rows[i].concepts)) for i in lessons]
+    return (Column("reference", "the real thing"), Column("base", "untouched"), *after)
+
+
+def _names(names: Sequence[str]) -> str:
+    return f"{len(names)} at once" if len(names) > 1 else "".join(names)
+
+
+def _line(
+    run: Run, concept: str, head: str, lessons: Sequence[int], limits: dict[str, tuple[float, float]], image: int
+) -> Line:
+    measure = run.primary(concept)
+    real = Sample("reference", reference_of(run, concept), float("nan"), 0.0, f"{concept}, a real picture")
+    places = [real, *(_sample(run, i, concept, measure, limits, image) for i in (0, *lessons))]
+    drawn = [cell for (_, name), cell in run.cells.items() if name == concept and len(cell.images) > image]
+    prompt = drawn[0].record["images"][image]["prompt"] if drawn else ""
+    return Line(head, run.facts[concept]["concept"]["kind"], prompt, measure or "", tuple(places))
+
+
+def _sample(
+    run: Run, row: int, concept: str, measure: str | None, limits: dict[str, tuple[float, float]], image: int
+) -> Sample:
+    cell = run.cells.get((row, concept))
+    nothing = float("nan")
+    if row > run.lessons or cell is None or len(cell.images) <= image:
+        return Sample("empty", None, nothing, 0.0, f"{concept}: not drawn after lesson {row}")
+    own = run.own_row(concept)
+    state: State = "base" if row == 0 else "before" if row < own else "own" if row == own else "after"
+    score = run.score(measure, row, concept)
+    share = 0.0
+    if measure in limits:
+        share = share_of(score, *limits[measure], run.direction(measure))
+    when = "by the untouched base" if row == 0 else f"after lesson {row}"
+    alt = f"{concept} drawn {when}" + (f", {measure} {score:.3f}" if np.isfinite(score) else "")
+    return Sample(state, cell.images[image], score, share, alt)

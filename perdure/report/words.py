@@ -1,0 +1,131 @@
+"""The finding in plain words, from the numbers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from perdure.matrix import is_joint
+from perdure.report.reading import Run, figures, primaries
+
+LEAST_GAIN = 0.005
+"""Mean gain of a lesson (in units of the measure) below which a share of it would be noise."""
+CLOSE = 0.05
+"""Shares that differ by less are called too close to tell apart from one run."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The page's first lines."""
+
+    headline: str
+    explanation: str
+    caution: str
+
+
+def retained(run: Run) -> float:
+    """Share of what the lessons gained on earlier concepts that is still there: (final - base) / (learnt - base).
+
+    Gains of the concepts of one measure (their kind's first) are summed before dividing, so that a concept that
+    hardly rose above the base cannot dominate; several measures are averaged, weighted by their concepts. The last
+    concept does not count: nothing came after it. NaN where nothing was gained, or there is no earlier concept.
+    """
+    if run.joint or run.lessons < 2:
+        return float("nan")
+    shares, weights = [], []
+    for measure in primaries([run]):
+        earlier = [j for j, name in enumerate(run.concepts[:-1]) if run.primary(name) == measure]
+        if not earlier:
+            continue
+        S = run.scores[measure]
+        base, final = S[0, earlier], S[-1, earlier]
+        learnt = np.array([S[j + 1, j] for j in earlier])
+        sign = 1.0 if run.direction(measure) == "higher" else -1.0
+        gained = sign * float(np.sum(learnt - base))
+        if not gained >= LEAST_GAIN * len(earlier):
+            return float("nan")
+        shares.append(sign * float(np.sum(final - base)) / gained)
+        weights.append(len(earlier))
+    return float(np.average(shares, weights=weights)) if shares else float("nan")
+
+
+def finding(runs: Sequence[Run]) -> Finding:
+    """The headline of one or several runs of one plan."""
+    taught = [run for run in runs if not run.joint and run.lessons >= 2]
+    shares = {run.label: retained(run) for run in taught}
+    known = {label: share for label, share in shares.items() if math.isfinite(share)}
+    if not known:
+        return Finding(_without_shares(runs), "", _caution(runs, known))
+    contenders = [run.label for run in taught if not run.bound]
+    measures = " and ".join(primaries(taught))
+    explanation = (
+        f"Gained: how far a concept's score ({measures}) rose above the untouched base in its own lesson. "
+        "Kept: how much of that was still there after the last lesson, summed over all concepts but the last one."
+    )
+    lost = [label for label, share in shares.items() if not math.isfinite(share)]
+    if lost:
+        explanation += f" No share is given for {_listed(lost)}: its lessons hardly rose above the base."
+    close = {label: share for label, share in known.items() if label in contenders}
+    return Finding(_kept_sentence(taught, known), explanation + _joint_sentence(runs), _caution(runs, close))
+
+
+def _kept_sentence(taught: Sequence[Run], shares: dict[str, float]) -> str:
+    lengths = {run.lessons for run in taught if run.label in shares}
+    if len(lengths) > 1:
+        parts = [f"{r.label} ({r.lessons} lessons) kept {_share(shares[r.label])}" for r in taught if r.label in shares]
+        return f"So far, of what was gained on earlier concepts: {'; '.join(parts)}."
+    lessons = lengths.pop()
+    labels = list(shares)
+    if len(labels) > 4:
+        low, high = min(labels, key=shares.__getitem__), max(labels, key=shares.__getitem__)
+        return (
+            f"After {lessons} lessons, between {_share(shares[low])} ({low}) and {_share(shares[high])} ({high}) "
+            "was left of what had been gained on earlier concepts."
+        )
+    first, *rest = labels
+    sentence = f"After {lessons} lessons, {first} kept {_share(shares[first])} of what it had gained on earlier concepts"
+    return "; ".join([sentence, *(f"{label} kept {_share(shares[label])}" for label in rest)]) + "."
+
+
+def _without_shares(runs: Sequence[Run]) -> str:
+    begun = [run for run in runs if run.lessons]
+    if not begun:
+        return "No lesson has finished yet."
+    if all(run.joint for run in begun):
+        run = begun[0]
+        values = [f"{figures(run, m)['average']:.3f} ({m})" for m in primaries([run])]
+        return f"Taught all {len(run.concepts)} concepts at once, the model scores {' and '.join(values)} on average."
+    if all(run.lessons == 1 for run in begun):
+        return f"One lesson so far ({begun[0].concepts[0]}): there is nothing yet that could have been forgotten."
+    return "The lessons hardly raised any concept above the untouched base, so there was little to forget."
+
+
+def _joint_sentence(runs: Sequence[Run]) -> str:
+    joint = next((r for r in runs if r.joint and any(S.shape[1] and is_joint(np.nan_to_num(S)) for S in r.scores.values())), None)
+    if joint is None:
+        return ""
+    values = [f"{figures(joint, m)['average']:.3f} ({m})" for m in primaries([joint])]
+    return f" Taught all concepts at once, the same base reaches an average of {' and '.join(values)}."
+
+
+def _caution(runs: Sequence[Run], shares: dict[str, float]) -> str:
+    unfinished = [f"{r.label} has {len(r.concepts)} of {r.planned}" for r in runs if len(r.concepts) < r.planned]
+    text = f"Unfinished, concepts taught so far: {'; '.join(unfinished)}. " if unfinished else ""
+    if not shares:
+        return text.strip()
+    text += "One seed, one order"
+    ranked = sorted(shares, key=lambda label: shares[label], reverse=True)
+    near = [b for a, b in zip(ranked, ranked[1:], strict=False) if shares[a] - shares[b] < CLOSE]
+    if len(ranked) > 1 and near:
+        tied = [label for i, label in enumerate(ranked) if label in near or (i + 1 < len(ranked) and ranked[i + 1] in near)]
+        return text + f": too little to tell {_listed(tied)} apart."
+    return text + ": another seed or order would give other numbers; small differences mean nothing."
+
+
+def _share(share: float) -> str:
+    return "none" if share <= 0 else f"{100 * share:.0f} %"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"

@@ -1,0 +1,65 @@
+"""Every plan that ships is checked as far as it can be without its data, models and hours."""
+
+from pathlib import Path
+
+import pytest
+
+from perdure import catalogue, method, pictures, plan
+from perdure.yaml_file import read
+
+PLANS = sorted((Path(__file__).parent.parent / "plans").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_ready_plan_is_sound(path):
+    made = plan.load(path)
+    assert made.concepts and path.read_text(encoding="utf-8").startswith("#")
+    for choice in made.methods:
+        assert method.get(choice.name, choice.options).adapter.rank > 0
+    for concept in made.sequence:
+        assert all(concept.phrase in prompt for prompt in made.prompts_for(concept))
+        assert concept.token in concept.prompt
+        if concept.drawn is not None:
+            own = pictures.of(concept)
+            assert own.held_out and len(own.training) == concept.drawn.images
+    assert plan.ready(path.stem) == path
+
+
+def test_published_objects_are_those_of_the_paper():
+    made = plan.load(plan.ready("low-rank-objects"))
+    assert [c.phrase for c in made.sequence][:3] == ["ofl bowl", "psq cartoon", "zwz boot"]
+    assert made.training.learning_rate == 1e-5 and made.training.steps == 850
+    assert made.prompts_for(made.sequence[0])[4] == "a ofl bowl looking into a mirror"
+    assert made.sequence[0].prompt == "a photo of ofl bowl"
+    assert all(choice.options["rank"] == 64 for choice in made.methods)
+
+
+def test_published_styles_are_those_of_the_paper():
+    made = plan.load(plan.ready("low-rank-styles"))
+    first = made.sequence[0]
+    assert first.name == "Dapple" and first.prompt == "dapple image of bears"
+    assert [p.name for p in first.images] == ["2.jpg", "15.jpg", "17.jpg", "11.jpg", "14.jpg"]
+    assert len(first.references) == 10
+    assert made.prompts_for(first)[0] == "dapple image of a wizard"
+
+
+def test_template_shows_every_key():
+    """The template names each key of the plan's sections, so that it cannot fall behind."""
+    data, _ = read(plan.ready("template"))
+    text = plan.ready("template").read_text(encoding="utf-8")
+    sections = {"training": plan.Training, "sampling": plan.Sampling, "scoring": plan.Scoring}
+    for name, section in sections.items():
+        assert set(data[name]) == set(section.model_fields)
+    assert set(data) == set(plan.Plan.model_fields)
+    for key, field in plan.Concept.model_fields.items():
+        assert f"{field.alias or key}:" in text
+
+
+def test_defaults_are_the_template():
+    """What the template shows as a default is one."""
+    data, _ = read(plan.ready("template"))
+    made = plan.build({"methods": ["naive"], "concepts": {"toybox": {"subjects": 1}}})
+    for key, value in data["training"].items():
+        shown = tuple(value) if isinstance(value, list) else value
+        assert getattr(made.training, key) == shown, key
+    assert catalogue.card("merge_init").options[0].default == 16
