@@ -32,15 +32,15 @@ def draw(
     if number > len(rows):
         raise LineageError(f"{lineage.folder} has {len(rows)} lessons; there is no lesson {number}")
     plan = Plan.model_validate(lineage.settings)
-    consolidate = method.get(plan.methods[0].name, plan.methods[0].options).consolidate
+    chosen = method.get(plan.methods[0].name, plan.methods[0].options)
     known = [name for row in rows[:number] for name in row.concepts]
-    if consolidate.knows == "concept" and number and concept not in known:
+    if chosen.consolidate.knows == "concept" and number and concept not in known:
         raise LineageError(f"method {plan.methods[0].name} must be told which concept is meant; give one of {', '.join(known)}")
     remembered = memory.load(rows[number - 1].memory, lineage.store) if number else Memory()
     backbone = loading.load(plan.base, plan.training.precision, device, plan.vae)
     sampling = plan.sampling.model_copy(update={"images_per_prompt": count, "seed": seed})
-    with backbone.laid(consolidate.recall(remembered, concept)):
-        images = sample.draw(backbone, [prompt], sampling, sampling.resolution or plan.training.resolution)
+    side = sampling.resolution or plan.training.resolution
+    images = sample.images(backbone, chosen, remembered, concept, [prompt], sampling, side)
     write_png(out, side_by_side(images))
     return images
 

@@ -2,7 +2,6 @@
 
 import io
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from perdure import files, pictures, sample, score
+from perdure import files, method, pictures, sample, score
 from perdure.backbones.backbone import Backbone
 from perdure.backbones.loading import EMBEDDED
-from perdure.delta import Delta
 from perdure.lineage import Lineage, building
+from perdure.memory import Memory
+from perdure.method import Method
 from perdure.pictures import Pictures
 from perdure.plan import TOYBOX, Concept, Plan, fingerprint
 from perdure.progress import Watch, silent
@@ -50,20 +50,28 @@ class Tools:
         return self._pictures[concept.name]
 
     @property
+    def method(self) -> Method:
+        """The plan's method (of a plan of one)."""
+        choice = self.plan.methods[0]
+        return method.get(choice.name, choice.options)
+
+    @property
     def side(self) -> int:
         """Side of the evaluation images in pixels."""
         return self.plan.sampling.resolution or self.plan.training.resolution
 
 
-def evaluate(tools: Tools, lineage: Lineage, concept: Concept, recall: Callable[[], Delta], folder: Path) -> None:
+def evaluate(tools: Tools, lineage: Lineage, concept: Concept, memory: Memory, called: str, folder: Path) -> None:
     """Draw and score one concept into `folder`, which appears when it is whole. Does nothing where it is there."""
     if folder.is_dir():
         return
     started = time.perf_counter()
     prompts = tools.plan.prompts_for(concept)
     count = tools.plan.sampling.images_per_prompt
-    with tools.watch(f"drawing {concept.name}", len(prompts) * count) as advance, tools.backbone.laid(recall()):
-        images = sample.draw(tools.backbone, prompts, tools.plan.sampling, tools.side, advance)
+    with tools.watch(f"drawing {concept.name}", len(prompts) * count) as advance:
+        images = sample.images(
+            tools.backbone, tools.method, memory, called, prompts, tools.plan.sampling, tools.side, advance
+        )
     per_image = [prompt for prompt in prompts for _ in range(count)]
     scores: dict[str, float] = {}
     ceilings: dict[str, float | None] = {}

@@ -25,6 +25,7 @@ class Examples:
 
     latents: Tensor
     condition: Condition
+    captions: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -36,7 +37,8 @@ class Examples:
         latents = self.latents[index]
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = torch.randint(0, backbone.training_timesteps, (size,), generator=generator).to(latents.device)
-        return Batch(latents, noise, timesteps, rows(self.condition, index))
+        captions = tuple(self.captions[i] for i in index)
+        return Batch(latents, noise, timesteps, rows(self.condition, index), captions)
 
     def _position(self, count: int, draw: Draw, purpose: str) -> int:
         epoch, place = divmod(count, len(self))
@@ -58,9 +60,9 @@ def encode(backbone: Backbone, pictures: Sequence[Picture], training: Training, 
     latents = backbone.encode_images(torch.stack(views).permute(0, 3, 1, 2), generator)
     distinct = list(dict.fromkeys(captions))
     text = rows(backbone.encode_prompts(distinct), [distinct.index(caption) for caption in captions])
-    return Examples(latents, backbone.family.sized(text, facts, training.resolution))
+    return Examples(latents, backbone.family.sized(text, facts, training.resolution), tuple(captions))
 
 
 def together(parts: Sequence[Examples]) -> Examples:
     """The examples of several concepts as one set."""
-    return Examples(torch.cat([p.latents for p in parts]), joined([p.condition for p in parts]))
+    return Examples(torch.cat([p.latents for p in parts]), joined([p.condition for p in parts]), sum((p.captions for p in parts), ()))

@@ -1,89 +1,230 @@
 """A method is four choices. Everything else (the loop, sampling, scores) is shared by all methods.
 
-    adapter      which weights may move, and in what form
+    adapter      which weights may move, in what form, and which words are learnt beside them
     start        where learning begins, and what lies under the adapter     (adapter, memory, context) -> Delta
-    guard        what protects the past while learning                      penalty -> scalar; project -> edits gradients
+    guard        what protects the past while learning                      (adapter, memory, context) -> Protection
     consolidate  what is remembered                                         remember(adapter, memory, context) -> Memory
-                 and how it is called back                                  recall(memory, concept) -> Delta
+                 and how it is called back                                  recall(memory, wanted) -> Delta
 
 A method is one file in `methods/`; its name is the file's name. See docs/adding_a_method.md.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from perdure import catalogue
-from perdure.delta import Change, Delta, Pair
+from perdure.delta import Delta
 from perdure.memory import Memory
 
 Targets = Literal["attention", "cross_kv"]
 """`attention`: q, k, v, out of every self- and cross-attention; `cross_kv`: cross-attention keys and values only."""
+Shapes = Mapping[str, tuple[int, int]]
+"""Projection -> (out, in)."""
+
+
+# --- slot 1: adapters ------------------------------------------------------------------------------------------------
+
+
+class Weights(Protocol):
+    """Trainable changes of some projections, live while one concept is learnt."""
+
+    @property
+    def projections(self) -> Sequence[str]:
+        """Names of the projections that it changes."""
+
+    def parameters(self) -> list[Tensor]:
+        """All trainable tensors, in a fixed order."""
+
+    def change(self, projection: str) -> Tensor:
+        """The change (out, in) of one projection as it stands, with its graph."""
+
+    def delta(self) -> Delta:
+        """All changes as they will be remembered, detached."""
 
 
 @dataclass(frozen=True)
-class Lora:
-    """Low-rank pairs on the targets: delta = B @ A, A (rank, in), B (out, rank); alpha = rank (Hu et al. 2021)."""
+class WordSpec:
+    """Learnt token embeddings for the concept's token, in every text encoder (Gal et al. 2022)."""
 
-    rank: int
+    count: int = 1
+    """How many embeddings one token stands for."""
+    init: Literal["random", "class", "token"] = "class"
+    """Where they begin: at random, at the class noun's embedding, or at the embedding of the token as it is written."""
+    mlp: bool = False
+    """Train a small MLP of a fixed input instead of the vectors themselves; folded into vectors after the lesson."""
+    drop_noun: bool = False
+    """Whether prompts lose the class noun behind the token."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a method trains: `weights` builds live changes of the target projections; `words` are learnt beside them."""
+
     targets: Targets
+    weights: Callable[[Shapes, torch.device], Weights]
+    words: WordSpec | None = None
+
+
+@dataclass(frozen=True)
+class Word:
+    """The vectors that stand for one token: text encoder number -> (count, width); and the class noun it swallows."""
+
+    vectors: Mapping[int, Tensor]
+    dropped: str = ""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The trainable thing while one concept is learnt; `factors` are live parameters, projection -> (A, B)."""
+    """The trainable thing while one concept is learnt: changes of weights, and the concept's word if it has one."""
 
-    factors: Mapping[str, Pair]
+    weights: Weights
+    word_parameters: Sequence[Tensor] = ()
+    word: Callable[[], Word] | None = None
+    """The word as it stands, with its graph."""
 
     def parameters(self) -> list[Tensor]:
         """All trainable tensors, in a fixed order."""
-        return [tensor for pair in self.factors.values() for tensor in pair]
+        return [*self.weights.parameters(), *self.word_parameters]
 
-    def delta(self) -> Delta:
-        """What the adapter adds to each projection, detached from the graph."""
-        return Delta({name: Change.low_rank(a, b) for name, (a, b) in self.factors.items()})
+
+# --- what parts may use ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step: its number from 0, the batch, and what the model predicts for it (b, c, h, w)."""
+
+    number: int
+    batch: Any
+    predicted: Tensor
+
+
+class Model(Protocol):
+    """The model in the middle of a lesson, as far as a part may use it. Batches are handed around, not looked into."""
+
+    latents: Tensor
+    """Latents (n, c, h, w) of the concept's own examples."""
+    captions: Sequence[str]
+    """The caption of each."""
+    calibration: Sequence[str]
+    """Diverse captions that mention no concept, in words that the base knows."""
+
+    def weight(self, projection: str) -> Tensor:
+        """A projection's weight (out, in) with what is laid under it."""
+
+    def laid(self, delta: Delta) -> AbstractContextManager[None]:
+        """The model with another delta under it."""
+
+    def features(self, prompts: Sequence[str]) -> Tensor:
+        """Text features (prompts, tokens, width): what cross-attention keys and values are computed from."""
+
+    def batches(self, purpose: str, count: int, size: int) -> Sequence[Any]:
+        """Noised batches of the concept's own examples."""
+
+    def batch_of(self, latents: Tensor, captions: Sequence[str], purpose: str, step: int) -> Any:
+        """A noised batch of other images (b, c, h, w)."""
+
+    def predict(self, batch: Any, prompts: Sequence[str] | None = None) -> Tensor:
+        """What the model predicts for a batch, with its graph; under other prompts where some are given."""
+
+    def before(self, batch: Any, prompts: Sequence[str] | None = None) -> Tensor:
+        """What the model predicted before this lesson."""
+
+    def under(self, delta: Delta, batch: Any, prompts: Sequence[str] | None = None) -> Tensor:
+        """What the base predicts with a delta under it and nothing else."""
+
+    def error(self, batch: Any, predicted: Tensor) -> Tensor:
+        """Mean squared error of a prediction, for each image of the batch (b,)."""
+
+    def gradients(self, loss: Callable[[], Tensor]) -> Mapping[str, Tensor]:
+        """Gradient (out, in) of a loss with respect to each target projection's weight."""
+
+    def draw(self, prompts: Sequence[str], count: int) -> Tensor:
+        """Latents (prompts x count, c, h, w) drawn by the model as it was before this lesson."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a part may use besides its arguments: the lesson in hand, and random numbers with an owner."""
+    """The lesson in hand, the model, and random numbers with an owner."""
 
     concept: str
     lesson: int
     """Number of this lesson, from 1."""
-    generator: Callable[[str], torch.Generator]
-    """A CPU generator for one purpose of this lesson; asking again starts it anew."""
+    steps: int
+    """Training steps of this lesson."""
+    phrase: str
+    """How prompts call the concept: token and class noun."""
+    token: str
+    model: Model
+    generator: Callable[..., torch.Generator]
+    """(purpose, number) -> a CPU generator of this lesson; asking again starts it anew."""
+    common: Callable[[str], torch.Generator]
+    """(purpose) -> a CPU generator that all lessons of the plan share."""
 
 
 @dataclass(frozen=True)
-class Guard:
-    """Protection of the past; both verbs are optional."""
+class Protection:
+    """What a guard does at each step of a lesson: something before it, a penalty added to its loss, an edit of gradients."""
 
-    penalty: Callable[[Adapter, Memory, Context], Tensor] | None = None
-    project: Callable[[Adapter, Memory, Context], None] | None = None
+    begin: Callable[[int], None] | None = None
+    penalty: Callable[[Step], Tensor] | None = None
+    project: Callable[[], None] | None = None
+
+
+Guard = Callable[[Adapter, Memory, Context], Protection]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is known when a model is asked to draw: the concept meant, and the prompt."""
+
+    concept: str | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
 class Consolidate:
-    """The two verbs of memory, and what must be known to recall: nothing, or which concept is wanted."""
+    """The two verbs of memory, what must be known to recall, and whether the strict regime is kept.
+
+    Strict: no past data, no past adapters; what is carried does not grow but by what is learnt into one model.
+    """
 
     remember: Callable[[Adapter, Memory, Context], Memory]
-    recall: Callable[[Memory, str | None], Delta]
-    knows: Literal["nothing", "concept"] = "nothing"
+    recall: Callable[[Memory, Wanted], Delta]
+    knows: Literal["nothing", "concept", "prompt"] = "nothing"
+    strict: bool = True
 
 
 @dataclass(frozen=True)
 class Method:
     """The four choices."""
 
-    adapter: Lora
+    adapter: Spec
     start: Callable[[Adapter, Memory, Context], Delta]
     guard: Guard
     consolidate: Consolidate
+
+
+def words_of(memory: Memory) -> dict[str, Word]:
+    """The learnt words that a memory carries, by token."""
+    words = {}
+    for token, dropped in memory.facts.get("words", {}).items():
+        vectors = {int(number): tensor for number, tensor in memory.under(f"words/{token}").items()}
+        words[token] = Word(vectors, dropped)
+    return words
+
+
+def with_word(memory: Memory, token: str, word: Word) -> Memory:
+    """A memory that carries one more word, in float32; earlier words stay as they were."""
+    vectors = {str(number): tensor for number, tensor in word.vectors.items()}
+    known = memory.facts.get("words", {})
+    return memory.with_tensors(f"words/{token}", vectors).with_facts(words={**known, token: word.dropped})
 
 
 def get(name: str, options: Mapping[str, Any] | None = None) -> Method:

@@ -126,6 +126,8 @@ class Training(Section):
     steps: int = Field(850, ge=1)
     batch_size: int = Field(1, ge=1)
     learning_rate: float = Field(1e-5, gt=0)
+    word_learning_rate: float | None = Field(None, gt=0)
+    """Rate of learnt words; that of the weights by default."""
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = Field(0, ge=0)
     """Steps of linear warm-up."""

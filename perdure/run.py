@@ -5,15 +5,13 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from perdure import examples, files, method, pictures, sample
+from perdure import examples, files, pictures, sample
 from perdure import memory as memories
 from perdure.backbones import loading
-from perdure.delta import Delta
 from perdure.errors import GateRefused, PlanError
 from perdure.evaluate import Tools, evaluate, record_concept
 from perdure.examples import Examples
@@ -99,7 +97,7 @@ def _lesson(
         record_concept(tools, lineage, concept)
     row_0 = lineage.base_row.folder / "cells"
     for concept in concepts:
-        evaluate(tools, lineage, concept, Delta, row_0 / concept.name)
+        evaluate(tools, lineage, concept, Memory(), concept.name, row_0 / concept.name)
     rows = lineage.lessons
     number = len(rows) + 1
     name = concepts[0].name if len(concepts) == 1 else JOINT
@@ -110,12 +108,11 @@ def _lesson(
         memories.save(after, staged.memory, lineage.store)
     after = memories.load(staged.memory, lineage.store)  # drawn from what is on disk, never from live weights
     started = time.perf_counter()
-    recall = method.get(tools.plan.methods[0].name, tools.plan.methods[0].options).consolidate.recall
     seen = [*_taught(lineage), *concepts]
     later = [c for c in unseen if c.name not in {s.name for s in seen}] if tools.plan.sampling.unseen else []
     for concept in [*seen, *later]:
         called = concept.name if len(concepts) == 1 else name
-        evaluate(tools, lineage, concept, partial(recall, after, called), staged.folder / "cells" / concept.name)
+        evaluate(tools, lineage, concept, after, called, staged.folder / "cells" / concept.name)
     if gate is not None and rows:
         _check_gate(lineage, rows[-1], staged, gate)
     _write_record(tools, lineage, staged, after, concepts, time.perf_counter() - started)
@@ -130,9 +127,11 @@ def _learn(
     parts = [
         examples.encode(tools.backbone, tools.pictures(c).training, plan.training, plan.seed, c.name) for c in concepts
     ]
-    lesson = Lesson(name, number, examples.together(parts), _prior(tools, concepts))
+    first = concepts[0]
+    lesson = Lesson(
+        name, number, examples.together(parts), first.token, first.noun, first.phrase, _prior(tools, concepts)
+    )
     checkpoint = staged.folder / "checkpoint.safetensors"
-    chosen = method.get(plan.methods[0].name, plan.methods[0].options)
     log = staged.folder / "train.jsonl"
     done = steps_done(checkpoint)
     kept = [row for row in files.read_jsonl(log) if row["step"] <= done]
@@ -150,7 +149,7 @@ def _learn(
             advance(1, f"loss {loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
             clock = now
 
-        after = learn(tools.backbone, chosen, memory, lesson, plan.training, plan.seed, watch, checkpoint)
+        after = learn(tools.backbone, tools.method, memory, lesson, plan, watch, checkpoint)
     checkpoint.unlink(missing_ok=True)
     return after
 

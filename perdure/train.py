@@ -16,8 +16,9 @@ from perdure.backbones.backbone import Backbone
 from perdure.errors import TrainingError
 from perdure.examples import Draw, Examples
 from perdure.memory import Memory
-from perdure.method import Adapter, Context, Method
-from perdure.plan import Training
+from perdure.lesson import LessonModel
+from perdure.method import Adapter, Context, Method, Protection, Step, Wanted, Word, with_word, words_of
+from perdure.plan import Plan, Training
 
 Watch = Callable[[int, float, float], None]
 """Called after each step with (steps done, loss, learning rate)."""
@@ -25,11 +26,14 @@ Watch = Callable[[int, float, float], None]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is to be learnt: the concept's name, the lesson's number from 1, its encoded examples."""
+    """What is to be learnt: the concept's name and words, the lesson's number from 1, its encoded examples."""
 
     concept: str
     number: int
     examples: Examples
+    token: str = ""
+    noun: str = ""
+    phrase: str = ""
     prior: Examples | None = None
 
 
@@ -38,8 +42,7 @@ def learn(
     method: Method,
     memory: Memory,
     lesson: Lesson,
-    training: Training,
-    seed: int,
+    plan: Plan,
     watch: Watch = lambda step, loss, rate: None,
     checkpoint: Path | None = None,
 ) -> Memory:
@@ -48,21 +51,34 @@ def learn(
     With a `checkpoint` path and `training.checkpoint_every`, an unfinished lesson continues where it was, bit-equal on
     CPU. Raises TrainingError where the loss is no longer finite.
     """
-    draw: Draw = partial(seeds.generator, seed, lesson.concept if training.seed_per_lesson else "lesson")
-    context = Context(lesson.concept, lesson.number, draw)
-    with backbone.attached(method.adapter) as adapter:
+    draw: Draw = partial(seeds.generator, plan.seed, lesson.concept if plan.training.seed_per_lesson else "lesson")
+    spec = method.adapter
+    shapes = backbone.projections(spec.targets)
+    weights = spec.weights(shapes, backbone.device)
+    word = spec.words and backbone.vocabulary.begin(spec.words, lesson.token, lesson.noun, draw("word"))
+    adapter = Adapter(weights, word.parameters() if word else ())
+    words: dict[str, Callable[[], Word]] = {token: partial(lambda w: w, known) for token, known in words_of(memory).items()}
+    if word:
+        words[lesson.token] = word
+    with backbone.speaking(words):
+        past = method.consolidate.recall(memory, Wanted(lesson.concept))
+        model = LessonModel(backbone, lesson.examples, past, plan, list(shapes), draw)
+        context = Context(
+            lesson.concept, lesson.number, plan.training.steps, lesson.phrase, lesson.token, model, draw,
+            partial(seeds.generator, plan.seed, "common"),
+        )  # fmt: skip
         under = method.start(adapter, memory, context)
-        with backbone.laid(under):
-            _descend(backbone, method, memory, adapter, context, lesson, training, draw, watch, checkpoint)
-        return method.consolidate.remember(adapter, memory, context)
+        with backbone.laid(under), backbone.attached(weights):
+            protection = method.guard(adapter, memory, context)
+            _descend(backbone, adapter, protection, lesson, plan.training, draw, watch, checkpoint)
+            remembered = method.consolidate.remember(adapter, memory, context)
+    return with_word(remembered, lesson.token, word()) if word else remembered
 
 
 def _descend(
     backbone: Backbone,
-    method: Method,
-    memory: Memory,
     adapter: Adapter,
-    context: Context,
+    protection: Protection,
     lesson: Lesson,
     training: Training,
     draw: Draw,
@@ -71,25 +87,30 @@ def _descend(
 ) -> None:
     """The loop: loss + guard -> step, until the lesson's steps are done."""
     parameters = adapter.parameters()
-    plain = torch.optim.AdamW(
-        parameters, training.learning_rate, training.betas, training.epsilon, training.weight_decay, fused=True
-    )
+    plain = _optimizer(adapter, training)
     optimizer = backbone.accelerator.prepare(plain)
     first = _restore(checkpoint, parameters, plain)
     for step in range(first, training.steps):
+        share = learning_rate(training, step) / training.learning_rate
         for group in plain.param_groups:
-            group["lr"] = learning_rate(training, step)
-        loss = _loss(backbone, lesson, training, draw, step)
-        if method.guard.penalty is not None:
-            loss = loss + method.guard.penalty(adapter, memory, context)
+            group["lr"] = group["peak"] * share
+        batch = lesson.examples.batch(backbone, training.batch_size, draw, step)
+        if adapter.word_parameters:
+            batch = backbone.reworded(batch, batch.captions)
+        if protection.begin is not None:
+            protection.begin(step)
+        predicted = backbone.predict(batch)
+        loss = backbone.error(batch, predicted, training.min_snr).mean() + _prior_loss(backbone, lesson, training, draw, step)
+        if protection.penalty is not None:
+            loss = loss + protection.penalty(Step(step, batch, predicted))
         if not math.isfinite(loss.item()):
             raise TrainingError(
                 f"lesson {lesson.number} ({lesson.concept}) diverged: loss is {loss.item()} at step {step + 1}; "
                 "the memory is as it was. Try a smaller training.learning_rate"
             )
         backbone.accelerator.backward(loss)
-        if method.guard.project is not None:
-            method.guard.project(adapter, memory, context)
+        if protection.project is not None:
+            protection.project()
         backbone.accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -108,13 +129,23 @@ def learning_rate(training: Training, step: int) -> float:
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _loss(backbone: Backbone, lesson: Lesson, training: Training, draw: Draw, step: int) -> Tensor:
-    batch = lesson.examples.batch(backbone, training.batch_size, draw, step)
-    loss = backbone.loss(batch, training.min_snr)
-    if lesson.prior is not None and training.prior is not None:
-        batch = lesson.prior.batch(backbone, training.batch_size, draw, step, purpose="prior ")
-        loss = loss + training.prior.weight * backbone.loss(batch, training.min_snr)
-    return loss
+def _optimizer(adapter: Adapter, training: Training) -> torch.optim.AdamW:
+    """AdamW over the adapter's weights, and over its words at their own rate."""
+    rates = {"weights": training.learning_rate, "words": training.word_learning_rate or training.learning_rate}
+    groups = [
+        {"params": list(parameters), "lr": rates[kind], "peak": rates[kind]}
+        for kind, parameters in (("weights", adapter.weights.parameters()), ("words", adapter.word_parameters))
+        if parameters
+    ]
+    decay = training.weight_decay
+    return torch.optim.AdamW(groups, betas=training.betas, eps=training.epsilon, weight_decay=decay, fused=True)
+
+
+def _prior_loss(backbone: Backbone, lesson: Lesson, training: Training, draw: Draw, step: int) -> Tensor | float:
+    if lesson.prior is None or training.prior is None:
+        return 0.0
+    batch = lesson.prior.batch(backbone, training.batch_size, draw, step, purpose="prior ")
+    return training.prior.weight * backbone.loss(batch, training.min_snr)
 
 
 def steps_done(checkpoint: Path) -> int:

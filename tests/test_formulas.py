@@ -6,7 +6,8 @@ import torch
 from perdure import method
 from perdure.delta import Change, Delta
 from perdure.memory import Memory
-from perdure.method import Adapter, Context
+from perdure.method import Adapter, Context, Wanted
+from perdure.parts.adapter import LowRank
 
 A1 = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.0, 1.0, -3.0, 0.5]])
 B1 = torch.tensor([[1.0, 0.0], [0.5, -1.0], [2.0, 1.0]])
@@ -14,19 +15,28 @@ A2 = torch.tensor([[-2.0, 1.0, 0.5, -1.0], [0.0, 0.5, 4.0, -0.5]])
 B2 = torch.tensor([[0.5, 3.0], [-0.5, 0.0], [-1.0, -2.0]])
 
 
+def adapter_of(pair):
+    return Adapter(LowRank({"p": pair}))
+
+
+def context(number, generator=None):
+    """A lesson whose model is of no interest."""
+    draw = lambda *owner: generator or torch.Generator().manual_seed(7)  # noqa: E731
+    return Context(f"c{number}", number, 10, "", "", None, draw, draw)
+
+
 def lessons(name, *pairs, **options):
     """The memory after lessons that ended with the given factors, whatever training did."""
     chosen, memory = method.get(name, {"rank": 2, **options}), Memory()
     for number, (a, b) in enumerate(pairs, start=1):
-        adapter = Adapter({"p": (torch.nn.Parameter(a.clone()), torch.nn.Parameter(b.clone()))})
-        context = Context(f"c{number}", number, lambda purpose: torch.Generator().manual_seed(0))
-        memory = chosen.consolidate.remember(adapter, memory, context)
+        adapter = adapter_of((torch.nn.Parameter(a.clone()), torch.nn.Parameter(b.clone())))
+        memory = chosen.consolidate.remember(adapter, memory, context(number))
     return chosen, memory
 
 
 def weight(name, *pairs, concept=None, **options):
     chosen, memory = lessons(name, *pairs, **options)
-    return chosen.consolidate.recall(memory, concept)["p"].matrix()
+    return chosen.consolidate.recall(memory, Wanted(concept))["p"].matrix()
 
 
 def larger(x, y):
@@ -80,9 +90,8 @@ def test_one_concept_is_the_identity_of_each_merge(name):
 def start(name, memory, number, **options):
     """Factors as the method's start leaves them, and what lies under."""
     chosen = method.get(name, {"rank": 2, **options})
-    adapter = Adapter({"p": (torch.nn.Parameter(torch.zeros(2, 4)), torch.nn.Parameter(torch.ones(3, 2)))})
-    context = Context("next", number, lambda purpose: torch.Generator().manual_seed(7))
-    return adapter.factors["p"], chosen.start(adapter, memory, context)
+    adapter = adapter_of((torch.nn.Parameter(torch.zeros(2, 4)), torch.nn.Parameter(torch.ones(3, 2))))
+    return adapter.weights.factors["p"], chosen.start(adapter, memory, context(number))
 
 
 @pytest.mark.parametrize(
@@ -94,14 +103,14 @@ def test_a_lesson_starts_at_the_carried_model(name, options):
     chosen, memory = lessons(name, (A1, B1), (A2, B2), **options)
     (a, b), under = start(name, memory, 3, **options)
     below = under["p"].matrix() if "p" in under else torch.zeros(3, 4)
-    torch.testing.assert_close(below + b @ a, chosen.consolidate.recall(memory, None)["p"].matrix())
+    torch.testing.assert_close(below + b @ a, chosen.consolidate.recall(memory, Wanted())["p"].matrix())
 
 
 def test_merge_starts_with_zero_b_and_spread_1_over_r():
     chosen = method.get("merge_init", {"rank": 8})
-    adapter = Adapter({"p": (torch.nn.Parameter(torch.zeros(8, 4000)), torch.nn.Parameter(torch.ones(3, 8)))})
-    chosen.start(adapter, Memory(), Context("x", 1, lambda purpose: torch.Generator().manual_seed(0)))
-    a, b = adapter.factors["p"]
+    adapter = adapter_of((torch.nn.Parameter(torch.zeros(8, 4000)), torch.nn.Parameter(torch.ones(3, 8))))
+    chosen.start(adapter, Memory(), context(1))
+    a, b = adapter.weights.factors["p"]
     assert b.abs().max() == 0
     assert a.std().item() == pytest.approx(1 / 8, rel=0.02)
 
@@ -122,12 +131,11 @@ def test_orthogonal_rows_are_orthogonal_to_all_past_rows_with_the_usual_spread()
     wide1, wide2 = torch.randn(2, 16, generator=torch.Generator().manual_seed(1)), torch.randn(2, 16)
     _, memory = lessons("merge_ortho", (wide1, B1), (wide2, B2), orthogonality="rowspace")
     chosen = method.get("merge_ortho", {"rank": 2, "orthogonality": "rowspace"})
-    adapter = Adapter({"p": (torch.nn.Parameter(torch.zeros(2, 16)), torch.nn.Parameter(torch.ones(3, 2)))})
-    draw = Context("x", 3, lambda purpose: torch.Generator().manual_seed(5))
-    chosen.start(adapter, memory, draw)
-    a = adapter.factors["p"][0]
+    adapter = adapter_of((torch.nn.Parameter(torch.zeros(2, 16)), torch.nn.Parameter(torch.ones(3, 2))))
+    chosen.start(adapter, memory, context(3))
+    a = adapter.weights.factors["p"][0]
     assert (torch.cat([wide1, wide2]) @ a.T).abs().max() < 1e-5
-    plain = torch.randn(2, 16, generator=torch.Generator().manual_seed(5)) / 2
+    plain = torch.randn(2, 16, generator=torch.Generator().manual_seed(7)) / 2
     torch.testing.assert_close(a.norm(), plain.norm())
     basis = memory.under("past_rows")["p"]
     torch.testing.assert_close(basis @ basis.T, torch.eye(4), atol=1e-5, rtol=0)
@@ -139,10 +147,10 @@ def test_column_reading_does_not_separate_input_subspaces():
     past = torch.randn(8, 64, generator=generator)
     b = torch.zeros(3, 8)
     chosen = method.get("merge_ortho", {"rank": 8})
-    memory = chosen.consolidate.remember(Adapter({"p": (past, b)}), Memory(), Context("x", 1, lambda p: generator))
-    adapter = Adapter({"p": (torch.zeros(8, 64), b.clone())})
-    chosen.start(adapter, memory, Context("y", 2, lambda p: generator))
-    rows, old = (torch.linalg.qr(m.T).Q for m in (adapter.factors["p"][0], past))
+    memory = chosen.consolidate.remember(adapter_of((past, b)), Memory(), context(1, generator))
+    adapter = adapter_of((torch.zeros(8, 64), b.clone()))
+    chosen.start(adapter, memory, context(2, generator))
+    rows, old = (torch.linalg.qr(m.T).Q for m in (adapter.weights.factors["p"][0], past))
     assert torch.linalg.svdvals(rows.T @ old).max() > 0.3
 
 

@@ -6,10 +6,11 @@ import sys
 import pytest
 import torch
 
-from perdure import catalogue, examples, method, pictures, plan
+from perdure import catalogue, examples, method, pictures, plan, sample
 from perdure import memory as memories
 from perdure.backbones import loading
 from perdure.memory import Memory
+from perdure.method import Wanted
 from perdure.train import Lesson, learn
 
 NAMES = catalogue.methods()
@@ -30,7 +31,7 @@ concept = made.concepts[number - 1]
 backbone = loading.load(made.base, device="cpu")
 encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
 start = memories.load(Path(before), Path(store)) if before else Memory()
-done = learn(backbone, method.get(name), start, Lesson(concept.name, number, encoded), made.training, made.seed)
+done = learn(backbone, method.get(name), start, Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase), made)
 memories.save(done, Path(after), Path(store))
 """
 
@@ -45,8 +46,8 @@ def teach_all(backbone, name, made, **options):
     chain = [Memory()]
     for number, concept in enumerate(made.concepts, start=1):
         encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
-        lesson = Lesson(concept.name, number, encoded)
-        chain.append(learn(backbone, method.get(name, options), chain[-1], lesson, made.training, made.seed))
+        lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)
+        chain.append(learn(backbone, method.get(name, options), chain[-1], lesson, made))
     return chain
 
 
@@ -78,7 +79,7 @@ def test_base_is_untouched_and_the_lesson_leaves_no_trace(name, backbone, plan_d
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recall_of_nothing_is_the_base(name):
-    assert len(method.get(name).consolidate.recall(Memory(), "dog")) == 0
+    assert len(method.get(name).consolidate.recall(Memory(), Wanted("dog"))) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,7 +92,7 @@ def test_memory_round_trip_and_recall(name, backbone, plan_data, tmp_path):
     recall = method.get(name).consolidate.recall
     shapes = backbone.projections("attention")
     for concept in ("dog", "cat", "clock"):
-        recalled, again = recall(last, concept), recall(read, concept)
+        recalled, again = recall(last, Wanted(concept)), recall(read, Wanted(concept))
         assert recalled.keys() == again.keys() and len(recalled) > 0
         for projection, change in recalled.items():
             assert change.shape == shapes[projection]
@@ -106,8 +107,8 @@ def test_lesson_changes_what_the_model_draws(name, backbone, plan_data):
     batch = encoded.batch(backbone, 2, lambda purpose, step: torch.Generator().manual_seed(3), 0)
     with torch.no_grad():
         untouched = backbone.predict(batch)
-        with backbone.laid(method.get(name).consolidate.recall(memory, "dog")):
-            taught = backbone.predict(batch)
+        with sample.remembered(backbone, method.get(name), memory, Wanted("dog")):
+            taught = backbone.predict(backbone.reworded(batch, batch.captions))
     assert not torch.allclose(untouched, taught)
     assert torch.equal(untouched, backbone.predict(batch).detach())
 

@@ -1,8 +1,8 @@
 """The frozen base model: adapters on top, deltas underneath, loss, and drawing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,9 +22,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perdure.backbones.family import Condition, Family
+from perdure.backbones.words import Speech, Vocabulary
 from perdure.delta import Delta
 from perdure.errors import ModelError
-from perdure.method import Adapter, Lora
+from perdure.method import Weights, Word
+from perdure.parts.adapter import LowRank
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 SCHEDULERS = {
@@ -45,6 +47,7 @@ class Batch:
     noise: Tensor
     timesteps: Tensor
     condition: Condition
+    captions: tuple[str, ...] = ()
 
 
 class Backbone:
@@ -59,6 +62,11 @@ class Backbone:
         for module in (m for m in pipe.components.values() if isinstance(m, nn.Module)):
             module.requires_grad_(False).eval()
         self.unet = pipe.unet
+        self.dtype: torch.dtype = pipe.unet.dtype  # asked once: diffusers walks all modules to answer
+        self.vocabulary = Vocabulary(pipe)
+        self._speech = Speech({})
+        self._layers: list[Any] = []
+        self._muted = False
         self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
         self._linears = {
             name: module
@@ -74,27 +82,75 @@ class Backbone:
         return {name: tuple(self._linears[name].weight.shape) for name in names}
 
     @contextmanager
-    def attached(self, spec: Lora) -> Iterator[Adapter]:
-        """The UNet with a trainable float32 adapter; what is in the factors is for the method's start to say."""
-        names = list(self.projections(spec.targets))
-        config = LoraConfig(r=spec.rank, lora_alpha=spec.rank, target_modules=names)
-        with torch.random.fork_rng():  # peft draws initial values that are overwritten
+    def attached(self, weights: Weights) -> Iterator[None]:
+        """The UNet with trainable changes of some projections on top: low-rank pairs as peft layers, others by hooks."""
+        attach = self._peft_layers if isinstance(weights, LowRank) else self._hooks
+        with attach(weights):
+            yield
+
+    @contextmanager
+    def _peft_layers(self, weights: LowRank) -> Iterator[None]:
+        names = list(weights.projections)
+        rank = next(iter(weights.factors.values()))[0].shape[0]
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
+        with torch.random.fork_rng():  # peft draws initial values, which ours replace
             inject_adapter_in_model(config, self.unet, adapter_name="lesson")
-        layers = {name: self.unet.get_submodule(name) for name in names}
-        factors = {}
-        for name, layer in layers.items():
-            pair = (layer.lora_A["lesson"].weight, layer.lora_B["lesson"].weight)
-            for factor in pair:
-                factor.data = factor.data.to(self.device, torch.float32)
-                factor.requires_grad_(True)
-            factors[name] = pair
+        self._layers = [self.unet.get_submodule(name) for name in names]
+        for layer, (a, b) in zip(self._layers, weights.factors.values(), strict=True):
+            layer.lora_A["lesson"].weight, layer.lora_B["lesson"].weight = a, b
         try:
-            yield Adapter(factors)
+            yield
         finally:
             for name in names:
                 parent, _, child = name.rpartition(".")
                 setattr(self.unet.get_submodule(parent), child, self._linears[name])
+            self._layers = []
             del self.unet.peft_config
+
+    @contextmanager
+    def _hooks(self, weights: Weights) -> Iterator[None]:
+        def adding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+            def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                if self._muted:
+                    return output
+                (x,) = inputs
+                return output + F.linear(x, weights.change(name).to(x.dtype))
+
+            return add
+
+        handles = [self._linears[name].register_forward_hook(adding(name)) for name in weights.projections]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The UNet with what is attached to it switched off."""
+        self._muted = True
+        for layer in self._layers:
+            layer.scaling["lesson"] = 0.0
+        try:
+            yield
+        finally:
+            self._muted = False
+            for layer in self._layers:
+                layer.scaling["lesson"] = 1.0
+
+    def weight(self, projection: str) -> Tensor:
+        """The weight (out, in) of a projection as it now is, with whatever is laid under it, float32."""
+        return self._linears[projection].weight.detach().float()
+
+    def gradients(self, loss: Callable[[], Tensor], projections: Sequence[str]) -> dict[str, Tensor]:
+        """Gradient (out, in) of a loss with respect to the weights of some projections, as if they were free."""
+        weights = [self._linears[name].weight.requires_grad_(True) for name in projections]
+        try:
+            gradients = torch.autograd.grad(loss(), weights)
+        finally:
+            for weight in weights:
+                weight.requires_grad_(False)
+        return dict(zip(projections, (g.float() for g in gradients), strict=True))
 
     @contextmanager
     def laid(self, delta: Delta) -> Iterator[None]:
@@ -121,10 +177,19 @@ class Backbone:
 
     # --- encoding -------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @contextmanager
+    def speaking(self, words: Mapping[str, Callable[[], Word]]) -> Iterator[None]:
+        """The text encoders with learnt words, by token; gradients reach their vectors."""
+        before = self._speech
+        with self.vocabulary.spoken(words) as self._speech:
+            try:
+                yield
+            finally:
+                self._speech = before
+
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """The condition of some prompts, one row each."""
-        return {name: tensor.clone() for name, tensor in self.family.encode(self.pipe, list(prompts)).items()}
+        """The condition of some prompts, one row each; with a graph only while learnt words are trained."""
+        return dict(self.family.encode(self.pipe, self._speech.write(prompts)))
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -164,19 +229,27 @@ class Backbone:
         noisy = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
         with self.accelerator.autocast():
             output = self.unet(
-                noisy.to(self.unet.dtype), batch.timesteps, **self.family.unet_inputs(batch.condition), return_dict=False
+                noisy.to(self.dtype), batch.timesteps, **self.family.unet_inputs(batch.condition), return_dict=False
             )[0]
         return output.float()
 
+    def reworded(self, batch: Batch, prompts: Sequence[str]) -> Batch:
+        """The same noised images under other prompts, one for each image; sizes and crops stay."""
+        return replace(batch, condition={**batch.condition, **self.encode_prompts(prompts)}, captions=tuple(prompts))
+
     def loss(self, batch: Batch, min_snr: float | None = None) -> Tensor:
-        """Mean squared error of the prediction, a scalar; min-SNR weighting as in Hang et al. 2023, equation 6."""
+        """Mean squared error of the prediction, a scalar."""
+        return self.error(batch, self.predict(batch), min_snr).mean()
+
+    def error(self, batch: Batch, predicted: Tensor, min_snr: float | None = None) -> Tensor:
+        """Mean squared error of a prediction for each image (b,); min-SNR weighting as in Hang et al. 2023, equation 6."""
         velocity = self.noising.config.prediction_type == "v_prediction"
         target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps) if velocity else batch.noise
-        error = F.mse_loss(self.predict(batch), target, reduction="none").mean(dim=(1, 2, 3))
+        error = F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
         if min_snr is not None:
             snr = compute_snr(self.noising, batch.timesteps)
             error = error * snr.clamp(max=min_snr) / (snr + 1 if velocity else snr).clamp(min=1e-8)
-        return error.mean()
+        return error
 
     @property
     def training_timesteps(self) -> int:
@@ -188,8 +261,8 @@ class Backbone:
     @torch.no_grad()
     def draw(
         self, prompts: Condition, negative: Condition, latents: Tensor, steps: int, guidance: float, scheduler: str
-    ) -> list[Image.Image]:
-        """Images from initial noise (n, c, h/f, w/f), one for each row of the condition."""
+    ) -> Tensor:
+        """Latents (n, c, h/f, w/f) in the UNet's units, drawn from initial noise, one for each row of the condition."""
         usual = self.pipe.scheduler
         self.pipe.scheduler = usual if scheduler == "default" else SCHEDULERS[scheduler].from_config(usual.config)
         side = latents.shape[-1] * int(self.pipe.vae_scale_factor)
@@ -197,7 +270,7 @@ class Backbone:
             with self.accelerator.autocast():
                 drawn = self.pipe(
                     **self.family.pipeline_inputs(prompts, negative),
-                    latents=latents.to(self.device, self.unet.dtype),
+                    latents=latents.to(self.device, self.dtype),
                     height=side,
                     width=side,
                     num_inference_steps=steps,
@@ -206,7 +279,7 @@ class Backbone:
                 ).images
         finally:
             self.pipe.scheduler = usual
-        return self.decode(drawn.float())
+        return torch.as_tensor(drawn).float()
 
 
 def rows(condition: Condition, index: Sequence[int] | Tensor) -> Condition:

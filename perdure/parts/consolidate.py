@@ -1,23 +1,26 @@
 """Slot 4: what is remembered, and how it is called back."""
 
 from collections.abc import Callable
+from dataclasses import replace as changed
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from perdure.delta import Change, Delta
 from perdure.memory import Memory
-from perdure.method import Adapter, Consolidate, Context
+from perdure.method import Adapter, Consolidate, Context, Wanted
+from perdure.parts.adapter import low_rank, masked
 
 Remember = Callable[[Adapter, Memory, Context], Memory]
 
 
-def _whole(memory: Memory, concept: str | None) -> Delta:
+def _whole(memory: Memory, wanted: Wanted) -> Delta:
     return memory.delta()
 
 
 def _add(adapter: Adapter, memory: Memory, context: Context) -> Memory:
-    return memory.with_delta(memory.delta() + adapter.delta())
+    return memory.with_delta(memory.delta() + adapter.weights.delta())
 
 
 def _replace(adapter: Adapter, memory: Memory, context: Context) -> Memory:
@@ -32,23 +35,24 @@ def _max_factors(adapter: Adapter, memory: Memory, context: Context) -> Memory:
     return memory.with_delta(memory.delta().combined(_pairs(adapter), _each_factor(larger)))
 
 
-def _max_delta(adapter: Adapter, memory: Memory, context: Context) -> Memory:
-    def larger_change(old: Change, new: Change) -> Change:
-        return Change.full(larger(old.matrix(), new.matrix()))
+def _larger_change(old: Change, new: Change) -> Change:
+    return Change.full(larger(old.matrix(), new.matrix()))
 
-    return memory.with_delta(memory.delta().combined(adapter.delta(), larger_change))
+
+def _max_delta(adapter: Adapter, memory: Memory, context: Context) -> Memory:
+    return memory.with_delta(memory.delta().combined(adapter.weights.delta(), _larger_change))
 
 
 def _keep(adapter: Adapter, memory: Memory, context: Context) -> Memory:
-    return memory.with_delta(adapter.delta(), name=f"own/{context.concept}")
+    return memory.with_delta(adapter.weights.delta(), name=f"own/{context.concept}")
 
 
-def _own(memory: Memory, concept: str | None) -> Delta:
-    return Delta() if concept is None else memory.delta(name=f"own/{concept}")
+def _own(memory: Memory, wanted: Wanted) -> Delta:
+    return Delta() if wanted.concept is None else memory.delta(name=f"own/{wanted.concept}")
 
 
 add = Consolidate(_add, _whole)
-"""The sum of all lessons' products B @ A, exactly: W_t = W_0 + sum B_s A_s."""
+"""The sum of all lessons' changes, exactly: W_t = W_0 + sum of changes."""
 
 replace = Consolidate(_replace, _whole)
 """The last pair only."""
@@ -62,8 +66,21 @@ max_factors = Consolidate(_max_factors, _whole)
 max_delta = Consolidate(_max_delta, _whole)
 """Each entry of the delta the one of larger magnitude so far (as the reference code merges)."""
 
-keep = Consolidate(_keep, _own, knows="concept")
+keep = Consolidate(_keep, _own, knows="concept", strict=False)
 """Every concept's delta by itself; recall must be told which concept is wanted."""
+
+
+def running_max(scale: float) -> Consolidate:
+    """The delta as it stands, and beside it each entry's largest value so far, recalled times `scale` (MagMax)."""
+
+    def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
+        now = adapter.weights.delta()
+        return memory.with_delta(memory.delta("max").combined(now, _larger_change), name="max").with_delta(now)
+
+    def recall(memory: Memory, wanted: Wanted) -> Delta:
+        return Delta({name: Change.full(scale * change.matrix()) for name, change in memory.delta("max").items()})
+
+    return Consolidate(remember, recall, strict=False)
 
 
 def larger(old: Tensor, new: Tensor) -> Tensor:
@@ -71,27 +88,31 @@ def larger(old: Tensor, new: Tensor) -> Tensor:
     return torch.where(new.abs() >= old.abs(), new, old)
 
 
-def carrying(consolidate: Consolidate, extra: Remember) -> Consolidate:
-    """The same, and `extra` remembered beside it."""
+def carrying(consolidate: Consolidate, extra: Remember, strict: bool = True) -> Consolidate:
+    """The same, and before it `extra`, which sees the past; `strict` False where that breaks the strict regime."""
 
     def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
-        return extra(adapter, consolidate.remember(adapter, memory, context), context)
+        return consolidate.remember(adapter, extra(adapter, memory, context), context)
 
-    return Consolidate(remember, consolidate.recall, consolidate.knows)
+    return changed(consolidate, remember=remember, strict=consolidate.strict and strict)
+
+
+# --- what can be carried beside the delta ------------------------------------------------------------------------------
 
 
 def past_a(adapter: Adapter, memory: Memory, context: Context) -> Memory:
-    """Carry the sum of all A, which `start.orthogonal_columns` needs."""
+    """The sum of all A, which `start.orthogonal_columns` needs."""
     past = memory.under("past_a")
-    new = {name: a.detach().cpu() + past.get(name, torch.zeros(())) for name, (a, _) in adapter.factors.items()}
+    factors = low_rank(adapter).factors
+    new = {name: a.detach().cpu() + past.get(name, torch.zeros(())) for name, (a, _) in factors.items()}
     return memory.with_tensors("past_a", new)
 
 
 def past_rows(adapter: Adapter, memory: Memory, context: Context) -> Memory:
-    """Carry an orthonormal basis (k, in) of all rows of A so far, which `start.orthogonal_rows` needs."""
+    """An orthonormal basis (k, in) of all rows of A so far, which `start.orthogonal_rows` needs."""
     past = memory.under("past_rows")
     new = {}
-    for name, (a, _) in adapter.factors.items():
+    for name, (a, _) in low_rank(adapter).factors.items():
         rows = a.detach().to("cpu", torch.float64)
         old = past[name].double() if name in past else rows[:0]
         for _ in range(2):  # a second pass removes what rounding left inside the old rows
@@ -100,9 +121,52 @@ def past_rows(adapter: Adapter, memory: Memory, context: Context) -> Memory:
     return memory.with_tensors("past_rows", new)
 
 
+def captions(adapter: Adapter, memory: Memory, context: Context) -> Memory:
+    """The concepts' captions: text only, no images."""
+    known = dict(memory.facts.get("captions", {}))
+    return memory.with_facts(captions={**known, context.concept: list(dict.fromkeys(context.model.captions))})
+
+
+def keep_images(count: int) -> Remember:
+    """A few of the concept's own images, as latents, with their captions: breaks the no-data rule."""
+
+    def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
+        kept = {**memory.under("replay"), context.concept: context.model.latents[:count]}
+        texts = {**memory.facts.get("replay", {}), context.concept: list(context.model.captions[:count])}
+        return memory.with_tensors("replay", kept).with_facts(replay=texts)
+
+    return remember
+
+
+def online_fisher(gamma: float, samples: int) -> Remember:
+    """F <- gamma F + mean over single noised images of (dL/dW)^2, for each target projection (out, in)."""
+
+    def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
+        total: dict[str, Tensor] = {}
+        model = context.model
+        for batch in model.batches("fisher", samples, 1):
+            error = partial(lambda batch: model.error(batch, model.predict(batch)).mean(), batch)
+            for name, gradient in model.gradients(error).items():
+                square = gradient.square().cpu() / samples
+                total[name] = total[name] + square if name in total else square
+        old = memory.under("fisher")
+        new = {name: gamma * old[name] + fisher if name in old else fisher for name, fisher in total.items()}
+        return memory.with_tensors("fisher", new)
+
+    return remember
+
+
+def density(adapter: Adapter, memory: Memory, context: Context) -> Memory:
+    """The share of open entries of each concept's masks, as a fact."""
+    shares = masked(adapter).density().values()
+    known = dict(memory.facts.get("density", {}))
+    return memory.with_facts(density={**known, context.concept: round(sum(shares) / max(1, len(shares)), 6)})
+
+
 def _pairs(adapter: Adapter) -> Delta:
     """The adapter's pairs as they are, even where the product would be smaller."""
-    return Delta({n: Change(((a.detach().cpu().clone(), b.detach().cpu().clone()),)) for n, (a, b) in adapter.factors.items()})
+    factors = low_rank(adapter).factors
+    return Delta({n: Change(((a.detach().cpu().clone(), b.detach().cpu().clone()),)) for n, (a, b) in factors.items()})
 
 
 def _each_factor(combine: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Change, Change], Change]:

@@ -7,6 +7,7 @@ from perdure.delta import Delta
 from perdure.errors import TrainingError
 from perdure.memory import Memory
 from perdure.method import Adapter, Context
+from perdure.parts.adapter import low_rank, selected
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def resume(adapter: Adapter, memory: Memory, context: Context) -> Delta:
     """Go on training the pair that the memory carries, on the untouched base; a new pair in the first lesson."""
     _gaussian(adapter, context)
     for name, change in memory.delta().items():
-        for factor, carried in zip(adapter.factors[name], change.pairs[0], strict=True):
+        for factor, carried in zip(low_rank(adapter).factors[name], change.pairs[0], strict=True):
             factor.copy_(carried)
     return Delta()
 
@@ -45,7 +46,7 @@ def orthogonal_columns(adapter: Adapter, memory: Memory, context: Context) -> De
     """
     _gaussian(adapter, context)
     for name, past in memory.under("past_a").items():
-        a, _ = adapter.factors[name]
+        a, _ = low_rank(adapter).factors[name]
         columns = past.to(a.device, torch.float32).T.unsqueeze(1)  # (in, 1, r)
         a.copy_(torch.linalg.svd(columns, full_matrices=True).Vh[:, -1, :].T)
     return memory.delta()
@@ -59,7 +60,7 @@ def orthogonal_rows(adapter: Adapter, memory: Memory, context: Context) -> Delta
     """
     _gaussian(adapter, context)
     for name, basis in memory.under("past_rows").items():
-        a, _ = adapter.factors[name]
+        a, _ = low_rank(adapter).factors[name]
         if basis.shape[0] + a.shape[0] > a.shape[1]:
             raise TrainingError(
                 f"orthogonal rows are used up: {name} has {a.shape[1]} inputs, {basis.shape[0]} directions are taken and "
@@ -69,9 +70,39 @@ def orthogonal_rows(adapter: Adapter, memory: Memory, context: Context) -> Delta
     return memory.delta()
 
 
+@torch.no_grad()
+def shared_basis(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """A fixed to rows of an orthonormal basis that no other lesson uses; B = 0; on the untouched base.
+
+    Po et al. 2024, Orthogonal Adaptation, arXiv 2312.02432: subsets of one shared random basis, so that the changes of
+    different concepts act on orthogonal inputs and can be summed. Needs rank x lessons <= in.
+    """
+    for name, (a, b) in low_rank(adapter).factors.items():
+        rank, into = a.shape
+        first = rank * (context.lesson - 1)
+        if first + rank > into:
+            raise TrainingError(
+                f"the shared basis is used up: {name} has {into} inputs and lesson {context.lesson} needs rows up to "
+                f"{first + rank}; use a smaller rank"
+            )
+        basis = torch.linalg.qr(torch.randn(into, into, generator=context.common(f"basis {into}"))).Q
+        a.copy_(basis[first : first + rank])
+        b.zero_()
+    return Delta()
+
+
+@torch.no_grad()
+def everything(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """Every entry is free and goes on from where the past left it, on the untouched base: full fine-tuning."""
+    entries, past = selected(adapter), memory.delta()
+    moved = {n: past[n].matrix() if n in past else torch.zeros(shape) for n, shape in entries.shapes.items()}
+    entries.select({name: torch.ones(shape, dtype=torch.bool) for name, shape in entries.shapes.items()}, moved)
+    return Delta()
+
+
 def _gaussian(adapter: Adapter, context: Context) -> None:
     generator = context.generator("adapter")
-    for a, b in adapter.factors.values():
+    for a, b in low_rank(adapter).factors.values():
         a.copy_(torch.randn(a.shape, generator=generator) / a.shape[0])
         b.zero_()
 

@@ -1,0 +1,161 @@
+"""Learnt words: vectors that take the place of a token in every text encoder, without touching its embedding table.
+
+A token of the prompt is written as placeholders that the tokenizer knows as single tokens; their embeddings are put in by
+hooks while the text encoder runs. So the base stays as it is, and gradients reach the vectors.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perdure.errors import ModelError
+from perdure.method import Word, WordSpec
+
+PLACES = 256
+"""Placeholders that are added to each tokenizer: the most vectors that one prompt's words can have together."""
+
+
+class Vocabulary:
+    """The tokenizers and text encoders of a pipeline, able to speak learnt words."""
+
+    def __init__(self, pipe: Any) -> None:
+        names = [name for name in ("text_encoder", "text_encoder_2") if pipe.components.get(name) is not None]
+        self.encoders = [pipe.components[name] for name in names]
+        self.tokenizers = [pipe.components[name.replace("text_encoder", "tokenizer")] for name in names]
+        self._sizes = [len(tokenizer) for tokenizer in self.tokenizers]
+        for tokenizer in self.tokenizers:
+            tokenizer.add_tokens([f"<word{number}>" for number in range(PLACES)])
+
+    def __len__(self) -> int:
+        return len(self.encoders)
+
+    @contextmanager
+    def spoken(self, words: Mapping[str, Callable[[], Word]]) -> Iterator["Speech"]:
+        """Text encoders that know these words, each asked for its vectors whenever a prompt is encoded.
+
+        Prompts must be written with `Speech.write`.
+        """
+        forms: dict[str, tuple[str, str]] = {}
+        used = 0
+        for token, word in words.items():
+            count = len(word().vectors[0])
+            forms[token] = (" ".join(f"<word{number}>" for number in range(used, used + count)), word().dropped)
+            used += count
+        if used > PLACES:
+            raise ModelError(f"{used} learnt vectors at once; there is room for {PLACES}: recall fewer words")
+
+        def table(number: int) -> Tensor:
+            return torch.cat([word().vectors[number] for word in words.values()])
+
+        with ExitStack() as hooks:
+            if words:
+                for number, (encoder, size) in enumerate(zip(self.encoders, self._sizes, strict=True)):
+                    hooks.enter_context(_vectors_in(encoder, size, partial(table, number)))
+            yield Speech(forms)
+
+    def begin(self, spec: WordSpec, token: str, noun: str, generator: torch.Generator) -> "LiveWord":
+        """A trainable word for a token, begun as the spec says."""
+        parts = []
+        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
+            table = encoder.get_input_embeddings().weight.detach().float()
+            if spec.init == "random":
+                vectors = torch.randn(spec.count, table.shape[1], generator=generator).to(table) * table.std()
+            else:
+                text = noun if spec.init == "class" and noun else token
+                ids = tokenizer(text, add_special_tokens=False).input_ids
+                vectors = table[ids].mean(dim=0, keepdim=True).repeat(spec.count, 1)
+            parts.append(_Mlp(vectors, generator) if spec.mlp else _Free(vectors))
+        return LiveWord(parts, noun if spec.drop_noun else "")
+
+
+class Speech:
+    """How prompts are written with learnt words."""
+
+    def __init__(self, forms: Mapping[str, tuple[str, str]]) -> None:
+        self._forms = forms
+
+    def write(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts in which tokens are placeholders, and nouns that a word has swallowed are gone."""
+        written = []
+        for prompt in prompts:
+            for token, (places, noun) in self._forms.items():
+                tail = rf"(?:\s+{re.escape(noun)}\b)?" if noun else ""
+                prompt = re.sub(rf"(?<!\w){re.escape(token)}(?!\w){tail}", places, prompt, flags=re.IGNORECASE)
+            written.append(prompt)
+        return written
+
+
+class LiveWord:
+    """A word while it is learnt."""
+
+    def __init__(self, parts: Sequence["_Free | _Mlp"], dropped: str) -> None:
+        self._parts, self._dropped = parts, dropped
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything trainable, in a fixed order."""
+        return [parameter for part in self._parts for parameter in part.parameters()]
+
+    def __call__(self) -> Word:
+        """The word as it stands, with its graph."""
+        return Word({number: part.vectors() for number, part in enumerate(self._parts)}, self._dropped)
+
+
+class _Free(nn.Module):
+    """Vectors trained as they are."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        super().__init__()
+        self.own = nn.Parameter(vectors.clone())
+
+    def vectors(self) -> Tensor:
+        return self.own
+
+
+class _Mlp(nn.Module):
+    """Vectors as the output of a two-layer MLP of a fixed input of ones (STAMINA); begins at the given vectors."""
+
+    def __init__(self, vectors: Tensor, generator: torch.Generator) -> None:
+        super().__init__()
+        count, width = vectors.shape
+        hidden = torch.randn(width, width, generator=generator).to(vectors) / width**0.5
+        self.first = nn.Parameter(hidden)
+        self.second = nn.Parameter(torch.zeros(count * width, width, device=vectors.device))
+        self.bias = nn.Parameter(vectors.flatten().clone())
+        self._shape = (count, width)
+
+    def vectors(self) -> Tensor:
+        hidden = torch.relu(self.first.sum(dim=1))  # the fixed input is all ones
+        return (self.second @ hidden + self.bias).view(self._shape)
+
+
+@contextmanager
+def _vectors_in(encoder: Any, size: int, table: Callable[[], Tensor]) -> Iterator[None]:
+    """Put rows of the table where the text encoder meets ids from `size` on."""
+    seen: list[Tensor] = []
+
+    def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        ids = args[0] if args else kwargs["input_ids"]
+        seen[:] = [ids]
+        known = ids.masked_fill(ids >= size, 0)
+        return ((known, *args[1:]), kwargs) if args else (args, {**kwargs, "input_ids": known})
+
+    def show(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
+        (ids,) = seen
+        vectors = table().to(embedded)
+        rows = vectors[(ids - size).clamp(0, len(vectors) - 1)]
+        return torch.where((ids >= size).unsqueeze(-1), rows, embedded)
+
+    handles = [
+        encoder.register_forward_pre_hook(hide, with_kwargs=True),
+        encoder.get_input_embeddings().register_forward_hook(show),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

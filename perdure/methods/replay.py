@@ -1,0 +1,20 @@
+"""Experience replay: keeps a few images of every concept and trains on them too. Breaks the no-data rule.
+
+Rolnick et al.: Experience Replay for Continual Learning, arXiv 1811.11682. An upper reference, not a solution.
+"""
+
+from perdure.method import Method, Targets
+from perdure.parts.adapter import lora
+from perdure.parts.consolidate import add, carrying, keep_images
+from perdure.parts.guard import kept_images, rehearse
+from perdure.parts.start import fresh
+
+
+def METHOD(rank: int = 16, targets: Targets = "attention", weight: float = 1.0, images: int = 2) -> Method:
+    """A new pair on top of the past, trained beside kept images."""
+    return Method(
+        adapter=lora(rank, targets),
+        start=fresh,
+        guard=rehearse(weight, kept_images),
+        consolidate=carrying(add, keep_images(images), strict=False),
+    )
