@@ -22,8 +22,8 @@ from perdure import catalogue
 from perdure.delta import Delta
 from perdure.memory import Memory
 
-Targets = Literal["attention", "cross_kv"]
-"""`attention`: q, k, v, out of every self- and cross-attention; `cross_kv`: cross-attention keys and values only."""
+Targets = Literal["attention", "cross", "cross_kv"]
+"""`attention`: q, k, v, out of every self- and cross-attention; `cross`: of cross-attention; `cross_kv`: its k and v."""
 Shapes = Mapping[str, tuple[int, int]]
 """Projection -> (out, in)."""
 
@@ -52,10 +52,8 @@ class Weights(Protocol):
 class WordSpec:
     """Learnt token embeddings for the concept's token, in every text encoder (Gal et al. 2022)."""
 
-    count: int = 1
-    """How many embeddings one token stands for."""
-    init: Literal["random", "class", "token"] = "class"
-    """Where they begin: at random, at the class noun's embedding, or at the embedding of the token as it is written."""
+    inits: tuple[Literal["random", "class", "token"], ...] = ("class",)
+    """Where each of its vectors begins: at random, at the class noun's embedding, or at that of the token as written."""
     mlp: bool = False
     """Train a small MLP of a fixed input instead of the vectors themselves; folded into vectors after the lesson."""
     drop_noun: bool = False
@@ -185,7 +183,8 @@ class Wanted:
     """What is known when a model is asked to draw: the concept meant, and the prompt."""
 
     concept: str | None = None
-    prompt: str = ""
+    features: Callable[[], Tensor] | None = None
+    """Text features (tokens, width) of the prompt, where one is known."""
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,15 @@ def latents(backbone: Backbone, count: int, side: int, seed: int) -> Tensor:
 
 
 @contextmanager
-def remembered(backbone: Backbone, method: Method, memory: Memory, wanted: Wanted) -> Iterator[None]:
+def remembered(
+    backbone: Backbone, method: Method, memory: Memory, concept: str | None, prompt: str
+) -> Iterator[None]:
     """The base with what a memory recalls: weight differences under it, learnt words in its text encoders."""
     words = {token: partial(_same, word) for token, word in words_of(memory).items()}
-    with backbone.speaking(words), backbone.laid(method.consolidate.recall(memory, wanted)):
-        yield
+    with backbone.speaking(words):
+        wanted = Wanted(concept, lambda: backbone.encode_prompts([prompt])["text"][0].float().cpu())
+        with backbone.laid(method.consolidate.recall(memory, wanted)):
+            yield
 
 
 def _same(word: Word) -> Word:
@@ -48,7 +52,7 @@ def images(
     groups = [[prompt] for prompt in prompts] if method.consolidate.knows == "prompt" else [list(prompts)]
     drawn: list[Image.Image] = []
     for group in groups:
-        with remembered(backbone, method, memory, Wanted(concept, group[0])):
+        with remembered(backbone, method, memory, concept, group[0]):
             drawn += draw(backbone, group, sampling, side, advance)
     return drawn
 

@@ -107,7 +107,7 @@ def test_lesson_changes_what_the_model_draws(name, backbone, plan_data):
     batch = encoded.batch(backbone, 2, lambda purpose, step: torch.Generator().manual_seed(3), 0)
     with torch.no_grad():
         untouched = backbone.predict(batch)
-        with sample.remembered(backbone, method.get(name), memory, Wanted("dog")):
+        with sample.remembered(backbone, method.get(name), memory, "dog", "a photo of zwz dog"):
             taught = backbone.predict(backbone.reworded(batch, batch.captions))
     assert not torch.allclose(untouched, taught)
     assert torch.equal(untouched, backbone.predict(batch).detach())

@@ -36,7 +36,11 @@ SCHEDULERS = {
     "unipc": UniPCMultistepScheduler,
 }
 ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
-CROSS_KV = (".attn2.to_k", ".attn2.to_v")
+TARGETS = {
+    "attention": ATTENTION,
+    "cross": tuple(f".attn2{end}" for end in ATTENTION),
+    "cross_kv": (".attn2.to_k", ".attn2.to_v"),
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Backbone:
 
     def projections(self, targets: str) -> dict[str, tuple[int, int]]:
         """Names and shapes (out, in) of the target projections."""
-        names = [n for n in self._linears if targets == "attention" or n.endswith(CROSS_KV)]
+        names = [name for name in self._linears if name.endswith(TARGETS[targets])]
         return {name: tuple(self._linears[name].weight.shape) for name in names}
 
     @contextmanager

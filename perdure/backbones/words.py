@@ -63,12 +63,7 @@ class Vocabulary:
         parts = []
         for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
             table = encoder.get_input_embeddings().weight.detach().float()
-            if spec.init == "random":
-                vectors = torch.randn(spec.count, table.shape[1], generator=generator).to(table) * table.std()
-            else:
-                text = noun if spec.init == "class" and noun else token
-                ids = tokenizer(text, add_special_tokens=False).input_ids
-                vectors = table[ids].mean(dim=0, keepdim=True).repeat(spec.count, 1)
+            vectors = torch.cat([_begun(init, table, tokenizer, token, noun, generator) for init in spec.inits])
             parts.append(_Mlp(vectors, generator) if spec.mlp else _Free(vectors))
         return LiveWord(parts, noun if spec.drop_noun else "")
 
@@ -131,6 +126,14 @@ class _Mlp(nn.Module):
     def vectors(self) -> Tensor:
         hidden = torch.relu(self.first.sum(dim=1))  # the fixed input is all ones
         return (self.second @ hidden + self.bias).view(self._shape)
+
+
+def _begun(init: str, table: Tensor, tokenizer: Any, token: str, noun: str, generator: torch.Generator) -> Tensor:
+    """The first value (1, width) of one vector."""
+    if init == "random":
+        return torch.randn(1, table.shape[1], generator=generator).to(table) * table.std()
+    ids = tokenizer(noun if init == "class" and noun else token, add_special_tokens=False).input_ids
+    return table[ids].mean(dim=0, keepdim=True)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def METHOD(
 ) -> Method:
     """New pairs and a new word on top of the past; past entries are dear."""
     return Method(
-        adapter=with_words(lora(rank, "cross_kv"), WordSpec(init=init, drop_noun=noun == "drop")),
+        adapter=with_words(lora(rank, "cross_kv"), WordSpec((init,), drop_noun=noun == "drop")),
         start=fresh,
         guard=self_regularised(weight),
         consolidate=add,

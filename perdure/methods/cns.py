@@ -28,7 +28,7 @@ def METHOD(
 ) -> Method:
     """Concept neurons and the concept's word, on top of the past."""
     return Method(
-        adapter=with_words(neurons("cross_kv"), WordSpec(init=init)),
+        adapter=with_words(neurons("cross_kv"), WordSpec((init,))),
         start=concept_neurons(importance, granularity, base_share, general_share, vote),
         guard=continual(regulariser, weight),
         consolidate=carrying(carrying(add, shares), captions),

@@ -12,7 +12,7 @@ from perdure.method import Method, WordSpec
 from perdure.parts.adapter import masked_lora, with_words
 from perdure.parts.consolidate import add, carrying, density
 from perdure.parts.guard import annealed_masks, every, self_regularised, sparse
-from perdure.parts.start import fresh
+from perdure.parts.start import fresh_masked
 
 
 def METHOD(
@@ -26,8 +26,8 @@ def METHOD(
 ) -> Method:
     """New masked pairs and a new word on top of the past."""
     return Method(
-        adapter=with_words(masked_lora(rank, mask_rank, "cross_kv", openness), WordSpec(init="random", mlp=mlp)),
-        start=fresh,
+        adapter=with_words(masked_lora(rank, mask_rank, "cross_kv", openness), WordSpec(("random",), mlp=mlp)),
+        start=fresh_masked,
         guard=every(annealed_masks(tau), sparse(sparsity), self_regularised(weight)),
         consolidate=carrying(add, density),
     )

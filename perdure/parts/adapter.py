@@ -72,7 +72,7 @@ class Masked:
             uniform = torch.rand(logit.shape, generator=self.state.noise).clamp(1e-6, 1 - 1e-6).to(logit)
             logit = logit + torch.log(uniform) - torch.log1p(-uniform)  # the difference of two Gumbel draws
         soft = torch.sigmoid(logit / self.state.tau)
-        return (logit > 0).to(soft) + soft - soft.detach()
+        return (logit > 0).to(soft) + (soft - soft.detach())
 
     def change(self, projection: str) -> Tensor:
         """(B @ A) * mask."""

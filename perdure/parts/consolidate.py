@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace as changed
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,12 @@ from perdure.method import Adapter, Consolidate, Context, Wanted
 from perdure.parts.adapter import low_rank, masked
 
 Remember = Callable[[Adapter, Memory, Context], Memory]
+Loss = Callable[[Memory, Context, Any], Tensor]
+
+
+def denoising(memory: Memory, context: Context, batch: Any) -> Tensor:
+    """The plain loss of a batch."""
+    return context.model.error(batch, context.model.predict(batch)).mean()
 
 
 def _whole(memory: Memory, wanted: Wanted) -> Delta:
@@ -138,15 +145,14 @@ def keep_images(count: int) -> Remember:
     return remember
 
 
-def online_fisher(gamma: float, samples: int) -> Remember:
+def online_fisher(gamma: float, samples: int, loss: Loss = denoising) -> Remember:
     """F <- gamma F + mean over single noised images of (dL/dW)^2, for each target projection (out, in)."""
 
     def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
         total: dict[str, Tensor] = {}
         model = context.model
         for batch in model.batches("fisher", samples, 1):
-            error = partial(lambda batch: model.error(batch, model.predict(batch)).mean(), batch)
-            for name, gradient in model.gradients(error).items():
+            for name, gradient in model.gradients(partial(loss, memory, context, batch)).items():
                 square = gradient.square().cpu() / samples
                 total[name] = total[name] + square if name in total else square
         old = memory.under("fisher")

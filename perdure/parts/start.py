@@ -7,7 +7,7 @@ from perdure.delta import Delta
 from perdure.errors import TrainingError
 from perdure.memory import Memory
 from perdure.method import Adapter, Context
-from perdure.parts.adapter import low_rank, selected
+from perdure.parts.adapter import low_rank, masked, selected
 
 
 @torch.no_grad()
@@ -18,6 +18,16 @@ def fresh(adapter: Adapter, memory: Memory, context: Context) -> Delta:
     """
     _gaussian(adapter, context)
     return memory.delta()
+
+
+@torch.no_grad()
+def fresh_masked(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """As `fresh`, with mask logits that start at their bias but can learn: V ~ N(0, 1/q), U = 0."""
+    generator = context.generator("mask")
+    for v, u in masked(adapter).logits.values():
+        v.copy_(torch.randn(v.shape, generator=generator) / v.shape[0] ** 0.5)
+        u.zero_()
+    return fresh(adapter, memory, context)
 
 
 @torch.no_grad()

@@ -1,0 +1,239 @@
+"""Parts by their limits and by naive twins: what a method becomes when its special term is switched off."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from perdure import examples, method, pictures, plan
+from perdure.backbones import loading
+from perdure.delta import Change, Delta
+from perdure.memory import Memory
+from perdure.method import Method, Wanted, Word, WordSpec, words_of
+from perdure.parts import guard, importance
+from perdure.parts.adapter import Masked, lora, masked_lora, neurons
+from perdure.parts.consolidate import add
+from perdure.parts.elastic import elastic_aggregation
+from perdure.parts.neurons import concept_neurons
+from perdure.parts.start import everything, fresh_masked
+from perdure.train import Lesson, learn
+
+
+@pytest.fixture(scope="module")
+def backbone(pico):
+    return loading.load(str(pico), device="cpu")
+
+
+@pytest.fixture
+def taught(backbone, plan_data):
+    """(method, lessons=2) -> the memory after some lessons."""
+    made = plan.build({**plan_data, "training": {**plan_data["training"], "weight_decay": 0.1}})
+
+    def teach(chosen, lessons=2):
+        memory = Memory()
+        for number, concept in enumerate(made.concepts[:lessons], start=1):
+            encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
+            lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)
+            memory = learn(backbone, chosen, memory, lesson, made)
+        return memory
+
+    return teach
+
+
+def same(a: Memory, b: Memory, **tolerance):
+    one, two = a.delta(), b.delta()
+    assert one.keys() == two.keys() and len(one) > 0
+    for name in one:
+        torch.testing.assert_close(one[name].matrix(), two[name].matrix(), **tolerance)
+
+
+@pytest.mark.parametrize("name", ["ewc", "l2", "lwf", "replay", "generative_replay"])
+def test_weight_0_is_no_guard(name, taught):
+    same(taught(method.get(name, {"rank": 2, "weight": 0.0})), taught(method.get("merge_init", {"rank": 2})), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["ewc", "l2", "lwf", "replay", "generative_replay", "c_lora", "dsc"])
+def test_guard_matters_from_the_second_lesson_on(name, taught):
+    options = {"rank": 2, ("scores" if name == "dsc" else "weight"): 0.0}
+    strong = {"rank": 2, "weight": 1e6 if name in ("ewc", "c_lora", "dsc") else 1.0}
+    off, on = taught(method.get(name, options)), taught(method.get(name, strong))
+    assert any(not torch.equal(off.delta()[n].matrix(), on.delta()[n].matrix()) for n in off.delta())
+    if name in ("ewc", "l2", "c_lora"):
+        same(taught(method.get(name, options), 1), taught(method.get(name, strong), 1), atol=0, rtol=0)
+
+
+def test_ewc_with_fisher_1_is_l2(taught):
+    def with_ones(adapter, memory, context):
+        if context.lesson == 1:
+            return {}
+        return guard.root_fisher(adapter, memory.with_tensors("fisher", ones(adapter, context)), context)
+
+    def ones(adapter, context):
+        return {name: torch.ones_like(context.model.weight(name)) for name in adapter.weights.projections}
+
+    plain = method.get("l2", {"rank": 2, "weight": 3.0})
+    same(taught(replace(plain, guard=guard.on_change(3.0, with_ones))), taught(plain))
+
+
+def test_masks_all_open_without_penalties_are_merge_init(taught):
+    open_masks = Method(masked_lora(2, 2, "cross_kv", 1 - 1e-9), fresh_masked, guard.nothing, add)
+    same(taught(open_masks), taught(method.get("merge_init", {"rank": 2, "targets": "cross_kv"})))
+
+
+def test_everything_selected_without_regulariser_is_full_fine_tuning(taught):
+    selected = Method(neurons("cross_kv"), concept_neurons("wanda", "element", 1.0, 0.0, 0.5), guard.nothing, add)
+    full = Method(neurons("cross_kv"), everything, guard.nothing, add)
+    same(taught(selected, 1), taught(full, 1))
+
+
+@pytest.mark.parametrize("kind", ["wanda", "saliency", "fisher"])
+@pytest.mark.parametrize("granularity", ["element", "row", "col"])
+def test_nothing_moves_outside_the_neurons(kind, granularity, taught, backbone):
+    """Gradients outside are exactly zero, and so are the optimiser's updates, weight decay included."""
+    chosen = method.get("cns", {"importance": kind, "granularity": granularity, "base_share": 0.3, "general_share": 0.1})
+    masks = {}
+
+    def start(adapter, memory, context):
+        under = chosen.start(adapter, memory, context)
+        for name, index in adapter.weights.index.items():
+            mask = torch.zeros(adapter.weights.shapes[name]).flatten()
+            mask[index] = 1
+            masks[name] = mask.view(adapter.weights.shapes[name]).bool()
+        return under
+
+    memory = taught(replace(chosen, start=start), 1)
+    moved = 0
+    for name, change in memory.delta().items():
+        matrix = change.matrix()
+        assert (matrix[~masks[name]] == 0).all()
+        moved += int((matrix[masks[name]] != 0).sum())
+    assert 0 < moved <= sum(int(m.sum()) for m in masks.values())
+    if granularity == "row":
+        assert all((m.all(dim=1) | ~m.any(dim=1)).all() for m in masks.values())
+
+
+def test_wanda_is_weight_times_input_norm(backbone):
+    class Stub:
+        class model:  # noqa: N801
+            @staticmethod
+            def features(prompts):
+                return torch.stack([torch.full((3, 4), float(len(p))) for p in prompts])
+
+    weights = {"p": torch.tensor([[1.0, -2.0, 3.0, 0.5]])}
+    (first, second) = importance.wanda(Stub, weights, ["ab", "abcd"])
+    torch.testing.assert_close(first["p"], weights["p"].abs() * (3 * 2.0**2) ** 0.5)
+    torch.testing.assert_close(second["p"], weights["p"].abs() * (3 * 4.0**2) ** 0.5)
+
+
+def test_votes_and_tops():
+    a, b = torch.tensor([[4.0, 3, 2, 1]]), torch.tensor([[1.0, 3, 2, 4]])
+    assert importance.top(a, 0.5, "element").tolist() == [[True, True, False, False]]
+    both = importance.voted([{"p": a}, {"p": b}], 0.5, "element", 1.0)["p"]
+    either = importance.voted([{"p": a}, {"p": b}], 0.5, "element", 0.5)["p"]
+    assert both.tolist() == [[False, True, False, False]] and either.tolist() == [[True, True, False, True]]
+    assert importance.top(torch.tensor([[1.0, 9], [2, 1]]), 0.5, "row").tolist() == [[True, True], [False, False]]
+    assert importance.top(torch.tensor([[1.0, 9], [2, 1]]), 0.5, "col").tolist() == [[False, True], [False, True]]
+
+
+def test_masks_are_hard_and_pass_gradients():
+    spec = masked_lora(2, 2, "cross_kv", 0.9)
+    weights = spec.weights({"p": (6, 5)}, torch.device("cpu"))
+    assert isinstance(weights, Masked)
+    weights.state.noise = torch.Generator().manual_seed(0)
+    for a, b in (*weights.low.factors.values(), *weights.logits.values()):
+        torch.nn.init.normal_(a), torch.nn.init.normal_(b)
+    mask = weights.mask("p")
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    weights.change("p").square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in weights.parameters())
+
+
+# --- words ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", ["pico", "pico_xl"])
+def test_a_word_equal_to_its_token_says_the_same(base, request):
+    model = loading.load(str(request.getfixturevalue(base)), device="cpu")
+    plain = model.encode_prompts(["a photo of zwz dog", "the cat"])
+    live = model.vocabulary.begin(WordSpec(("token",)), "zwz", "dog", torch.Generator())
+    assert len(live().vectors) == len(model.vocabulary) == (2 if base == "pico_xl" else 1)
+    with model.speaking({"zwz": live}):
+        spoken = model.encode_prompts(["a photo of zwz dog", "the cat"])
+    for name in plain:
+        torch.testing.assert_close(spoken[name], plain[name])
+    after = model.encode_prompts(["a photo of zwz dog", "the cat"])
+    assert all(torch.equal(after[name], plain[name]) for name in plain)
+
+
+def test_words_take_gradients_swallow_nouns_and_leave_other_prompts_alone(backbone):
+    live = backbone.vocabulary.begin(WordSpec(("random", "class"), drop_noun=True), "zwz", "dog", torch.Generator())
+    plain = backbone.encode_prompts(["a cat on the beach"])
+    with backbone.speaking({"zwz": live}):
+        assert backbone._speech.write(["a photo of ZWZ dog in snow", "a dog"]) == ["a photo of <word0> <word1> in snow", "a dog"]
+        condition = backbone.encode_prompts(["a photo of zwz dog", "a cat on the beach"])
+        condition["text"][0].sum().backward()
+    assert live.parameters()[0].grad.abs().sum() > 0
+    torch.testing.assert_close(condition["text"][1:].detach(), plain["text"])
+
+
+def test_mlp_word_begins_at_its_vectors_and_trains(backbone):
+    live = backbone.vocabulary.begin(WordSpec(("class",), mlp=True), "zwz", "dog", torch.Generator().manual_seed(0))
+    free = backbone.vocabulary.begin(WordSpec(("class",)), "zwz", "dog", torch.Generator())
+    torch.testing.assert_close(live().vectors[0], free().vectors[0])
+    live().vectors[0].sum().backward()
+    assert live.parameters()[1].grad is not None
+
+
+def test_past_words_are_frozen(taught):
+    first = taught(method.get("c_lora"), 1)
+    both = taught(method.get("c_lora"), 2)
+    assert words_of(both).keys() == {"zwz", "sbu"}
+    assert torch.equal(words_of(first)["zwz"].vectors[0], words_of(both)["zwz"].vectors[0])
+
+
+# --- merges and recalls ---------------------------------------------------------------------------------------------------
+
+
+def test_orthogonal_adaptation_uses_disjoint_orthonormal_rows(backbone, taught):
+    memory = taught(method.get("orthogonal_adaptation", {"rank": 2}))
+    for change in memory.delta().values():
+        rows = torch.cat([a for a, _ in change.pairs]) if change.dense is None else None
+        if rows is not None:
+            torch.testing.assert_close(rows @ rows.T, torch.eye(4), atol=1e-5, rtol=0)
+
+
+def test_full_magmax_after_one_lesson_is_the_scaled_change(taught):
+    memory = taught(method.get("magmax_full", {"scale": 0.5}), 1)
+    recalled = method.get("magmax_full", {"scale": 0.5}).consolidate.recall(memory, Wanted())
+    for name, change in memory.delta().items():
+        torch.testing.assert_close(recalled[name].matrix(), 0.5 * change.matrix())
+
+
+def test_elastic_aggregation_of_one_concept_is_its_scaled_pair():
+    pair = Delta({"p": Change(((torch.randn(2, 4), torch.randn(3, 2)),))})
+    memory = Memory().with_delta(pair, "own/dog").with_tensors("features", {"dog": torch.randn(2, 4)}).with_facts(kept=["dog"])
+    recalled = elastic_aggregation(0.8, 4).recall(memory, Wanted("dog", lambda: torch.randn(5, 4)))
+    torch.testing.assert_close(recalled["p"].matrix(), 0.8 * pair["p"].matrix())
+
+
+def test_elastic_aggregation_follows_the_prompt():
+    memory = Memory().with_facts(kept=["dog", "cat"])
+    for name, axis in (("dog", 0), ("cat", 1)):
+        memory = memory.with_delta(Delta({"p": Change(((torch.eye(2)[axis : axis + 1], torch.ones(3, 1)),))}), f"own/{name}")
+    memory = memory.with_tensors("features", {"dog": torch.eye(4)[:1], "cat": torch.eye(4)[1:2]})
+    prompt = torch.tensor([[1.0, 0.1, 0.0, 0.0]])
+    matrix = elastic_aggregation(1.0, 4).recall(memory, Wanted(None, lambda: prompt))["p"].matrix()
+    shares = torch.tensor([1.0, 0.1]) ** 4
+    torch.testing.assert_close(matrix[0], shares / shares.sum())
+
+
+def test_word_is_a_value():
+    with pytest.raises(AttributeError):
+        Word({}).dropped = "dog"
+    assert lora(4, "attention").targets == "attention"
+
+
+def test_stamina_learns_masks(taught):
+    """With a strong price on open entries, masks close."""
+    loose, tight = (taught(method.get("stamina", {"rank": 2, "openness": 0.505, "sparsity": s}), 1).facts["density"]["dog"] for s in (0.0, 1e3))
+    assert tight < loose
