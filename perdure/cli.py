@@ -219,6 +219,30 @@ def report(
 
 
 @app.command()
+def analyse(model: Model, as_json: Json = False) -> None:
+    """How the lessons' updates meet in the weights: sign conflicts, cosines, shared subspaces and entries."""
+    from rich.table import Table
+
+    from perdure.lineage import Lineage
+
+    lineage = Lineage(model)
+    with _working("comparing updates"):
+        from perdure import analysis
+
+        found = analysis.analyse(lineage)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+        return
+    for measure, matrix in found.pairs.items():
+        table = Table(title=f"{measure} of the updates (rows with columns)")
+        for column in ("", *found.concepts):
+            table.add_column(column, justify="right")
+        for name, row in zip(found.concepts, matrix, strict=True):
+            table.add_row(name, *(f"{value:.3f}" for value in row))
+        _console().print(table)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Versions, device, what is missing, and what would be downloaded."""
     from rich.table import Table
