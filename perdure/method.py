@@ -2,7 +2,7 @@
 
     adapter      which weights may move, and in what form
     start        where learning begins, and what lies under the adapter     (adapter, memory, context) -> Delta
-    guard        what protects the past while learning                      penalty -> scalar; project -> edits gradients
+    guard        what protects the past while learning                      penalty -> scalar; project edits gradients
     consolidate  what is remembered                                         remember(adapter, memory, context) -> Memory
                  and how it is called back                                  recall(memory, concept) -> Delta
 

@@ -74,28 +74,34 @@ def _descend(
     plain = torch.optim.AdamW(
         parameters, training.learning_rate, training.betas, training.epsilon, training.weight_decay, fused=True
     )
-    optimizer = backbone.accelerator.prepare(plain)
-    first = _restore(checkpoint, parameters, plain)
-    for step in range(first, training.steps):
-        for group in plain.param_groups:
-            group["lr"] = learning_rate(training, step)
-        loss = _loss(backbone, lesson, training, draw, step)
-        if method.guard.penalty is not None:
-            loss = loss + method.guard.penalty(adapter, memory, context)
-        if not math.isfinite(loss.item()):
-            raise TrainingError(
-                f"lesson {lesson.number} ({lesson.concept}) diverged: loss is {loss.item()} at step {step + 1}; "
-                "the memory is as it was. Try a smaller training.learning_rate"
-            )
-        backbone.accelerator.backward(loss)
-        if method.guard.project is not None:
-            method.guard.project(adapter, memory, context)
-        backbone.accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        watch(step + 1, loss.item(), learning_rate(training, step))
-        if checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0:
-            _save(checkpoint, step + 1, parameters, plain)
+    with backbone.training(plain) as optimizer:
+        for step in range(_restore(checkpoint, parameters, plain), training.steps):
+            for group in plain.param_groups:
+                group["lr"] = learning_rate(training, step)
+            loss = _loss(backbone, lesson, training, draw, step)
+            if method.guard.penalty is not None:
+                loss = loss + method.guard.penalty(adapter, memory, context)
+            if not math.isfinite(loss.item()):
+                raise _diverged(lesson, f"loss is {loss.item()} at step {step + 1}")
+            backbone.accelerator.backward(loss)
+            if method.guard.project is not None:
+                method.guard.project(adapter, memory, context)
+            backbone.accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            watch(step + 1, loss.item(), learning_rate(training, step))
+            if checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0:
+                _save(checkpoint, step + 1, parameters, plain)
+    # no later loss sees what the last step did
+    if not all(parameter.isfinite().all() for parameter in parameters):
+        raise _diverged(lesson, "the adapter is not finite after the last step")
+
+
+def _diverged(lesson: Lesson, how: str) -> TrainingError:
+    return TrainingError(
+        f"lesson {lesson.number} ({lesson.concept}) diverged: {how}; the memory is as it was. "
+        "Try a smaller training.learning_rate"
+    )
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -127,7 +133,8 @@ def _save(path: Path, step: int, parameters: list[Tensor], optimizer: torch.opti
     tensors = {"step": torch.tensor(step)}
     for i, parameter in enumerate(parameters):
         state = optimizer.state[parameter]
-        tensors |= {f"{i}.value": parameter.detach(), f"{i}.first": state["exp_avg"], f"{i}.second": state["exp_avg_sq"]}
+        parts = {"value": parameter.detach(), "first": state["exp_avg"], "second": state["exp_avg_sq"]}
+        tensors |= {f"{i}.{name}": part for name, part in parts.items()}
     files.write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
 
 

@@ -52,13 +52,15 @@ class Backbone:
 
     def __init__(self, pipe: Any, family: Family, precision: str = "fp32", device: torch.device | None = None) -> None:
         self.family = family
-        self.accelerator = _accelerator(MIXED[precision], device)
+        self._wanted = MIXED[precision], device
+        self.accelerator = _accelerator(*self._wanted)
         self.device: torch.device = self.accelerator.device
         self.pipe = pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         for module in (m for m in pipe.components.values() if isinstance(m, nn.Module)):
             module.requires_grad_(False).eval()
         self.unet = pipe.unet
+        self.dtype: torch.dtype = pipe.unet.dtype  # asked once: diffusers walks all modules to answer
         self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
         self._linears = {
             name: module
@@ -71,7 +73,7 @@ class Backbone:
     def projections(self, targets: str) -> dict[str, tuple[int, int]]:
         """Names and shapes (out, in) of the target projections."""
         names = [n for n in self._linears if targets == "attention" or n.endswith(CROSS_KV)]
-        return {name: tuple(self._linears[name].weight.shape) for name in names}
+        return {name: (self._linears[name].out_features, self._linears[name].in_features) for name in names}
 
     @contextmanager
     def attached(self, spec: Lora) -> Iterator[Adapter]:
@@ -80,15 +82,14 @@ class Backbone:
         config = LoraConfig(r=spec.rank, lora_alpha=spec.rank, target_modules=names)
         with torch.random.fork_rng():  # peft draws initial values that are overwritten
             inject_adapter_in_model(config, self.unet, adapter_name="lesson")
-        layers = {name: self.unet.get_submodule(name) for name in names}
-        factors = {}
-        for name, layer in layers.items():
-            pair = (layer.lora_A["lesson"].weight, layer.lora_B["lesson"].weight)
-            for factor in pair:
-                factor.data = factor.data.to(self.device, torch.float32)
-                factor.requires_grad_(True)
-            factors[name] = pair
         try:
+            factors = {}
+            for name in names:
+                layer = self.unet.get_submodule(name)
+                factors[name] = (layer.lora_A["lesson"].weight, layer.lora_B["lesson"].weight)
+                for factor in factors[name]:
+                    factor.data = factor.data.to(self.device, torch.float32)
+                    factor.requires_grad_(True)
             yield Adapter(factors)
         finally:
             for name in names:
@@ -101,7 +102,7 @@ class Backbone:
         """The UNet with a delta under it: base + delta in float32, rounded once to the base's precision."""
         unknown = [name for name in delta if name not in self._linears]
         if unknown:
-            raise ModelError(f"this memory moves {unknown[0]!r}, which the base does not have; it was taught on another base")
+            raise ModelError(f"this memory moves {unknown[0]!r}, which the base lacks; it was taught on another base")
         saved = {name: self._linears[name].weight for name in delta}
         try:
             for name, change in delta.items():
@@ -131,14 +132,14 @@ class Backbone:
         """Latents (n, c, h/f, w/f) in the UNet's units of images (n, 3, h, w) in [-1, 1]."""
         vae = self.pipe.vae
         encoded = []
-        for image in images.to(self.device, vae.dtype).split(1):
-            posterior = vae.encode(image)
+        for image in images.to(self.device, vae.dtype):
+            posterior = vae.encode(image[None])
             if "latent_dist" in posterior:  # AutoencoderKL; the tiny autoencoder is deterministic
                 mean, std = posterior.latent_dist.mean, posterior.latent_dist.std
                 encoded.append(mean + std * torch.randn(mean.shape, generator=generator).to(mean))
             else:
                 encoded.append(posterior.latents)
-        return (torch.cat(encoded) * vae.config.scaling_factor).to(torch.float32)
+        return torch.cat(encoded).to(torch.float32) * float(vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -164,9 +165,10 @@ class Backbone:
         noisy = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
         with self.accelerator.autocast():
             output = self.unet(
-                noisy.to(self.unet.dtype), batch.timesteps, **self.family.unet_inputs(batch.condition), return_dict=False
+                noisy.to(self.dtype), batch.timesteps, **self.family.unet_inputs(batch.condition), return_dict=False
             )[0]
-        return output.float()
+        predicted: Tensor = output.float()
+        return predicted
 
     def loss(self, batch: Batch, min_snr: float | None = None) -> Tensor:
         """Mean squared error of the prediction, a scalar; min-SNR weighting as in Hang et al. 2023, equation 6."""
@@ -177,6 +179,14 @@ class Backbone:
             snr = compute_snr(self.noising, batch.timesteps)
             error = error * snr.clamp(max=min_snr) / (snr + 1 if velocity else snr).clamp(min=1e-8)
         return error.mean()
+
+    @contextmanager
+    def training(self, optimizer: torch.optim.Optimizer) -> Iterator[Any]:
+        """The optimizer of one lesson, prepared; neither it nor its loss scale is left to the next."""
+        try:
+            yield self.accelerator.prepare(optimizer)
+        finally:
+            self.accelerator = _accelerator(*self._wanted)
 
     @property
     def training_timesteps(self) -> int:
@@ -197,7 +207,7 @@ class Backbone:
             with self.accelerator.autocast():
                 drawn = self.pipe(
                     **self.family.pipeline_inputs(prompts, negative),
-                    latents=latents.to(self.device, self.unet.dtype),
+                    latents=latents.to(self.device, self.dtype),
                     height=side,
                     width=side,
                     num_inference_steps=steps,
@@ -223,6 +233,4 @@ def _accelerator(mixed: str, device: torch.device | None) -> Accelerator:
     """Accelerate keeps one precision a process; start it anew where another one is wanted."""
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(mixed_precision=mixed, cpu=device is not None and device.type == "cpu")
-    return accelerator
-
+    return Accelerator(mixed_precision=mixed, cpu=device is not None and device.type == "cpu")

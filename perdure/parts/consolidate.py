@@ -102,7 +102,8 @@ def past_rows(adapter: Adapter, memory: Memory, context: Context) -> Memory:
 
 def _pairs(adapter: Adapter) -> Delta:
     """The adapter's pairs as they are, even where the product would be smaller."""
-    return Delta({n: Change(((a.detach().cpu().clone(), b.detach().cpu().clone()),)) for n, (a, b) in adapter.factors.items()})
+    copies = {name: tuple(t.detach().cpu().clone() for t in pair) for name, pair in adapter.factors.items()}
+    return Delta({name: Change(((a, b),)) for name, (a, b) in copies.items()})
 
 
 def _each_factor(combine: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Change, Change], Change]:
