@@ -4,15 +4,16 @@ Files are parsed, not imported, so that checking a plan or printing the table ne
 """
 
 import ast
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import PlanError
+from perdure.errors import PlanError, did_you_mean
 
 _HERE = Path(__file__).parent
+_AT_LEAST = {"rank": 1}
+"""Least values of options that count something."""
 _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
@@ -34,6 +35,8 @@ class Option:
             return None
         if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
             return f"is {value!r}; it must be of type {self.type}"
+        if self.name in _AT_LEAST and value < _AT_LEAST[self.name]:
+            return f"is {value!r}; it must be at least {_AT_LEAST[self.name]}"
         return None
 
 
@@ -63,15 +66,11 @@ def _stems(folder: str) -> tuple[str, ...]:
 def check(name: str, options: dict[str, Any]) -> None:
     """Raise ValueError, in one sentence, where a method or an option of it does not exist or cannot be."""
     if name not in methods():
-        near = difflib.get_close_matches(name, methods(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(methods())}."
-        raise ValueError(f"no method {name!r}; {hint} (a new one is a new file methods/{name}.py)")
+        raise ValueError(f"no method {name!r}{did_you_mean(name, methods())} (a new one is a new file in methods/)")
     known = {option.name: option for option in card(name).options}
     for key, value in options.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}"
-            raise ValueError(f"method {name!r} has no option {key!r}; {hint}")
+            raise ValueError(f"method {name!r} has no option {key!r}{did_you_mean(key, known)}")
         problem = known[key].problem(value)
         if problem:
             raise ValueError(f"option {key!r} of method {name!r} {problem}")
@@ -88,6 +87,7 @@ def card(name: str) -> MethodCard:
         raise PlanError(f"{path} defines no function METHOD(...) -> Method")
     call = next(n for n in ast.walk(factory) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Method")
     slots = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    arguments = zip(factory.args.args, factory.args.defaults, strict=True)
     return MethodCard(
         name=name,
         summary=summary.strip(),
@@ -96,15 +96,23 @@ def card(name: str) -> MethodCard:
         start=slots["start"],
         guard=slots["guard"],
         consolidate=slots["consolidate"],
-        options=tuple(_option(arg, default) for arg, default in zip(factory.args.args, factory.args.defaults, strict=True)),
+        options=tuple(_option(argument, default) for argument, default in arguments),
     )
 
 
 def _option(argument: ast.arg, default: ast.expr) -> Option:
-    """An option from its annotation; `Literal[...]` gives the choices."""
-    written = ast.unparse(argument.annotation) if argument.annotation else ""
+    """An option from its annotation; `Literal[...]`, or a name that method.py gives to one, tells the choices."""
+    annotation = _literals().get(ast.unparse(argument.annotation), argument.annotation) if argument.annotation else None
     choices: tuple[Any, ...] | None = None
-    if written.startswith("Literal[") and isinstance(argument.annotation, ast.Subscript):
-        inner = ast.literal_eval(argument.annotation.slice)
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+        inner = ast.literal_eval(annotation.slice)
         choices = inner if isinstance(inner, tuple) else (inner,)
-    return Option(argument.arg, ast.literal_eval(default), written, choices)
+    return Option(argument.arg, ast.literal_eval(default), ast.unparse(annotation) if annotation else "", choices)
+
+
+@cache
+def _literals() -> dict[str, ast.expr]:
+    """Names of method.py that stand for types, such as `Targets`."""
+    module = ast.parse((_HERE / "method.py").read_text(encoding="utf-8"))
+    assigned = [node for node in module.body if isinstance(node, ast.Assign)]
+    return {target.id: node.value for node in assigned for target in node.targets if isinstance(target, ast.Name)}

@@ -4,13 +4,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from perdure import memory, method, sample
+from perdure import agreement, memory, method, sample
 from perdure.backbones import loading
 from perdure.errors import LineageError
 from perdure.evaluate import write_png
 from perdure.lineage import Lineage
 from perdure.memory import Memory
-from perdure.plan import Plan
 
 
 def draw(
@@ -23,7 +22,7 @@ def draw(
     concept: str | None = None,
     device: str | None = None,
 ) -> list[Image.Image]:
-    """Images of one prompt as the model is after a lesson (the last one by default), also written side by side to `out`.
+    """Images of one prompt as the model is after a lesson (by default the last), also written side by side to `out`.
 
     Raises LineageError where the lesson does not exist or the method must be told which concept is meant.
     """
@@ -31,16 +30,19 @@ def draw(
     number = len(rows) if after is None else after
     if number > len(rows):
         raise LineageError(f"{lineage.folder} has {len(rows)} lessons; there is no lesson {number}")
-    plan = Plan.model_validate(lineage.settings)
+    plan = lineage.plan()
     chosen = method.get(plan.methods[0].name, plan.methods[0].options)
-    known = [name for row in rows[:number] for name in row.concepts]
-    if chosen.consolidate.knows == "concept" and number and concept not in known:
-        raise LineageError(f"method {plan.methods[0].name} must be told which concept is meant; give one of {', '.join(known)}")
+    lesson_of = {name: row.name for row in rows[:number] for name in row.concepts}
+    if chosen.consolidate.knows == "concept" and number and concept not in lesson_of:
+        raise LineageError(
+            f"method {plan.methods[0].name} must be told which concept is meant; give one of {', '.join(lesson_of)}"
+        )
+    agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
     remembered = memory.load(rows[number - 1].memory, lineage.store) if number else Memory()
     backbone = loading.load(plan.base, plan.training.precision, device, plan.vae)
     sampling = plan.sampling.model_copy(update={"images_per_prompt": count, "seed": seed})
     side = sampling.resolution or plan.training.resolution
-    images = sample.images(backbone, chosen, remembered, concept, [prompt], sampling, side)
+    images = sample.images(backbone, chosen, remembered, lesson_of.get(concept or ""), [prompt], sampling, side)
     write_png(out, side_by_side(images))
     return images
 

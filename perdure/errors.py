@@ -10,6 +10,9 @@
     └── GateRefused         a lesson that harmed an older concept more than the user allows (exit code 3)
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class PerdureError(Exception):
     """Root of the tree; the command line prints its message without a traceback and exits with `exit_code`."""
@@ -49,3 +52,10 @@ class GateRefused(PerdureError):
     """A lesson refused because an older concept fell by more than the gate allows."""
 
     exit_code = 3
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The tail of an error message: the nearest known word, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

@@ -13,12 +13,13 @@ from torch import Tensor
 from perdure import files, method, pictures, sample, score
 from perdure.backbones.backbone import Backbone
 from perdure.backbones.loading import EMBEDDED
-from perdure.lineage import Lineage, building
+from perdure.lineage import Lineage
 from perdure.memory import Memory
 from perdure.method import Method
 from perdure.pictures import Pictures
 from perdure.plan import TOYBOX, Concept, Plan, fingerprint
 from perdure.progress import Watch, silent
+from perdure.rows import building
 from perdure.score.measure import Measure
 
 EMBEDDED_SCORERS = {"clip_i": "clip", "clip_t": "clip", "mmd": "clip", "dino": "dino", "csd": "csd"}
@@ -68,6 +69,8 @@ def evaluate(tools: Tools, lineage: Lineage, concept: Concept, memory: Memory, c
     started = time.perf_counter()
     prompts = tools.plan.prompts_for(concept)
     count = tools.plan.sampling.images_per_prompt
+    measures = {name: tools.measure(name) for name in tools.plan.measures_for(concept)}  # what is missing shows first
+    references = {name: reference_features(tools, lineage, concept, measure) for name, measure in measures.items()}
     with tools.watch(f"drawing {concept.name}", len(prompts) * count) as advance:
         images = sample.images(
             tools.backbone, tools.method, memory, called, prompts, tools.plan.sampling, tools.side, advance
@@ -76,12 +79,11 @@ def evaluate(tools: Tools, lineage: Lineage, concept: Concept, memory: Memory, c
     scores: dict[str, float] = {}
     ceilings: dict[str, float | None] = {}
     specs: dict[str, Any] = {}
-    for name in tools.plan.measures_for(concept):
-        measure = tools.measure(name)
-        references = reference_features(tools, lineage, concept, measure)
-        scores[name] = measure.score(images, per_image, references)
-        ceilings[name] = ceiling(measure, references)
-        specs[name] = {"direction": measure.direction, "model": measure.spec.get("model", ""), "spec": dict(measure.spec)}
+    for name, measure in measures.items():
+        scores[name] = measure.score(images, per_image, references[name])
+        ceilings[name] = ceiling(measure, references[name])
+        spec = dict(measure.spec)
+        specs[name] = {"direction": measure.direction, "model": spec.get("model", ""), "spec": spec}
     with building(folder) as partial:
         listed = []
         for number, (image, prompt) in enumerate(zip(images, per_image, strict=True)):
@@ -96,9 +98,10 @@ def reference_features(tools: Tools, lineage: Lineage, concept: Concept, measure
     """Features of a concept's references, kept in the lineage so that photos are needed only once."""
     path = lineage.concept_folder(concept.name) / f"{measure.name}-{_tag(measure)}.safetensors"
     if not path.is_file():
-        features = measure.reference_features(tools.pictures(concept).references)
-        files.write_bytes(path, save({"features": features.contiguous()}))
-    return load_file(path)["features"]
+        computed = measure.reference_features(tools.pictures(concept).references)
+        files.write_bytes(path, save({"features": computed.contiguous()}))
+    features: Tensor = load_file(path)["features"]
+    return features
 
 
 def ceiling(measure: Measure, references: Tensor) -> float | None:
@@ -114,23 +117,23 @@ def ceiling(measure: Measure, references: Tensor) -> float | None:
 
 
 def record_concept(tools: Tools, lineage: Lineage, concept: Concept) -> None:
-    """Write what a concept is into the lineage: facts and small pictures."""
+    """Write what a concept is into the lineage: facts and small pictures. Raises LineageError where it has changed."""
     own = tools.pictures(concept)
-    shown = [("train", [p.image for p in own.training[:KEPT]]), ("ref", list(own.references[:KEPT]) if own.held_out else [])]
-    for kind, images in shown:
+    facts = {
+        "digest": own.digest,
+        "held_out": own.held_out,
+        "training_images": len(own.training),
+        "reference_images": len(own.references) if own.held_out else 0,
+    }
+    lineage.adopt_concept(concept, facts)
+    shown = {"train": [p.image for p in own.training[:KEPT]], "ref": own.references[:KEPT] if own.held_out else []}
+    for kind, images in shown.items():
         for number, image in enumerate(images):
-            small = image.copy()
-            small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-            write_png(lineage.concept_folder(concept.name) / f"{kind}-{number}.png", small)
-    lineage.adopt_concept(
-        concept,
-        {
-            "digest": own.digest,
-            "held_out": own.held_out,
-            "training_images": len(own.training),
-            "reference_images": len(own.references) if own.held_out else 0,
-        },
-    )
+            path = lineage.concept_folder(concept.name) / f"{kind}-{number}.png"
+            if not path.is_file():
+                small = image.copy()
+                small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+                write_png(path, small)
 
 
 def write_png(path: Path, image: Image.Image) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import torch
@@ -46,12 +47,16 @@ class Examples:
 
 
 def encode(backbone: Backbone, pictures: Sequence[Picture], training: Training, seed: int, owner: str) -> Examples:
-    """Encode every view of every picture: its first crop, further random crops, and mirror images as the plan says."""
+    """Encode every view of every picture: its first crop, further random crops, and mirror images as the plan says.
+
+    `owner` names whose random numbers are drawn, if the plan gives each lesson its own.
+    """
+    owner = owner if training.seed_per_lesson else "lesson"
     views, captions, facts = [], [], []
     for number, picture in enumerate(pictures):
         for view, mirrored in product(range(training.views), (False, True) if training.flip else (False,)):
             rng = np.random.default_rng(derive(seed, owner, "crop", number, view))
-            how = "random" if view or training.crop == "random" else "center"
+            how: Literal["center", "random"] = "random" if view or training.crop == "random" else "center"
             crop = images.square(picture.image, training.resolution, how, flip=mirrored, rng=rng)
             views.append(torch.from_numpy(images.to_array(crop.image)))
             captions.append(picture.caption)

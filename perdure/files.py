@@ -6,21 +6,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import LineageError
+from perdure.errors import LineageError, PerdureError
 
 TEMPORARY = ".tmp"
 """Suffix of files being written; one that is found was left by a killed process and can be deleted."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically; folders above it are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file atomically; folders above it are made. Raises PerdureError naming the file."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise PerdureError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,12 +50,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read the whole lines of a JSONL log; a last line cut short by a kill is left out."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def sweep(folder: Path) -> None:
     """Delete what killed processes left half-written below a folder."""
-    for path in list(folder.rglob(f"*{TEMPORARY}")):
+    for path in list(folder.rglob(f"*.[0-9]*{TEMPORARY}")):
         path.unlink(missing_ok=True)
 
 

@@ -6,7 +6,7 @@
       store/<digest>.safetensors tensors by content; a lesson adds one file with what it changed
       concepts/<name>/           what the concept is, small pictures of it, features of its references
       lessons/000-base/          row 0 of the score matrix: the untouched base
-      lessons/001-<concept>/     lesson.json, memory.json, train.jsonl
+      lessons/001-<concept>/     lesson.json, memory.json, train.jsonl, begun (a fingerprint of what it started from)
         cells/<concept>/         images drawn after this lesson, cell.json with their scores
 
 A lesson (or cell) is built in a folder whose name ends in `.partial` and renamed when it is whole: what has no such
@@ -14,85 +14,24 @@ suffix is done. This module needs no torch, so that logs and reports are quick.
 """
 
 import fcntl
-import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perdure import files, yaml_file
+from perdure import agreement, files
 from perdure.errors import LineageError
-from perdure.plan import Concept, Plan, describe, fingerprint
+from perdure.plan import Concept, Plan, describe, fingerprint, plan_text, portable
+from perdure.rows import PARTIAL, Cell, Row, building, remove
+
+__all__ = ["Cell", "Lineage", "Row", "plan_text"]
 
 FORMAT = 1
-PARTIAL = ".partial"
 BASE_ROW = "000-base"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One concept drawn and scored after one lesson."""
-
-    folder: Path
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """`concept`, `scores` (measure -> value), `images` ([{file, prompt, latent}]), `seconds`."""
-        record: dict[str, Any] = files.read_json(self.folder / "cell.json")
-        return record
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Measure -> value."""
-        return dict(self.record["scores"])
-
-    @property
-    def images(self) -> list[Path]:
-        """The images, prompt by prompt, in the order of the fixed latents."""
-        return [self.folder / image["file"] for image in self.record["images"]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the score matrix: the base (number 0), or the model after a lesson."""
-
-    folder: Path
-
-    @property
-    def number(self) -> int:
-        """0 for the base, else the number of the lesson."""
-        return int(self.folder.name[:3])
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """The lesson's facts: concepts, method, steps, seconds, bytes, versions; {} for the base."""
-        path = self.folder / "lesson.json"
-        return files.read_json(path) if path.is_file() else {}
-
-    @property
-    def concepts(self) -> tuple[str, ...]:
-        """Names of what the lesson taught: one concept, or all of them at once."""
-        return tuple(self.record.get("concepts", ()))
-
-    @property
-    def memory(self) -> Path:
-        """The memory after the lesson."""
-        return self.folder / "memory.json"
-
-    def cell(self, concept: str) -> Cell | None:
-        """The cell of a concept, if it was drawn."""
-        folder = self.folder / "cells" / concept
-        return Cell(folder) if (folder / "cell.json").is_file() else None
-
-    def losses(self) -> list[dict[str, Any]]:
-        """The training log: one {step, loss, rate, seconds} a step."""
-        return files.read_jsonl(self.folder / "train.jsonl")
 
 
 class Lineage:
@@ -113,25 +52,23 @@ class Lineage:
     def create(cls, folder: Path | str, plan: Plan, base_identity: str, versions: dict[str, str]) -> "Lineage":
         """A new, empty lineage for a plan of one method. Raises LineageError where the folder is in use."""
         folder = Path(folder)
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        if folder.is_file() or (folder.is_dir() and any(p.suffix != files.TEMPORARY for p in folder.iterdir())):
             raise LineageError(f"{folder} is not empty; choose a new folder for the model")
         settings = plan.settings()
-        try:
-            files.write_text(folder / "plan.yaml", plan_text(plan))
-            files.write_json(
-                folder / "lineage.json",
-                {
-                    "format": FORMAT,
-                    "name": plan.name,
-                    "settings": settings,
-                    "fingerprint": fingerprint(settings),
-                    "base_identity": base_identity,
-                    "versions": versions,
-                },
-            )
-        except OSError as error:
-            raise LineageError(f"cannot write to {folder}: {error.strerror}") from None
-        return cls(folder)
+        files.write_json(
+            folder / "lineage.json",
+            {
+                "format": FORMAT,
+                "name": plan.name,
+                "settings": settings,
+                "fingerprint": fingerprint(portable(settings)),
+                "base_identity": base_identity,
+                "versions": versions,
+            },
+        )
+        lineage = cls(folder)
+        lineage.write_plan(plan)
+        return lineage
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -151,11 +88,12 @@ class Lineage:
     @property
     def lessons(self) -> list[Row]:
         """The finished lessons, in order. Raises LineageError where one is missing in between."""
-        pattern = re.compile(r"^(\d{3})-(?!.*\.partial$).+$")
-        folders = sorted(p for p in (self.folder / "lessons").glob("*") if pattern.match(p.name) and p.name != BASE_ROW)
-        rows = [Row(folder) for folder in folders]
+        whole = re.compile(r"\d{3,}-[A-Za-z0-9_-]+")
+        folders = [p for p in (self.folder / "lessons").glob("*") if whole.fullmatch(p.name) and p.name != BASE_ROW]
+        rows = sorted((Row(folder) for folder in folders), key=lambda row: row.number)
         if [row.number for row in rows] != list(range(1, len(rows) + 1)):
-            raise LineageError(f"{self.folder / 'lessons'}: lessons are {[r.folder.name for r in rows]}; one is missing or doubled")
+            found = ", ".join(row.folder.name for row in rows)
+            raise LineageError(f"{self.folder / 'lessons'} holds {found}; a lesson is missing or doubled")
         return rows
 
     @property
@@ -176,6 +114,11 @@ class Lineage:
     def concept(self, name: str) -> Concept:
         """The concept as it was taught."""
         return Concept.model_validate(self.concept_facts(name)["concept"])
+
+    def plan(self) -> Plan:
+        """The settings with the concepts taught so far."""
+        concepts = [self.concept_facts(name)["concept"] for name in self.concepts]
+        return Plan.model_validate({**self.settings, "name": self.facts["name"], "concepts": concepts})
 
     def concept_folder(self, name: str) -> Path:
         """Where a concept's facts and small pictures lie."""
@@ -203,36 +146,48 @@ class Lineage:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the only writer's lock; leftovers of killed writers are swept away."""
-        with (self.folder / ".lock").open("w") as handle:
+        """Hold the only writer's lock; leftovers of killed writers are swept away, but for an unfinished lesson."""
+        try:
+            handle = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise LineageError(f"cannot write to {self.folder}: {error.strerror}") from None
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise LineageError(f"{self.folder} is being written by another process; wait until it has finished") from None
+                raise LineageError(f"{self.folder} is being written by another process; wait for it") from None
             files.sweep(self.folder)
+            for left in list(self.folder.rglob(f"*{PARTIAL}")):
+                if left.parent.name != "lessons" or ".removed" in left.name:
+                    shutil.rmtree(left, ignore_errors=True)
             yield
 
-    def check(self, plan: Plan, base_identity: str) -> None:
-        """Refuse a plan that did not make this lineage. Raises LineageError naming the first difference."""
-        if fingerprint(plan.settings()) != self.facts["fingerprint"]:
-            raise LineageError(f"{self.folder} was made by another plan: {_difference(self.settings, plan.settings())}; "
-                               "give another --out folder, or delete this one")
-        if base_identity != self.facts["base_identity"]:
-            raise LineageError(f"{self.folder} was made on other weights of base {plan.base!r}; the base has changed since")
-        planned = [c.name for c in plan.sequence]
-        taught = self.concepts
-        if taught != planned[: len(taught)] and set(taught) != set(planned):
-            raise LineageError(f"{self.folder} has learnt {taught}, which is not how the plan begins: {planned}")
-        for concept in plan.sequence:
-            if concept.name in taught and self.concept_facts(concept.name)["described"] != describe(concept):
-                raise LineageError(f"{self.folder}: concept {concept.name!r} was taught with other settings than the plan's")
+    def write_plan(self, plan: Plan) -> None:
+        """Keep the resolved plan, for people; nothing is written where it stands there already."""
+        path, text = self.folder / "plan.yaml", plan_text(plan)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            files.write_text(path, text)
 
     def adopt_concept(self, concept: Concept, facts: dict[str, Any]) -> None:
-        """Record what a concept is; once."""
+        """Record what a concept is. What an unfinished lesson left of another one of that name is dropped.
+
+        Raises LineageError where a finished lesson has drawn the other one.
+        """
         path = self.concept_folder(concept.name) / "concept.json"
-        if not path.is_file():
-            stored = concept.model_dump(mode="json", by_alias=True)
-            files.write_json(path, {"concept": stored, "described": describe(concept), **facts})
+        known: dict[str, Any] = files.read_json(path) if path.is_file() else {"described": {}, "digest": ""}
+        if (known["described"], known["digest"]) == (describe(concept), facts["digest"]):
+            return
+        if any(row.cell(concept.name) for row in self.lessons):
+            agreement.on_concept(self.folder, known["described"], concept)
+            raise LineageError(
+                f"{self.folder}: the images of concept {concept.name!r} have changed since they were used; "
+                "put them back, or give another --out folder"
+            )
+        if path.is_file():
+            remove(self.base_row.folder / "cells" / concept.name)  # before the record by which it is known as another's
+        remove(path.parent)
+        stored = concept.model_dump(mode="json", by_alias=True)
+        files.write_json(path, {"concept": stored, "described": describe(concept), **facts})
 
     def adopt_base_row(self, other: "Lineage") -> None:
         """Copy the base's cells from a lineage with the same base, sampling and scoring."""
@@ -245,47 +200,53 @@ class Lineage:
                 with building(target) as partial:
                     shutil.copytree(cell, partial, dirs_exist_ok=True)
 
-    def stage(self, number: int, name: str) -> Row:
-        """The unfinished lesson's folder, new or as a killed run left it; other unfinished lessons are removed."""
+    def stage(self, number: int, name: str, begun: str) -> Row:
+        """The unfinished lesson's folder: as a killed run left it if it had begun the same lesson, else new.
+
+        `begun` is a fingerprint of all that the lesson starts from. Other unfinished lessons are removed.
+        """
         folder = self.folder / "lessons" / f"{number:03d}-{name}{PARTIAL}"
+        mark = folder / "begun"
         for left in (self.folder / "lessons").glob(f"[0-9]*{PARTIAL}"):
-            if left != folder:
-                shutil.rmtree(left)
-        folder.mkdir(parents=True, exist_ok=True)
+            if left != folder or not mark.is_file() or mark.read_text(encoding="utf-8") != begun:
+                remove(left)
+        files.write_text(mark, begun)
         return Row(folder)
 
-    def commit(self, staged: Row) -> Row:
+    def commit(self, staged: Row, keep: Collection[str] = ()) -> Row:
         """Make a staged lesson part of the lineage: one rename."""
         final = staged.folder.with_name(staged.folder.name.removesuffix(PARTIAL))
         staged.folder.rename(final)
-        self.collect()
+        self.tidy(keep)
         return Row(final)
 
-    def discard(self, staged: Row) -> None:
-        """Drop a staged lesson and the tensors that only it needed."""
-        shutil.rmtree(staged.folder)
-        self.collect()
+    def discard(self, staged: Row, keep: Collection[str] = ()) -> None:
+        """Drop a staged lesson and all that only it needed."""
+        remove(staged.folder)
+        self.tidy(keep)
 
     def undo(self) -> Row:
         """Take back the last lesson. Raises LineageError where there is none."""
         if not self.lessons:
             raise LineageError(f"{self.folder} has no lesson to undo")
         last = self.lessons[-1]
-        last.record  # noqa: B018 - read before the folder is gone
-        doomed = last.folder.with_name(f"{last.folder.name}{PARTIAL}")
-        last.folder.rename(doomed)
-        shutil.rmtree(doomed)
-        for name in last.concepts:
-            shutil.rmtree(self.concept_folder(name), ignore_errors=True)
-            shutil.rmtree(self.base_row.folder / "cells" / name, ignore_errors=True)
-        self.collect()
+        names = last.concepts  # read before the folder is gone
+        remove(last.folder)
+        for row in self.rows:
+            for name in names:
+                remove(row.folder / "cells" / name)
+        self.tidy()
+        self.write_plan(self.plan())
         return last
 
-    def collect(self) -> None:
-        """Delete tensors that no lesson refers to, finished or staged."""
-        used = set()
-        for memory in (self.folder / "lessons").glob("*/memory.json"):
-            used |= {pack for _, pack in json.loads(memory.read_text(encoding="utf-8"))["tensors"].values()}
+    def tidy(self, keep: Collection[str] = ()) -> None:
+        """Drop what no lesson refers to: tensors, and concepts that are neither taught nor among `keep`."""
+        known = {*self.concepts, *keep}
+        for folder in (*(self.base_row.folder / "cells").glob("*"), *(self.folder / "concepts").glob("*")):
+            if folder.name not in known:
+                remove(folder)
+        memories = [files.read_json(path) for path in (self.folder / "lessons").glob("*/memory.json")]
+        used = {pack for memory in memories for _, pack in memory["tensors"].values()}
         for pack in self.store.glob("*.safetensors"):
             if pack.name not in used:
                 pack.unlink()
@@ -294,27 +255,3 @@ class Lineage:
     def nbytes(self) -> int:
         """Bytes of tensors that the lineage stores."""
         return files.size_of(self.store.glob("*.safetensors"))
-
-
-@contextmanager
-def building(folder: Path) -> Iterator[Path]:
-    """A folder that appears under its name only when the block has ended well."""
-    partial = folder.with_name(f"{folder.name}{PARTIAL}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    partial.rename(folder)
-
-
-def plan_text(plan: Plan) -> str:
-    """The resolved plan as YAML."""
-    return f"# Resolved plan, fingerprint {plan.fingerprint()}\n" + yaml_file.dump(plan.model_dump(mode="json", by_alias=True))
-
-
-def _difference(mine: Any, theirs: Any, at: str = "") -> str:
-    """The first key in which two nested mappings differ, in words."""
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        for key in [*mine, *(k for k in theirs if k not in mine)]:
-            if mine.get(key) != theirs.get(key):
-                return _difference(mine.get(key), theirs.get(key), f"{at}.{key}".lstrip("."))
-    return f"{at} is {mine!r} there and {theirs!r} in the plan"

@@ -67,8 +67,11 @@ class Memory:
     @property
     def digest(self) -> str:
         """SHA-256 over names, contents and facts: equal digests mean bit-equal memories."""
-        index = {key: tensor_digest(t) for key, t in sorted(self.tensors.items())}
-        return hashlib.sha256(json.dumps([index, self.facts], sort_keys=True).encode()).hexdigest()
+        return _digest({key: tensor_digest(t) for key, t in self.tensors.items()}, self.facts)
+
+
+def _digest(index: Mapping[str, str], facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([dict(index), dict(facts)], sort_keys=True).encode()).hexdigest()
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -108,6 +111,8 @@ def load(path: Path, store: Path) -> Memory:
         tensors = {key: packs[pack][digest] for key, (digest, pack) in record["tensors"].items()}
     except KeyError as missing:
         raise LineageError(f"{path} refers to tensor {missing}, which its pack in {store} does not hold") from None
+    if _digest({key: digest for key, (digest, _) in record["tensors"].items()}, record["facts"]) != record["digest"]:
+        raise LineageError(f"{path} is damaged (its content does not match its digest); restore it from a copy")
     return Memory(tensors, record["facts"])
 
 
@@ -120,11 +125,12 @@ def _read_pack(path: Path) -> dict[str, Tensor]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise LineageError(f"cannot read {path}: {error.strerror}; restore it or undo the lessons that need it") from None
+        raise LineageError(f"cannot read {path}: {error.strerror}; restore it from a copy") from None
     if hashlib.sha256(data).hexdigest()[:32] != path.stem:
         raise LineageError(f"{path} is damaged (its content does not match its name); restore it from a copy")
     try:
-        return load_tensors(data)
+        tensors: dict[str, Tensor] = load_tensors(data)
+        return tensors
     except SafetensorError as error:
         raise LineageError(f"{path} is not a safetensors file: {error}") from None
 

@@ -12,7 +12,7 @@ A method is one file in `methods/`; its name is the file's name. See docs/adding
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch

@@ -9,7 +9,7 @@ from PIL import Image
 
 from perdure import images
 from perdure.errors import ImageError, PlanError
-from perdure.plan import Concept, fill
+from perdure.sections import Concept, fill, squeeze
 from perdure.toybox import world
 
 REFERENCES = "refs"
@@ -32,7 +32,7 @@ class Pictures:
     references: tuple[Image.Image, ...]
     held_out: bool
     digest: str
-    """16 hex digits over captions and pixels of the training images."""
+    """16 hex digits over captions and pixels of the training images and the references."""
 
 
 def of(concept: Concept) -> Pictures:
@@ -44,7 +44,7 @@ def of(concept: Concept) -> Pictures:
         training = tuple(Picture(images.read_image(f), caption) for f, caption in _captioned(concept, train_files))
         references = tuple(images.read_image(f) for f in reference_files)
     held_out = bool(references)
-    return Pictures(training, references or tuple(p.image for p in training), held_out, _digest(training))
+    return Pictures(training, references or tuple(p.image for p in training), held_out, _digest(training, references))
 
 
 def check(concepts: Iterable[Concept]) -> list[str]:
@@ -77,7 +77,9 @@ def files_of(concept: Concept) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     if beside is not None and beside.is_dir():
         return files, images.list_images(beside)
     if concept.hold_out >= len(files):
-        raise PlanError(f"hold_out is {concept.hold_out}, but there are only {len(files)} images; leave at least one to train on")
+        raise PlanError(
+            f"hold_out is {concept.hold_out}, but there are only {len(files)} images; leave at least one to train on"
+        )
     cut = len(files) - concept.hold_out
     return files[:cut], files[cut:]
 
@@ -104,7 +106,7 @@ def _drawn(concept: Concept) -> tuple[tuple[Picture, ...], tuple[Image.Image, ..
     if drawn.what == "style":
         style = world.style_concepts(drawn.index + 1)[drawn.index]
         scenes, references = style.training_scenes(drawn.images), style.reference_scenes(drawn.references)
-        captions = [_squeezed(f"{concept.token} image of a {scene.thing.class_name}") for scene in scenes]
+        captions = [squeeze(f"{concept.token} image of a {scene.thing.class_name}") for scene in scenes]
     else:
         subject = world.subjects(drawn.index + 1, split=drawn.split)[drawn.index]
         scenes, references = subject.training_scenes(drawn.images), subject.reference_scenes(drawn.references)
@@ -113,12 +115,8 @@ def _drawn(concept: Concept) -> tuple[tuple[Picture, ...], tuple[Image.Image, ..
     return training, tuple(world.draw(scene) for scene in references)
 
 
-def _squeezed(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _digest(pictures: tuple[Picture, ...]) -> str:
+def _digest(training: tuple[Picture, ...], references: tuple[Image.Image, ...]) -> str:
     digest = hashlib.sha256()
-    for picture in pictures:
-        digest.update(f"{picture.caption}{picture.image.size}".encode() + picture.image.tobytes())
+    for caption, image in [*((p.caption, p.image) for p in training), *(("reference", image) for image in references)]:
+        digest.update(f"{caption}{image.size}".encode() + image.tobytes())
     return digest.hexdigest()[:16]

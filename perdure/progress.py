@@ -21,8 +21,8 @@ def on(console: Console) -> Watch:
 
     @contextmanager
     def bars(what: str, total: int) -> Iterator[Advance]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        left = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        columns = (*left, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         with Progress(*columns, console=console, refresh_per_second=4) as progress:
             task = progress.add_task(what, total=total, note="")
             yield lambda count, note: progress.update(task, advance=count, note=note)

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import torch
 
-from perdure import examples, files, pictures, sample
+from perdure import agreement, examples, files, pictures, sample
 from perdure import memory as memories
+from perdure import plan as plans
 from perdure.backbones import loading
-from perdure.errors import GateRefused, PlanError
+from perdure.errors import GateRefused, PlanError, TrainingError
 from perdure.evaluate import Tools, evaluate, record_concept
 from perdure.examples import Examples
 from perdure.lineage import Lineage, Row
 from perdure.memory import Memory
 from perdure.pictures import Picture
-from perdure.plan import Concept, MethodChoice, Plan
+from perdure.plan import Concept, MethodChoice, Plan, describe, fingerprint
 from perdure.progress import Watch, silent
 from perdure.train import Lesson, learn, steps_done
 
@@ -31,16 +32,12 @@ def run(plan: Plan, out: Path, watch: Watch = silent, device: str | None = None)
     problems = pictures.check(plan.concepts)
     if problems:
         raise PlanError(problems)
-    tools = Tools(plan, loading.load(plan.base, plan.training.precision, device, plan.vae), watch)
-    lineages: list[Lineage] = []
-    for choice in plan.methods:
-        lineage = open_or_create(out / choice.label, plan.narrowed(choice))
-        _run_one(tools, lineage, plan.narrowed(choice), [(c,) for c in plan.sequence], lineages)
-        lineages.append(lineage)
-    if plan.joint:
-        lineage = open_or_create(out / JOINT, joint_plan(plan))
-        _run_one(tools, lineage, joint_plan(plan), [plan.sequence], lineages)
-        lineages.append(lineage)
+    backbone = loading.load(plan.base, plan.training.precision, device, plan.vae)
+    plans = [plan.narrowed(choice) for choice in plan.methods] + ([joint_plan(plan)] if plan.joint else [])
+    lineages = [open_or_create(out / own.methods[0].label, own) for own in plans]  # all refusals before any training
+    tools = Tools(plan, backbone, watch)
+    for own, lineage in zip(plans, lineages, strict=True):
+        _run_one(replace(tools, plan=own), lineage, lineages[0])
     return lineages
 
 
@@ -53,70 +50,85 @@ def joint_plan(plan: Plan) -> Plan:
 
 def open_or_create(folder: Path, plan: Plan) -> Lineage:
     """The lineage of a plan of one method: new, or one that the same plan has begun."""
-    identity = loading.identity(plan.base)
+    identity = loading.identity(plan.base, plan.vae)
     if (folder / "lineage.json").is_file():
         lineage = Lineage(folder)
-        lineage.check(plan, identity)
+        agreement.on_plan(lineage, plan)
+        agreement.on_base(lineage, identity)
         return lineage
     return Lineage.create(folder, plan, identity, loading.versions())
 
 
-def _run_one(
-    tools: Tools, lineage: Lineage, plan: Plan, lessons: Sequence[tuple[Concept, ...]], others: Sequence[Lineage]
-) -> None:
-    own = replace(tools, plan=plan)
+def _run_one(tools: Tools, lineage: Lineage, first: Lineage) -> None:
+    """Teach what the plan wants and the lineage has not learnt; the base's row is copied from the first lineage."""
+    plan = tools.plan
+    lessons = [plan.sequence] if plan.joint else [(concept,) for concept in plan.sequence]
     with lineage.locked():
-        for other in others[:1]:
-            lineage.adopt_base_row(other)
+        lineage.write_plan(plan)
+        for concept in plan.sequence:
+            if concept.name in lineage.concepts:
+                record_concept(tools, lineage, concept)  # refuses images that have changed
+        if lineage is not first:
+            lineage.adopt_base_row(first)
         for concepts in lessons[len(lineage.lessons) :]:
-            _lesson(own, lineage, concepts, unseen=plan.sequence, gate=None)
+            _lesson(tools, lineage, concepts, unseen=plan.sequence, gate=None)
 
 
 def teach(
     lineage: Lineage, concept: Concept, watch: Watch = silent, gate: float | None = None, device: str | None = None
 ) -> Row:
     """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`."""
-    plan = Plan.model_validate({**lineage.settings, "concepts": [*_taught(lineage), concept]})
+    known = lineage.plan()
+    plan = plans.build({**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}, where="teach")
     problems = pictures.check([concept])
     if problems:
         raise PlanError(problems)
+    agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
     tools = Tools(plan, loading.load(plan.base, plan.training.precision, device, plan.vae), watch)
     with lineage.locked():
-        return _lesson(tools, lineage, (concept,), unseen=(), gate=gate)
-
-
-def _taught(lineage: Lineage) -> list[Concept]:
-    return [lineage.concept(name) for name in lineage.concepts]
+        row = _lesson(tools, lineage, (concept,), unseen=(), gate=gate)
+        lineage.write_plan(plan)
+    return row
 
 
 def _lesson(
     tools: Tools, lineage: Lineage, concepts: tuple[Concept, ...], unseen: Sequence[Concept], gate: float | None
 ) -> Row:
     """One lesson from first image to commit; what a killed run has finished of it is kept."""
-    for concept in concepts:
-        record_concept(tools, lineage, concept)
-    row_0 = lineage.base_row.folder / "cells"
-    for concept in concepts:
-        evaluate(tools, lineage, concept, Memory(), concept.name, row_0 / concept.name)
     rows = lineage.lessons
     number = len(rows) + 1
     name = concepts[0].name if len(concepts) == 1 else JOINT
-    staged = lineage.stage(number, name)
+    lesson_of = {taught: row.name for row in rows for taught in row.concepts} | {c.name: name for c in concepts}
+    later = [c for c in unseen if c.name not in lesson_of] if tools.plan.sampling.unseen else []
+    for concept in (*concepts, *later):
+        record_concept(tools, lineage, concept)
+    for concept in concepts:
+        evaluate(tools, lineage, concept, Memory(), concept.name, lineage.base_row.folder / "cells" / concept.name)
+    staged = lineage.stage(number, name, _begun(tools, rows, concepts))
+    keep = {c.name for c in unseen}
     if not staged.memory.is_file():
         before = memories.load(rows[-1].memory, lineage.store) if rows else Memory()
-        after = _learn(tools, staged, before, number, name, concepts)
+        try:
+            after = _learn(tools, staged, before, number, name, concepts)
+        except TrainingError:
+            lineage.discard(staged, keep)
+            raise
         memories.save(after, staged.memory, lineage.store)
     after = memories.load(staged.memory, lineage.store)  # drawn from what is on disk, never from live weights
     started = time.perf_counter()
-    seen = [*_taught(lineage), *concepts]
-    later = [c for c in unseen if c.name not in {s.name for s in seen}] if tools.plan.sampling.unseen else []
-    for concept in [*seen, *later]:
-        called = concept.name if len(concepts) == 1 else name
+    for concept in [*map(lineage.concept, lineage.concepts), *concepts, *later]:
+        called = lesson_of.get(concept.name, concept.name)
         evaluate(tools, lineage, concept, after, called, staged.folder / "cells" / concept.name)
     if gate is not None and rows:
         _check_gate(lineage, rows[-1], staged, gate)
     _write_record(tools, lineage, staged, after, concepts, time.perf_counter() - started)
-    return lineage.commit(staged)
+    return lineage.commit(staged, keep)
+
+
+def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...]) -> str:
+    """Fingerprint of all that a lesson starts from: the memory before it, and what is to be learnt."""
+    before = rows[-1].record["memory"] if rows else ""
+    return fingerprint([before, [[describe(c), tools.pictures(c).digest] for c in concepts]])
 
 
 def _learn(
@@ -137,7 +149,9 @@ def _learn(
     kept = [row for row in files.read_jsonl(log) if row["step"] <= done]
     files.write_text(log, "".join(json.dumps(row) + "\n" for row in kept))
     tools.backbone.gradient_checkpointing(plan.training.gradient_checkpointing)
-    with log.open("a", encoding="utf-8") as stream, tools.watch(f"lesson {number} {name}", plan.training.steps) as advance:
+    progress = tools.watch(f"lesson {number} {name}", plan.training.steps)
+    # a line at a time, so that a kill loses no step that the checkpoint holds
+    with log.open("a", buffering=1, encoding="utf-8") as stream, progress as advance:
         advance(done, "")
         clock = time.perf_counter()
 
@@ -160,7 +174,8 @@ def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:
     if prior is None:
         return None
     nouns = list(dict.fromkeys(c.noun or c.name for c in concepts))
-    each = tools.plan.sampling.model_copy(update={"images_per_prompt": prior.images, "seed": tools.plan.sampling.seed + 1})
+    sampling = tools.plan.sampling
+    each = sampling.model_copy(update={"images_per_prompt": prior.images, "seed": sampling.seed + 1})
     drawn: list[Picture] = []
     for noun in nouns:
         prompt = prior.prompt.replace("{class}", noun)
@@ -185,7 +200,8 @@ def _check_gate(lineage: Lineage, before: Row, staged: Row, gate: float) -> None
             fallen.append(f"{name} fell from {old.scores[measure]:.3f} to {new.scores[measure]:.3f} ({measure})")
     if fallen:
         lineage.discard(staged)
-        raise GateRefused(f"lesson refused, the model is unchanged: {'; '.join(fallen)}; the gate allows a drop of {gate:g}")
+        told = "; ".join(fallen)
+        raise GateRefused(f"lesson refused, the model is unchanged: {told}; the gate allows a drop of {gate:g}")
 
 
 def _write_record(

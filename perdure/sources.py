@@ -24,7 +24,7 @@ def expand(concepts: Any, folder: Path) -> Any:
     optional `split`. What is none of these is handed back as it is, for the plan to refuse.
     """
     if isinstance(concepts, dict) and set(concepts) == {"folder"}:
-        return from_folder(_resolve(folder, concepts["folder"]))
+        return from_folder(resolve(folder, str(concepts["folder"])))
     if isinstance(concepts, dict) and set(concepts) == {"toybox"}:
         return _from_toybox(concepts["toybox"])
     if not isinstance(concepts, list):
@@ -86,12 +86,13 @@ def _dreambooth_nouns(folder: Path) -> dict[str, str]:
 
 def _rare_tokens(count: int) -> list[str]:
     if count > len(world.RARE_TOKENS):
-        raise PlanError(f"{count} concepts in one folder; there are rare tokens for {len(world.RARE_TOKENS)} of them only")
+        raise PlanError(f"{count} concepts in one folder; there are rare tokens for {len(world.RARE_TOKENS)} only")
     return list(world.RARE_TOKENS[:count])
 
 
-def _resolve(folder: Path, path: Any) -> Path:
-    return folder / Path(str(path)).expanduser()
+def resolve(folder: Path, path: Any) -> Any:
+    """An absolute path, relative ones starting from `folder`; what is no path is handed back as it is."""
+    return Path(os.path.abspath(folder / Path(path).expanduser())) if isinstance(path, str | Path) else path
 
 
 def _resolved(concept: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -100,9 +101,9 @@ def _resolved(concept: dict[str, Any], folder: Path) -> dict[str, Any]:
         concept = {**_drawn_facts(concept["drawn"]), **concept}
     for key in ("images", "references"):
         if isinstance(concept.get(key), list):
-            concept[key] = [_resolve(folder, path) for path in concept[key]]
+            concept[key] = [resolve(folder, path) for path in concept[key]]
         elif concept.get(key) is not None:
-            concept[key] = _resolve(folder, concept[key])
+            concept[key] = resolve(folder, concept[key])
     return concept
 
 
@@ -110,11 +111,13 @@ def _from_toybox(wanted: Any) -> list[dict[str, Any]]:
     kinds = {"subjects": "subject", "styles": "style"}
     if not isinstance(wanted, dict) or not set(wanted) <= {*kinds, "split"} or not set(wanted) & set(kinds):
         raise PlanError("concepts.toybox: write `{subjects: N}` or `{styles: N}`, with an optional `split: test|dev`")
-    split = wanted.get("split", "test")
+    counts, split = {key: wanted.get(key, 0) for key in kinds}, wanted.get("split", "test")
+    if not all(isinstance(count, int) and count >= 0 for count in counts.values()) or split not in ("test", "dev"):
+        raise PlanError("concepts.toybox: subjects and styles are whole numbers from 0; split is test or dev")
     return [
         _resolved({"drawn": {"what": kinds[key], "index": index, "split": split}}, Path())
-        for key in kinds
-        for index in range(int(wanted.get(key, 0)))
+        for key, count in counts.items()
+        for index in range(count)
     ]
 
 
@@ -123,9 +126,12 @@ def _drawn_facts(drawn: dict[str, Any]) -> dict[str, Any]:
     index, split = drawn.get("index"), drawn.get("split", "test")
     if not isinstance(index, int) or index < 0 or split not in ("test", "dev"):
         return {}
-    if drawn.get("what", "subject") == "style":
-        style = world.style_concepts(index + 1)[index]
-        return {"name": style.name, "kind": "style", "token": style.style}
-    subject = world.subjects(index + 1, split=split)[index]
+    try:
+        if drawn.get("what", "subject") == "style":
+            style = world.style_concepts(index + 1)[index]
+            return {"name": style.name, "kind": "style", "token": style.style}
+        subject = world.subjects(index + 1, split=split)[index]
+    except ValueError as error:
+        raise PlanError(f"concepts: the toybox world has no number {index}: {error}") from None
     called = {"token": subject.token, "class": subject.class_name, "prompt": "a photo of a {token} {class}"}
     return {"name": subject.name, "kind": "subject", **called}

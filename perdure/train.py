@@ -15,8 +15,8 @@ from perdure import files, seeds
 from perdure.backbones.backbone import Backbone
 from perdure.errors import TrainingError
 from perdure.examples import Draw, Examples
-from perdure.memory import Memory
 from perdure.lesson import LessonModel
+from perdure.memory import Memory
 from perdure.method import Adapter, Context, Method, Protection, Step, Wanted, Word, with_word, words_of
 from perdure.plan import Plan, Training
 
@@ -88,35 +88,41 @@ def _descend(
     """The loop: loss + guard -> step, until the lesson's steps are done."""
     parameters = adapter.parameters()
     plain = _optimizer(adapter, training)
-    optimizer = backbone.accelerator.prepare(plain)
-    first = _restore(checkpoint, parameters, plain)
-    for step in range(first, training.steps):
-        share = learning_rate(training, step) / training.learning_rate
-        for group in plain.param_groups:
-            group["lr"] = group["peak"] * share
-        batch = lesson.examples.batch(backbone, training.batch_size, draw, step)
-        if adapter.word_parameters:
-            batch = backbone.reworded(batch, batch.captions)
-        if protection.begin is not None:
-            protection.begin(step)
-        predicted = backbone.predict(batch)
-        loss = backbone.error(batch, predicted, training.min_snr).mean() + _prior_loss(backbone, lesson, training, draw, step)
-        if protection.penalty is not None:
-            loss = loss + protection.penalty(Step(step, batch, predicted))
-        if not math.isfinite(loss.item()):
-            raise TrainingError(
-                f"lesson {lesson.number} ({lesson.concept}) diverged: loss is {loss.item()} at step {step + 1}; "
-                "the memory is as it was. Try a smaller training.learning_rate"
-            )
-        backbone.accelerator.backward(loss)
-        if protection.project is not None:
-            protection.project()
-        backbone.accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        watch(step + 1, loss.item(), learning_rate(training, step))
-        if checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0:
-            _save(checkpoint, step + 1, parameters, plain)
+    with backbone.training(plain) as optimizer:
+        for step in range(_restore(checkpoint, parameters, plain), training.steps):
+            for group in plain.param_groups:
+                group["lr"] = group["peak"] * learning_rate(training, step) / training.learning_rate
+            if protection.begin is not None:
+                protection.begin(step)
+            batch = lesson.examples.batch(backbone, training.batch_size, draw, step)
+            if adapter.word_parameters:
+                batch = backbone.reworded(batch, batch.captions)
+            predicted = backbone.predict(batch)
+            loss = backbone.error(batch, predicted, training.min_snr).mean()
+            loss = loss + _prior_loss(backbone, lesson, training, draw, step)
+            if protection.penalty is not None:
+                loss = loss + protection.penalty(Step(step, batch, predicted))
+            if not math.isfinite(loss.item()):
+                raise _diverged(lesson, f"loss is {loss.item()} at step {step + 1}")
+            backbone.accelerator.backward(loss)
+            if protection.project is not None:
+                protection.project()
+            backbone.accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            watch(step + 1, loss.item(), learning_rate(training, step))
+            if checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0:
+                _save(checkpoint, step + 1, parameters, plain)
+    # no later loss sees what the last step did
+    if not all(parameter.isfinite().all() for parameter in parameters):
+        raise _diverged(lesson, "the adapter is not finite after the last step")
+
+
+def _diverged(lesson: Lesson, how: str) -> TrainingError:
+    return TrainingError(
+        f"lesson {lesson.number} ({lesson.concept}) diverged: {how}; the memory is as it was. "
+        "Try a smaller training.learning_rate"
+    )
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -158,7 +164,8 @@ def _save(path: Path, step: int, parameters: list[Tensor], optimizer: torch.opti
     tensors = {"step": torch.tensor(step)}
     for i, parameter in enumerate(parameters):
         state = optimizer.state[parameter]
-        tensors |= {f"{i}.value": parameter.detach(), f"{i}.first": state["exp_avg"], f"{i}.second": state["exp_avg_sq"]}
+        parts = {"value": parameter.detach(), "first": state["exp_avg"], "second": state["exp_avg_sq"]}
+        tensors |= {f"{i}.{name}": part for name, part in parts.items()}
     files.write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
 
 

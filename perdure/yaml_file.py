@@ -58,7 +58,7 @@ def parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
     return data, lines
 
 
-def _walk(node: yaml.Node, at: tuple[str | int, ...], lines: Lines, problems: list[str], where: str) -> None:
+def _walk(node: yaml.Node | None, at: tuple[str | int, ...], lines: Lines, problems: list[str], where: str) -> None:
     """Note the line of every key; a key given twice is a mistake (YAML would silently keep the last)."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -87,7 +87,12 @@ def override(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise PlanError(f"--set {text!r}: write KEY=VALUE, for example training.steps=200")
-        data = _with(data, key.split("."), yaml.load(value, Loader=_Loader), text)
+        try:
+            read = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", error)
+            raise PlanError(f"--set {text!r}: the value is not valid YAML: {problem}") from None
+        data = _with(data, key.split("."), read, text)
     return data
 
 

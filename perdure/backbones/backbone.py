@@ -59,7 +59,8 @@ class Backbone:
 
     def __init__(self, pipe: Any, family: Family, precision: str = "fp32", device: torch.device | None = None) -> None:
         self.family = family
-        self.accelerator = _accelerator(MIXED[precision], device)
+        self._wanted = MIXED[precision], device
+        self.accelerator = _accelerator(*self._wanted)
         self.device: torch.device = self.accelerator.device
         self.pipe = pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
@@ -83,7 +84,7 @@ class Backbone:
     def projections(self, targets: str) -> dict[str, tuple[int, int]]:
         """Names and shapes (out, in) of the target projections."""
         names = [name for name in self._linears if name.endswith(TARGETS[targets])]
-        return {name: tuple(self._linears[name].weight.shape) for name in names}
+        return {name: (self._linears[name].out_features, self._linears[name].in_features) for name in names}
 
     @contextmanager
     def attached(self, weights: Weights) -> Iterator[None]:
@@ -100,9 +101,9 @@ class Backbone:
         with torch.random.fork_rng():  # peft draws initial values, which ours replace
             inject_adapter_in_model(config, self.unet, adapter_name="lesson")
         self._layers = [self.unet.get_submodule(name) for name in names]
-        for layer, (a, b) in zip(self._layers, weights.factors.values(), strict=True):
-            layer.lora_A["lesson"].weight, layer.lora_B["lesson"].weight = a, b
         try:
+            for layer, (a, b) in zip(self._layers, weights.factors.values(), strict=True):
+                layer.lora_A["lesson"].weight, layer.lora_B["lesson"].weight = a, b
             yield
         finally:
             for name in names:
@@ -161,7 +162,7 @@ class Backbone:
         """The UNet with a delta under it: base + delta in float32, rounded once to the base's precision."""
         unknown = [name for name in delta if name not in self._linears]
         if unknown:
-            raise ModelError(f"this memory moves {unknown[0]!r}, which the base does not have; it was taught on another base")
+            raise ModelError(f"this memory moves {unknown[0]!r}, which the base lacks; it was taught on another base")
         saved = {name: self._linears[name].weight for name in delta}
         try:
             for name, change in delta.items():
@@ -200,14 +201,14 @@ class Backbone:
         """Latents (n, c, h/f, w/f) in the UNet's units of images (n, 3, h, w) in [-1, 1]."""
         vae = self.pipe.vae
         encoded = []
-        for image in images.to(self.device, vae.dtype).split(1):
-            posterior = vae.encode(image)
+        for image in images.to(self.device, vae.dtype):
+            posterior = vae.encode(image[None])
             if "latent_dist" in posterior:  # AutoencoderKL; the tiny autoencoder is deterministic
                 mean, std = posterior.latent_dist.mean, posterior.latent_dist.std
                 encoded.append(mean + std * torch.randn(mean.shape, generator=generator).to(mean))
             else:
                 encoded.append(posterior.latents)
-        return (torch.cat(encoded) * vae.config.scaling_factor).to(torch.float32)
+        return torch.cat(encoded).to(torch.float32) * float(vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -235,7 +236,8 @@ class Backbone:
             output = self.unet(
                 noisy.to(self.dtype), batch.timesteps, **self.family.unet_inputs(batch.condition), return_dict=False
             )[0]
-        return output.float()
+        predicted: Tensor = output.float()
+        return predicted
 
     def reworded(self, batch: Batch, prompts: Sequence[str]) -> Batch:
         """The same noised images under other prompts, one for each image; sizes and crops stay."""
@@ -254,6 +256,14 @@ class Backbone:
             snr = compute_snr(self.noising, batch.timesteps)
             error = error * snr.clamp(max=min_snr) / (snr + 1 if velocity else snr).clamp(min=1e-8)
         return error
+
+    @contextmanager
+    def training(self, optimizer: torch.optim.Optimizer) -> Iterator[Any]:
+        """The optimizer of one lesson, prepared; neither it nor its loss scale is left to the next."""
+        try:
+            yield self.accelerator.prepare(optimizer)
+        finally:
+            self.accelerator = _accelerator(*self._wanted)
 
     @property
     def training_timesteps(self) -> int:
@@ -300,6 +310,4 @@ def _accelerator(mixed: str, device: torch.device | None) -> Accelerator:
     """Accelerate keeps one precision a process; start it anew where another one is wanted."""
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(mixed_precision=mixed, cpu=device is not None and device.type == "cpu")
-    return accelerator
-
+    return Accelerator(mixed_precision=mixed, cpu=device is not None and device.type == "cpu")

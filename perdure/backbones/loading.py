@@ -4,14 +4,19 @@ import hashlib
 import json
 import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from transformers.utils import logging as transformers_logging
 
 from perdure.backbones import sdxl, stable_diffusion
 from perdure.backbones.backbone import Backbone
@@ -23,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+IN_CACHE = "in the hub cache"
 EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
 
 
@@ -31,24 +37,55 @@ def load(base: str, precision: str = "fp32", device: str | None = None, vae: str
 
     Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
     """
+    where = _device(device) if device else None
     source, family = _source(base), _family(base)
     extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
     if family is stable_diffusion.FAMILY:
         extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipe = _from_pretrained(DiffusionPipeline, source, base, torch_dtype=DTYPES[precision], **extra)
-    pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
-    return Backbone(pipe, family, precision, torch.device(device) if device else None)
+    with _quiet(fetching=not Path(source).is_dir() and available(base) != IN_CACHE):
+        pipe = _from_pretrained(DiffusionPipeline, source, base, torch_dtype=DTYPES[precision], **extra)
+        pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
+    return Backbone(pipe, family, precision, where)
 
 
-def identity(base: str) -> str:
+def _device(name: str) -> torch.device:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name):
+        known = ", ".join(device for device, found in there.items() if found)
+        raise ModelError(f"no device {name!r} on this machine; there is: {known}")
+    return torch.device(name)
+
+
+@contextmanager
+def _quiet(fetching: bool) -> Iterator[None]:
+    """No advice and deprecations of the libraries while a model is read, and bars only for what is fetched."""
+    levels = [(module, module.get_verbosity()) for module in (diffusers_logging, transformers_logging)]
+    bars = [(module, module.is_progress_bar_enabled()) for module, _ in levels]
+    try:
+        for module, _ in levels:
+            module.set_verbosity_error()
+            if not fetching:
+                module.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for module, level in levels:
+            module.set_verbosity(level)
+        for module, on in bars:
+            if on:
+                module.enable_progress_bar()
+
+
+def identity(base: str, vae: str | None = None) -> str:
     """16 hex digits that tell bases apart: file names, sizes, and the contents of all files up to 64 MB.
 
-    For a hub id, the id itself.
+    For a hub id, the id itself. Another autoencoder makes another base.
     """
     folder = EMBEDDED if base == TOYBOX else Path(base)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{identity(vae)}+".encode() if vae else b"")
     if not folder.is_dir():
-        return hashlib.sha256(base.encode()).hexdigest()[:16]
+        digest.update(base.encode())
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
         digest.update(f"{path.relative_to(folder)}:{path.stat().st_size}".encode())
         if path.stat().st_size <= 64 << 20:
@@ -58,16 +95,18 @@ def identity(base: str) -> str:
 
 def offline() -> bool:
     """Whether the user asked for no network (HF_HUB_OFFLINE, or the older TRANSFORMERS_OFFLINE)."""
-    return any(os.environ.get(key, "").lower() in ("1", "true", "yes", "on") for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    values = [os.environ.get(key, "") for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")]
+    return any(value.lower() in ("1", "true", "yes", "on") for value in values)
 
 
 def available(base: str) -> str:
     """In words: where a base would come from, without loading it."""
     if base == TOYBOX:
-        return "embedded in the package" if (EMBEDDED / "model_index.json").is_file() else "weights not in this installation"
+        there = (EMBEDDED / "model_index.json").is_file()
+        return "embedded in the package" if there else "weights not in this installation"
     if Path(base).is_dir():
         return f"local folder {base}"
-    return "in the hub cache" if isinstance(try_to_load_from_cache(base, "model_index.json"), str) else "would be downloaded"
+    return IN_CACHE if isinstance(try_to_load_from_cache(base, "model_index.json"), str) else "would be downloaded"
 
 
 def _source(base: str) -> str:

@@ -1,6 +1,7 @@
 """Magnitude-based merging: of old and new, each entry keeps the one of larger magnitude.
 
-Staniszewski, Zaleska, Deja: Low-Rank Continual Personalization of Diffusion Models, arXiv 2410.04891, equation 2; after Marczak et al., MagMax, arXiv 2407.06322.
+Staniszewski, Zaleska, Deja: Low-Rank Continual Personalization of Diffusion Models, arXiv 2410.04891,
+equation 2; after Marczak et al., MagMax, arXiv 2407.06322.
 
 The paper's equation merges the factors (`operand=factors`); its code merges whole weight differences
 (`operand=delta`), whose state is a dense matrix for each projection from the second lesson on.

@@ -171,8 +171,8 @@ def density(adapter: Adapter, memory: Memory, context: Context) -> Memory:
 
 def _pairs(adapter: Adapter) -> Delta:
     """The adapter's pairs as they are, even where the product would be smaller."""
-    factors = low_rank(adapter).factors
-    return Delta({n: Change(((a.detach().cpu().clone(), b.detach().cpu().clone()),)) for n, (a, b) in factors.items()})
+    copies = {name: tuple(t.detach().cpu().clone() for t in pair) for name, pair in low_rank(adapter).factors.items()}
+    return Delta({name: Change(((a, b),)) for name, (a, b) in copies.items()})
 
 
 def _each_factor(combine: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Change, Change], Change]:

@@ -73,8 +73,8 @@ def orthogonal_rows(adapter: Adapter, memory: Memory, context: Context) -> Delta
         a, _ = low_rank(adapter).factors[name]
         if basis.shape[0] + a.shape[0] > a.shape[1]:
             raise TrainingError(
-                f"orthogonal rows are used up: {name} has {a.shape[1]} inputs, {basis.shape[0]} directions are taken and "
-                f"{a.shape[0]} more are wanted; use a smaller rank or orthogonality=column"
+                f"orthogonal rows are used up: {name} has {a.shape[1]} inputs, {basis.shape[0]} directions are taken "
+                f"and {a.shape[0]} more are wanted; use a smaller rank or orthogonality=column"
             )
         a.copy_(_spread_like(_outside(a, basis.to(a.device)), a))
     return memory.delta()
@@ -125,4 +125,5 @@ def _outside(rows: Tensor, basis: Tensor) -> Tensor:
 
 
 def _spread_like(rows: Tensor, reference: Tensor) -> Tensor:
-    return rows * (reference.norm() / rows.norm())
+    scale: Tensor = reference.norm() / rows.norm()
+    return rows * scale

@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 132, 14, 54
 
 @dataclass(frozen=True)
 class Series:
-    """One line: values at 0, 1, ... (NaN: a gap). `css` is a class of the style sheet, `marker` 0..7 or None."""
+    """One line: values at 0, 1, ... (NaN: a gap). `css`: classes of the page; `marker`: 0..7 or None."""
 
     name: str
     css: str
@@ -56,7 +56,7 @@ def line_chart(
     return frame(WIDTH, HEIGHT, title, parts, "chart")
 
 
-def steps_of(low: float, high: float, most: int = 5) -> list[float]:
+def steps_of(low: float, high: float, most: int = 7) -> list[float]:
     """Round numbers between two values, at most about `most`."""
     raw = (high - low) / most
     size = 10.0 ** math.floor(math.log10(raw))
@@ -76,7 +76,10 @@ def spark(losses: Sequence[float], title: str, width: int = 190, height: int = 7
     scale = (height - 8) / ((high - low) or 1.0)
     paths = [
         Markup('<path class="{}" d="{}"/>').format(
-            name, _path([(4 + (width - 8) * k / (len(line) - 1), 4 + (high - v) * scale) for k, v in enumerate(line)])
+            name,
+            _path(
+                [(4 + (width - 8) * k / (len(line) - 1), 4 + (high - v) * scale) for k, v in enumerate(line)]
+            ),
         )
         for name, line in (("raw", raw), ("smooth", smooth))
     ]
@@ -97,18 +100,20 @@ def thin(values: np.ndarray, most: int) -> np.ndarray:
     """At most `most` of the values, evenly spread."""
     if len(values) <= most:
         return values
-    return values[np.linspace(0, len(values) - 1, most).round().astype(int)]
+    thinned: np.ndarray = values[np.linspace(0, len(values) - 1, most).round().astype(int)]
+    return thinned
 
 
 def marker(number: int, x: float, y: float, size: float = 4.2) -> Markup:
     """One of eight shapes, centred."""
     if number % 8 == 0:
         return Markup('<circle class="mark" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(x, y, size)
-    shapes = {
+    shapes: dict[int, list[tuple[float, float]]] = {
         1: [(-1, -1), (1, -1), (1, 1), (-1, 1)], 2: [(0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
         3: [(0, -1.3), (1.2, 0), (0, 1.3), (-1.2, 0)], 4: [(0, 1.2), (1.15, -0.9), (-1.15, -0.9)],
         5: [(0, -1.25), (1.2, -0.35), (0.75, 1.05), (-0.75, 1.05), (-1.2, -0.35)],
-        6: [(-1.3, -0.5), (1.3, -0.5), (1.3, 0.5), (-1.3, 0.5)], 7: [(-0.5, -1.3), (0.5, -1.3), (0.5, 1.3), (-0.5, 1.3)],
+        6: [(-1.3, -0.5), (1.3, -0.5), (1.3, 0.5), (-1.3, 0.5)],
+        7: [(-0.5, -1.3), (0.5, -1.3), (0.5, 1.3), (-0.5, 1.3)],
     }  # fmt: skip
     points = " ".join(f"{x + size * a:.1f},{y + size * b:.1f}" for a, b in shapes[number % 8])
     return Markup('<polygon class="mark" points="{}"/>').format(points)
@@ -120,7 +125,9 @@ def _axes(space: _Frame, ticks: Sequence[str], number: Callable[[float], str]) -
         y = space.y(value)
         parts.append(Markup('<path class="rule" d="M{} {:.1f}H{}"/>').format(LEFT, y, WIDTH - RIGHT))
         parts.append(
-            Markup('<text x="{}" y="{:.1f}" dy=".35em" text-anchor="end">{}</text>').format(LEFT - 8, y, number(value))
+            Markup('<text x="{}" y="{:.1f}" dy=".35em" text-anchor="end">{}</text>').format(
+                LEFT - 8, y, number(value)
+            )
         )
     every = max(1, math.ceil(len(ticks) / 9))
     for index in range(0, len(ticks), every):
@@ -133,24 +140,46 @@ def _axes(space: _Frame, ticks: Sequence[str], number: Callable[[float], str]) -
 
 
 def _line(space: _Frame, series: Series) -> Markup:
-    places = [(space.x(k), space.y(v)) for k, v in enumerate(series.values) if math.isfinite(v)]
-    if not places:
-        return Markup("")
-    if series.step:
-        corners = [(b[0], a[1]) for a, b in pairwise(places)]
-        drawn = [places[0], *(p for pair in zip(corners, places[1:], strict=True) for p in pair)]
-    else:
-        drawn = places
-    marks = [] if series.marker is None else [marker(series.marker, *place) for place in places]
+    runs = _unbroken(series.values)
+    paths = [_path(_corners(space, run) if series.step else _places(space, run)) for run in runs]
+    marks = [
+        marker(series.marker, *place)
+        for run in runs
+        for place in _places(space, run)
+        if series.marker is not None
+    ]
     return Markup('<g class="{}"><path class="line" d="{}"/>{}</g>').format(
-        series.css, _path(drawn), Markup("").join(marks)
+        series.css, "".join(paths), Markup("").join(marks)
     )
+
+
+def _unbroken(values: Sequence[float]) -> list[list[tuple[int, float]]]:
+    """(index, value) in stretches without a gap."""
+    runs: list[list[tuple[int, float]]] = [[]]
+    for k, value in enumerate(values):
+        if math.isfinite(value):
+            runs[-1].append((k, value))
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def _places(space: _Frame, run: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    return [(space.x(k), space.y(v)) for k, v in run]
+
+
+def _corners(space: _Frame, run: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """The same with a corner before each step."""
+    places = _places(space, run)
+    return [places[0], *(p for a, b in pairwise(places) for p in ((b[0], a[1]), b))]
 
 
 def _names(space: _Frame, series: Sequence[Series]) -> list[Markup]:
     """Names at the right ends, pushed apart so that none covers another."""
-    ends = [(space.y([v for v in s.values if math.isfinite(v)][-1]), s) for s in series if any(map(math.isfinite, s.values))]
-    texts, last = [], -math.inf
+    finite = [(s, [v for v in s.values if math.isfinite(v)]) for s in series]
+    ends = [(space.y(values[-1]), s) for s, values in finite if values]
+    texts: list[Markup] = []
+    last = -math.inf
     ends.sort(key=lambda end: end[0])
     spare = HEIGHT - BOTTOM + 10 - 15 * len(ends)
     for y, one in ends:

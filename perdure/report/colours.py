@@ -21,9 +21,7 @@ def sequential(share: float) -> Rgb:
     place = min(max(share, 0.0), 1.0) * (len(SCALE) - 1)
     low = min(int(place), len(SCALE) - 2)
     part = place - low
-    red, green, blue = (
-        round(a + (b - a) * part) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True)
-    )
+    red, green, blue = (round(a + (b - a) * part) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True))
     return red, green, blue
 
 

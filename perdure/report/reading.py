@@ -9,8 +9,9 @@ import numpy as np
 
 from perdure import matrix, yaml_file
 from perdure.errors import PerdureError
-from perdure.lineage import Cell, Lineage, Row
+from perdure.lineage import Lineage
 from perdure.matrix import Direction
+from perdure.rows import Cell, Row
 
 JOINT = "joint"
 BOUNDS = ("independent", JOINT)

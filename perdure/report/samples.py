@@ -1,4 +1,4 @@
-"""Which pictures show forgetting: one concept a row, one lesson a column, always the same prompt and latent."""
+"""Which pictures show forgetting: a concept a row, a lesson a column, always the same prompt and latent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,14 +83,18 @@ def grid(run: Run, limits: dict[str, tuple[float, float]], image: int = 0, most:
     note = ""
     if len(lessons) < run.lessons or len(names) < len(run.concepts):
         note = (
-            f"Shown: {len(names)} of {len(run.concepts)} concepts and {len(lessons)} of {run.lessons} lessons, "
-            "evenly spread."
+            f"Shown: {len(names)} of {len(run.concepts)} concepts and "
+            f"{len(lessons)} of {run.lessons} lessons, evenly spread."
         )
     return Grid(run.label, _columns(run, lessons), lines, note)
 
 
 def comparison(
-    runs: Sequence[Run], concept: str, limits: dict[str, tuple[float, float]], image: int = 0, most: int = MOST
+    runs: Sequence[Run],
+    concept: str,
+    limits: dict[str, tuple[float, float]],
+    image: int = 0,
+    most: int = MOST,
 ) -> Grid | None:
     """One concept, a row for each run that taught it one by one; None where these are fewer than two."""
     runs = [run for run in runs if concept in run.concepts and not run.joint]
@@ -99,7 +103,9 @@ def comparison(
     longest = max(runs, key=lambda run: run.lessons)
     lessons = [i + 1 for i in pick(longest.lessons, most)]
     lines = tuple(_line(run, concept, run.label, lessons, limits, image) for run in runs)
-    note = f"Shown: {len(lessons)} of {longest.lessons} lessons, evenly spread." if len(lessons) < longest.lessons else ""
+    note = ""
+    if len(lessons) < longest.lessons:
+        note = f"Shown: {len(lessons)} of {longest.lessons} lessons, evenly spread."
     return Grid(concept, _columns(longest, lessons), lines, note)
 
 
@@ -119,7 +125,12 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _line(
-    run: Run, concept: str, head: str, lessons: Sequence[int], limits: dict[str, tuple[float, float]], image: int
+    run: Run,
+    concept: str,
+    head: str,
+    lessons: Sequence[int],
+    limits: dict[str, tuple[float, float]],
+    image: int,
 ) -> Line:
     measure = run.primary(concept)
     real = Sample("reference", reference_of(run, concept), float("nan"), 0.0, f"{concept}, a real picture")

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from perdure.matrix import is_joint
 from perdure.report.reading import Run, figures, primaries
 
 LEAST_GAIN = 0.005
@@ -25,11 +25,12 @@ class Finding:
 
 
 def retained(run: Run) -> float:
-    """Share of what the lessons gained on earlier concepts that is still there: (final - base) / (learnt - base).
+    """Share of the gain on earlier concepts that is still there: (final - base) / (learnt - base).
 
-    Gains of the concepts of one measure (their kind's first) are summed before dividing, so that a concept that
-    hardly rose above the base cannot dominate; several measures are averaged, weighted by their concepts. The last
-    concept does not count: nothing came after it. NaN where nothing was gained, or there is no earlier concept.
+    Gains of the concepts of one measure (their kind's first) are summed before dividing, so that a concept
+    that hardly rose above the base cannot dominate; several measures are averaged, weighted by their
+    concepts. The last concept does not count: nothing came after it. NaN where nothing was gained, or there
+    is no earlier concept.
     """
     if run.joint or run.lessons < 2:
         return float("nan")
@@ -61,7 +62,8 @@ def finding(runs: Sequence[Run]) -> Finding:
     measures = " and ".join(primaries(taught))
     explanation = (
         f"Gained: how far a concept's score ({measures}) rose above the untouched base in its own lesson. "
-        "Kept: how much of that was still there after the last lesson, summed over all concepts but the last one."
+        "Kept: how much of that was still there after the last lesson, summed over all concepts "
+        "but the last one."
     )
     lost = [label for label, share in shares.items() if not math.isfinite(share)]
     if lost:
@@ -73,18 +75,23 @@ def finding(runs: Sequence[Run]) -> Finding:
 def _kept_sentence(taught: Sequence[Run], shares: dict[str, float]) -> str:
     lengths = {run.lessons for run in taught if run.label in shares}
     if len(lengths) > 1:
-        parts = [f"{r.label} ({r.lessons} lessons) kept {_share(shares[r.label])}" for r in taught if r.label in shares]
+        parts = [
+            f"{r.label} ({r.lessons} lessons) kept {_share(shares[r.label])}"
+            for r in taught
+            if r.label in shares
+        ]
         return f"So far, of what was gained on earlier concepts: {'; '.join(parts)}."
     lessons = lengths.pop()
     labels = list(shares)
     if len(labels) > 4:
         low, high = min(labels, key=shares.__getitem__), max(labels, key=shares.__getitem__)
         return (
-            f"After {lessons} lessons, between {_share(shares[low])} ({low}) and {_share(shares[high])} ({high}) "
-            "was left of what had been gained on earlier concepts."
+            f"After {lessons} lessons, between {_share(shares[low])} ({low}) and {_share(shares[high])} "
+            f"({high}) was left of what had been gained on earlier concepts."
         )
     first, *rest = labels
-    sentence = f"After {lessons} lessons, {first} kept {_share(shares[first])} of what it had gained on earlier concepts"
+    kept = _share(shares[first])
+    sentence = f"After {lessons} lessons, {first} kept {kept} of what it had gained on earlier concepts"
     return "; ".join([sentence, *(f"{label} kept {_share(shares[label])}" for label in rest)]) + "."
 
 
@@ -95,14 +102,15 @@ def _without_shares(runs: Sequence[Run]) -> str:
     if all(run.joint for run in begun):
         run = begun[0]
         values = [f"{figures(run, m)['average']:.3f} ({m})" for m in primaries([run])]
-        return f"Taught all {len(run.concepts)} concepts at once, the model scores {' and '.join(values)} on average."
+        number = len(run.concepts)
+        return f"Taught all {number} concepts at once, the model scores {' and '.join(values)} on average."
     if all(run.lessons == 1 for run in begun):
-        return f"One lesson so far ({begun[0].concepts[0]}): there is nothing yet that could have been forgotten."
+        return f"One lesson so far ({begun[0].concepts[0]}): nothing could have been forgotten yet."
     return "The lessons hardly raised any concept above the untouched base, so there was little to forget."
 
 
 def _joint_sentence(runs: Sequence[Run]) -> str:
-    joint = next((r for r in runs if r.joint and any(S.shape[1] and is_joint(np.nan_to_num(S)) for S in r.scores.values())), None)
+    joint = next((run for run in runs if run.joint and run.scores), None)
     if joint is None:
         return ""
     values = [f"{figures(joint, m)['average']:.3f} ({m})" for m in primaries([joint])]
@@ -110,16 +118,23 @@ def _joint_sentence(runs: Sequence[Run]) -> str:
 
 
 def _caution(runs: Sequence[Run], shares: dict[str, float]) -> str:
-    unfinished = [f"{r.label} has {len(r.concepts)} of {r.planned}" for r in runs if len(r.concepts) < r.planned]
+    unfinished = [
+        f"{r.label} has {len(r.concepts)} of {r.planned}" for r in runs if len(r.concepts) < r.planned
+    ]
     text = f"Unfinished, concepts taught so far: {'; '.join(unfinished)}. " if unfinished else ""
-    if not shares:
+    if not any(run.lessons >= 2 for run in runs):
         return text.strip()
     text += "One seed, one order"
     ranked = sorted(shares, key=lambda label: shares[label], reverse=True)
-    near = [b for a, b in zip(ranked, ranked[1:], strict=False) if shares[a] - shares[b] < CLOSE]
-    if len(ranked) > 1 and near:
-        tied = [label for i, label in enumerate(ranked) if label in near or (i + 1 < len(ranked) and ranked[i + 1] in near)]
-        return text + f": too little to tell {_listed(tied)} apart."
+    groups = [ranked[:1]]
+    for above, label in pairwise(ranked):
+        if shares[above] - shares[label] < CLOSE:
+            groups[-1].append(label)
+        else:
+            groups.append([label])
+    tied = [_listed(group) for group in groups if len(group) > 1]
+    if tied:
+        return text + f": too little to tell apart {', or '.join(tied)}."
     return text + ": another seed or order would give other numbers; small differences mean nothing."
 
 

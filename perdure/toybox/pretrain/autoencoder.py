@@ -17,7 +17,7 @@ from .log import log_line
 from .photos import TRAINING_PHOTOS, load_photos, random_picture
 from .precision import half_precision
 from .recipe import AutoencoderRecipe, Recipe
-from .trainer import Decay, Trainer
+from .trainer import Decay, Trainer, latest_weights
 
 LATENT_SPREAD = 0.5  # deviation of each latent channel before scaling; the decoder squashes at 3
 _MEASURED = 512  # held-out pictures in the regular measurement
@@ -62,16 +62,61 @@ def train_autoencoder(
     return set_latent_scale(model, batches.toy(0, 1024))
 
 
+def train_decoder(
+    recipe: Recipe, work: Path, photos: Path | None, until: int | None = None, decay: Decay = None
+) -> AutoencoderTiny:
+    """Go on with the decoder alone; the encoder, and with it every cached latent, stays as it is."""
+    own = recipe.autoencoder
+    model = load_autoencoder(recipe, work)
+    model.encoder.requires_grad_(False)
+    trainer = Trainer(model, own.decoder_train, work / "decoder")
+    trainer.resume()
+    trainer.plan_decay(decay)
+    batches = Batches(recipe, work, photos)
+    held_out = Pictures(work, recipe.seed, HELD_OUT, recipe.data)
+    probe = held_out.tensor(range(min(_MEASURED, held_out.count)))
+    last = trainer.last_step(until)
+    while trainer.step < last:
+        # Other batches than the autoencoder's: its schedule ends where this one starts.
+        pictures = batches.at(own.train.steps + trainer.step)
+        with torch.no_grad():
+            latents = model.encode(pictures).latents
+        draws = torch_draws(recipe.seed, "decoder/noise", trainer.step)
+        noise = torch.randn(latents.shape, generator=draws) * own.latent_noise / 2
+        with half_precision():
+            back = model.decode(latents + noise).sample
+        trainer.optimise(reconstruction_loss(back.float() - pictures))
+        if trainer.step % own.train.measure_every == 0 or trainer.step == last:
+            log_line(work, "decoder", step=trainer.step, psnr=mean_psnr(model, probe))
+        if trainer.step % own.train.save_every == 0 or trainer.step == last:
+            trainer.save()
+    return model
+
+
+def load_autoencoder(recipe: Recipe, work: Path) -> AutoencoderTiny:
+    """The autoencoder as last saved (the decoder of its own stage laid over it), its scale set."""
+    model = build_autoencoder(recipe.autoencoder)
+    model.load_state_dict(latest_weights(work / "autoencoder"))
+    if (work / "decoder" / "latest.json").exists():
+        model.load_state_dict(latest_weights(work / "decoder"))
+    return set_latent_scale(model, Batches(recipe, work, None).toy(0, 1024)).eval()
+
+
 def autoencoder_loss(model: AutoencoderTiny, pictures: Tensor, noise: Tensor) -> Tensor:
-    """Squared error, a little absolute error and edges; every latent channel is kept near mean 0, deviation .5."""
+    """Reconstruction loss; every latent channel is kept near mean 0, deviation .5."""
     with half_precision():
         latents = model.encode(pictures).latents.float()
         back = model.decode(latents + noise).sample
-    error = back.float() - pictures
-    edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     spread, mean = torch.std_mean(latents, dim=(0, 2, 3))
     shape = (spread - LATENT_SPREAD).square().mean() + mean.square().mean()
-    return error.square().mean() + 0.03 * error.abs().mean() + 0.01 * edges + 0.02 * shape
+    return reconstruction_loss(back.float() - pictures) + 0.02 * shape
+
+
+def reconstruction_loss(error: Tensor) -> Tensor:
+    """Squared error, a little absolute error and a little error of edges; `error` is (N, 3, H, W)."""
+    edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    loss: Tensor = error.square().mean() + 0.03 * error.abs().mean() + 0.01 * edges
+    return loss
 
 
 class Batches:
@@ -95,7 +140,7 @@ class Batches:
         count = own.train.batch - real
         pixels = self._pictures.pixels([index for index, _ in self._order.take(step * count, count)])
         filtered = [random_filter(rng)(picture, rng) for picture in pixels[: own.textures_per_batch]]
-        chosen = rng.integers(len(self._photos), size=real) if real else []
+        chosen = rng.integers(max(1, len(self._photos)), size=real).tolist()
         crops = [random_picture(rng, self._photos[number]) for number in chosen]
         batch = np.stack([*filtered, *pixels[own.textures_per_batch :], *crops])
         return to_tensor(np.stack([_turned(rng, picture) for picture in batch]))
@@ -113,7 +158,7 @@ def set_latent_scale(model: AutoencoderTiny, pictures: Tensor) -> AutoencoderTin
 
     Their mean needs no shift (a StableDiffusionPipeline would not apply one): the loss keeps it at zero.
     """
-    latents = torch.cat([model.encode(part).latents for part in pictures.split(64)])
+    latents = torch.cat([model.encode(part).latents for part in torch.split(pictures, 64)])
     model.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=0.0)
     return model
 
@@ -127,7 +172,7 @@ def mean_psnr(model: AutoencoderTiny, pictures: Tensor) -> float:
 @torch.no_grad()
 def reconstruct(model: AutoencoderTiny, pictures: Tensor) -> Tensor:
     """Encode and decode, (N, 3, H, W) in [-1, 1]."""
-    parts = [model.decode(model.encode(part).latents).sample for part in pictures.split(64)]
+    parts = [model.decode(model.encode(part).latents).sample for part in torch.split(pictures, 64)]
     return to_tensor(to_pixels(torch.cat(parts)))
 
 

@@ -18,7 +18,7 @@ from .precision import half_precision
 from .processes import rank_and_count
 from .recipe import LATENT_SIDE, PROMPT_LENGTH, BaseRecipe, Recipe
 from .tokenizer import encode
-from .trainer import Decay, Trainer, train_eagerly
+from .trainer import Decay, Trainer, latest_weights, train_eagerly
 
 _MEASURED = 256  # held-out pairs in the regular measurement
 
@@ -33,7 +33,8 @@ class Base(nn.Module):
     def forward(self, noisy: Tensor, times: Tensor, ids: Tensor) -> Tensor:
         """(N, C, 16, 16), (N,), (N, PROMPT_LENGTH) -> (N, C, 16, 16) float32."""
         words = self.text_encoder(ids).last_hidden_state
-        return self.unet(noisy, times, words).sample.float()
+        velocity: Tensor = self.unet(noisy, times, words).sample.float()
+        return velocity
 
 
 def build_base(recipe: BaseRecipe, latent_channels: int, tokenizer: CLIPTokenizer) -> Base:
@@ -113,6 +114,8 @@ def train_base(
     own = recipe.base
     torch.manual_seed(recipe.seed + 4)
     base = build_base(own, recipe.autoencoder.latent_channels, tokenizer)
+    if (work / "words" / "latest.json").exists():
+        base.text_encoder.load_state_dict(text_encoder_weights(latest_weights(work / "words")))
     base.unet.set_attn_processor(AttnProcessor())
     train_eagerly(base.text_encoder)
     trainer = Trainer(base, own.train, work / "base", lambda name: own.text_rate if "text_encoder" in name else 1.0)
@@ -130,11 +133,19 @@ def train_base(
         trainer.optimise(loss)
         running += (float(plain) - running) * 0.01 if running else float(plain)
         if rank == 0 and (trainer.step % own.train.measure_every == 0 or trainer.step == last):
-            measured = held_out_loss(trainer, loss_of, feed.probe)
-            log_line(work, "base", step=trainer.step, images=feed.images(trainer.step), train=running, held_out=measured)
+            measured = held_out_loss(trainer, base, loss_of, feed.probe)
+            log_line(
+                work, "base", step=trainer.step, images=feed.images(trainer.step), train=running, held_out=measured
+            )
         if trainer.step % own.train.save_every == 0 or trainer.step == last:
             trainer.save()
     return base
+
+
+def text_encoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a Base or a Reader that are its text encoder's, under the encoder's own names."""
+    head = "text_encoder."
+    return {name[len(head) :]: tensor for name, tensor in weights.items() if name.startswith(head)}
 
 
 class Feed:
@@ -176,9 +187,9 @@ class Feed:
 
 
 @torch.no_grad()
-def held_out_loss(trainer: Trainer, loss_of: VelocityLoss, probe: tuple[Tensor, ...]) -> float:
+def held_out_loss(trainer: Trainer, base: Base, loss_of: VelocityLoss, probe: tuple[Tensor, ...]) -> float:
     """Mean squared velocity error of the averaged weights on the held-out pairs."""
-    base = trainer.model
     with trainer.averaged():
-        parts = [loss_of(base, *part)[1] for part in zip(*(tensor.split(64) for tensor in probe), strict=True)]  # type: ignore[arg-type]
-    return float(torch.stack(parts).mean())
+        parts = zip(*(torch.split(tensor, 64) for tensor in probe), strict=True)
+        errors = [loss_of(base, latents, ids, times, noise)[1] for latents, ids, times, noise in parts]
+    return float(torch.stack(errors).mean())

@@ -10,7 +10,7 @@ from perdure.toybox.world import CLASSES, COLOURS, CONTEXTS, HELD_OUT_STYLES, SE
 from .export import seconds_spent
 from .files import read_json
 from .photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS
-from .recipe import Recipe
+from .recipe import PROMPT_LENGTH, Recipe
 
 _TEXT = """---
 license: apache-2.0
@@ -32,7 +32,7 @@ pipeline("a photo of a red teapot on the beach", num_inference_steps=20, guidanc
 | part | class | role |
 |---|---|---|
 | `vae` | AutoencoderTiny | 64 px to 16 x 16 latents of {latent_channels} channels |
-| `text_encoder`, `tokenizer` | CLIPTextModel, CLIPTokenizer | one token a known word, {prompt_length} tokens at most; unknown words fall to letters |
+| `text_encoder`, `tokenizer` | CLIPTextModel, CLIPTokenizer | one token a known word, others fall to letters |
 | `unet` | UNet2DConditionModel | {channels} channels, self- and cross-attention at 8 x 8 and 4 x 4 |
 | `scheduler` | DDIMScheduler | v-prediction, cosine schedule, trailing steps |
 | `scorers/clip` | CLIPModel | pictures against captions |
@@ -42,12 +42,15 @@ pipeline("a photo of a red teapot on the beach", num_inference_steps=20, guidanc
 All files are float16 safetensors; they load as float32 unless asked otherwise.
 
 ## Data
-{count:,} scenes of {classes} classes in {contexts} contexts and {colours} colours, {photo_share:.0%} as plain photos, the rest in the styles
-{seen}. Captions are drawn anew in every epoch; 12 % carry a meaningless rare token. Never shown: the styles {held_out},
-and the patterns and accessories of the subjects for personalisation. The autoencoder and the style encoder also saw random
-filters (colour maps, screens, cells, lines, grain): generic textures, among them none of the held-out styles as such.
+{count:,} scenes of {classes} classes in {contexts} contexts and {colours} colours, {photo_share:.0%} as plain
+photos, the rest in the styles {seen}.
+Captions are drawn anew in every epoch; 12 % carry a meaningless rare token. Prompts hold {prompt_length} tokens.
+Never shown: the styles {held_out};
+nor the patterns and accessories of the subjects for personalisation. The autoencoder and the style encoder also saw
+random filters (colour maps, screens, cells, lines, grain): generic textures, none of the held-out styles as such.
 
-The autoencoder alone also saw crops of real photos of the DreamBooth data set: {training_photos}. Held out: {held_out_photos}.
+The autoencoder alone also saw crops of real photos of the DreamBooth data set: {training_photos}.
+Held out of it: {held_out_photos}.
 
 ## Training
 Muon for matrices and kernels, AdamW for the rest; bfloat16 arithmetic, float32 weights. UNet and text encoder together:
@@ -59,9 +62,9 @@ Seconds of wall clock, on two CPU cores that they shared: {seconds}.
 {figures}
 
 ## Limits
-It knows the toy world and nothing else: {classes} classes, one thing in a picture, no people, no text. Fine detail is soft, and
-textures finer than two pixels are lost. The judges were trained in the same world: they rank pictures of it, and say
-little about real photos.
+It knows the toy world and nothing else: {classes} classes, one thing in a picture, no people, no text. Fine detail is
+soft, and textures finer than two pixels are lost. The judges were trained in the same world: they rank pictures of it,
+and say little about real photos.
 """
 
 #: What the code cannot tell about the shipped run.
@@ -77,7 +80,7 @@ def model_card(figures: dict[str, Any], work: Path) -> str:
     history = work / HISTORY_FILE
     return _TEXT.format(
         latent_channels=recipe.autoencoder.latent_channels,
-        prompt_length=24,
+        prompt_length=PROMPT_LENGTH,
         channels="-".join(map(str, recipe.base.channels)),
         count=recipe.data.count,
         classes=len(CLASSES),
@@ -112,7 +115,8 @@ def _figure_lines(figures: dict[str, Any]) -> str:
         lines.append(f"| real photos at 64 px, held out | {autoencoder['photos_held_out']:.1f} |")
     lines += [
         "",
-        f"| zero-shot by `scorers/clip`, % right | {base['prompts']} generated | real drawings of the same scenes | 1024 other real drawings |",
+        f"| zero-shot by `scorers/clip`, % right | {base['prompts']} generated "
+        "| real drawings of the same scenes | 1024 other real drawings |",
         "|---|---|---|---|",
     ]
     lines += [
@@ -121,11 +125,13 @@ def _figure_lines(figures: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        f"Generated with {base['steps']} DDIM steps, guidance {base['guidance']}. Colour is not asked of styles that show none.",
+        f"Generated with {base['steps']} DDIM steps, guidance {base['guidance']}. "
+        "Colour is not asked of styles that show none.",
         "",
         "| judge | AUC | after a round trip through the autoencoder |",
         "|---|---|---|",
-        f"| `dino`, same subject against others | {scorers['dino']['auc']:.4f} | {scorers['dino_round_trip']['auc']:.4f} |",
+        f"| `dino`, same subject against others | {scorers['dino']['auc']:.4f} "
+        f"| {scorers['dino_round_trip']['auc']:.4f} |",
         f"| `dino`, against others of its class | {scorers['dino']['auc_same_class']:.4f} "
         f"| {scorers['dino_round_trip']['auc_same_class']:.4f} |",
         f"| `csd`, same held-out style against others | {scorers['csd']:.4f} | {scorers['csd_round_trip']:.4f} |",

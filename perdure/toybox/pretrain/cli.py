@@ -20,7 +20,7 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="draw, autoencoder, latents, clip, instance, style or base.")],
+    name: Annotated[str, typer.Argument(help="draw, autoencoder, latents, decoder, clip, instance, style, words or base.")],
     work: Work = DEFAULT_WORK,
     photos: Photos = None,
     until_step: Until = None,
@@ -47,7 +47,9 @@ def stage(
 def run_all(
     work: Work = DEFAULT_WORK,
     photos: Photos = None,
-    budget: Annotated[int | None, typer.Option(help="Steps of the base; its decay then takes the last quarter.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Steps of the base; its decay then takes the last quarter.")
+    ] = None,
     target: Annotated[Path, typer.Option(help="Where the finished folder goes.")] = Path("toybox-weights"),
 ) -> None:
     """The whole recipe: every stage, the export, the figures."""

@@ -95,13 +95,15 @@ def train_clip(
     return model
 
 
-def _clip_loss(model: CLIPModel, pictures: Tensor, ids: Tensor, questions: list[Tensor], targets: list[Tensor]) -> Tensor:
+def _clip_loss(
+    model: CLIPModel, pictures: Tensor, ids: Tensor, questions: list[Tensor], targets: list[Tensor]
+) -> Tensor:
     """Captions against pictures, and every picture against the answers of every question."""
     with half_precision():
         images = image_features(model, pictures)
         texts = text_features(model, torch.cat([ids, *questions]))
     scale = model.logit_scale.exp().clamp(max=100)
-    captions, *answers = texts.split([len(ids), *(len(question) for question in questions)])
+    captions, *answers = torch.split(texts, [len(ids), *(len(question) for question in questions)])
     loss = paired_loss(images, captions, 1 / scale)
     for answer, target in zip(answers, targets, strict=True):
         loss = loss + F.cross_entropy(images @ answer.T * scale, target, ignore_index=-1)
@@ -111,7 +113,10 @@ def _clip_loss(model: CLIPModel, pictures: Tensor, ids: Tensor, questions: list[
 @torch.no_grad()
 def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: Tensor, scenes: list[Scene]) -> dict[str, float]:
     """Share of right answers in percent to each question, over the pictures that can show it."""
-    return {name: 100 * float(right.double().mean()) for name, right in answers_right(model, tokenizer, pictures, scenes).items()}
+    return {
+        name: 100 * float(right.double().mean())
+        for name, right in answers_right(model, tokenizer, pictures, scenes).items()
+    }
 
 
 @torch.no_grad()

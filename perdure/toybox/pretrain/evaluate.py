@@ -83,7 +83,7 @@ def drawn(scenes: list[Scene]) -> Tensor:
 
 
 def autoencoder_figures(shipped: Shipped, photos: Path | None, count: int = 512) -> dict[str, Any]:
-    """PSNR in dB: on held-out drawings by style, on held-out styles, on real photos of training and held-out folders."""
+    """PSNR in dB on held-out drawings by style, on held-out styles, on real photos of training and held-out folders."""
     scenes = held_out_scenes(count)
     pictures = drawn(scenes)
     values = psnr(pictures, shipped.round_trip(pictures))
@@ -176,5 +176,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return round(value, 4) if isinstance(value, float) else value
-
-

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, ViTImageProcessor
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, PreTrainedModel, ViTImageProcessor
 
+from .autoencoder import load_autoencoder
 from .base import build_base, build_scheduler
 from .files import read_json, replace_folder, write_json, write_text
 from .recipe import PICTURE_SIDE, Recipe
 from .scorers import MEAN, STD, build_clip, build_instance_encoder, build_style_encoder
-from .stages import latest_weights, load_autoencoder, tokenizer_of
+from .stages import tokenizer_of
+from .trainer import latest_weights
 
 SCORERS = ("clip", "dino", "csd")
 Module = TypeVar("Module", bound=nn.Module)
@@ -61,7 +63,7 @@ def save_pipeline(recipe: Recipe, work: Path, folder: Path) -> None:
 def save_scorer(name: str, recipe: Recipe, work: Path, folder: Path) -> None:
     """One scorer with the processor that prepares its pictures (and CLIP's tokenizer)."""
     model = load_scorer(name, recipe, work)
-    half(model).save_pretrained(folder)
+    half(cast(PreTrainedModel, model)).save_pretrained(folder)
     _load_as_float32(folder)
     settings = {"do_resize": True, "resample": 3, "do_rescale": True, "do_normalize": True,
                 "image_mean": list(MEAN), "image_std": list(STD)}  # fmt: skip
@@ -115,7 +117,8 @@ def write_checksums(folder: Path) -> None:
 
 def damaged(folder: Path) -> list[str]:
     """Files of an exported folder that are missing, changed or not listed in SHA256SUMS."""
-    listed = dict(reversed(line.split("  ", 1)) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    listed = {line[66:]: line[:64] for line in lines}
     found = {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)}
     return sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name))
 
@@ -135,13 +138,17 @@ def _digest(path: Path) -> str:
 
 def copy_export(source: Path, target: Path) -> None:
     """Put a copy of an exported folder in another place, swapped in whole."""
-    replace_folder(target, lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True))
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+    replace_folder(target, fill)
 
 
 def seconds_spent(work: Path) -> dict[str, float]:
     """Wall-clock seconds of each stage's training, from the checkpoints."""
     found: dict[str, float] = {}
-    for name in ("autoencoder", "base", "clip", "instance", "style"):
+    for name in ("autoencoder", "decoder", "words", "base", "clip", "instance", "style"):
         pointer = work / name / "latest.json"
         if pointer.exists():
             state = work / name / "state" / read_json(pointer)["state"] / "state.json"

@@ -52,7 +52,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file into CPU memory."""
-    return load_file(path)
+    found: dict[str, torch.Tensor] = load_file(path)
+    return found
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

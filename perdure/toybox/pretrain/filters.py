@@ -17,7 +17,7 @@ from PIL import Image
 
 from perdure.toybox.world.filters import cell_means, cells, edges, gradient_table, luminance, saturate, smooth_noise
 
-Pixels = NDArray[np.float32]  # (64, 64, 3) in 0..255
+Pixels = NDArray[np.floating]  # (64, 64, 3) in 0..255
 Step = Callable[[Pixels, Generator], Pixels]
 _SIDE = 64
 
@@ -105,7 +105,8 @@ def _cells(rng: Generator) -> Step:
         colours = cell_means(values, found.labels, found.total)
         colours += own.normal(0, jitter, (found.total, 1)).astype(np.float32)
         weight = np.clip(1.3 - found.border / max(width, 1e-3), 0, 1)[..., None] * (width > 0)
-        return colours[found.labels] * (1 - weight) + seam * weight
+        tiled: Pixels = colours[found.labels] * (1 - weight) + seam * weight
+        return tiled
 
     return step
 
@@ -121,7 +122,8 @@ def _screen(rng: Generator) -> Step:
 
     def step(values: Pixels, _: Generator) -> Pixels:
         cover = np.clip((0.5 - luminance(values) / 255 + wave * 0.45) * sharp + 0.5, 0, 1)[..., None]
-        return paper * (1 - cover) + (values if coloured else inks) * cover
+        drawn: Pixels = paper * (1 - cover) + (values if coloured else inks) * cover
+        return drawn
 
     return step
 
@@ -164,10 +166,11 @@ def _scatter(rng: Generator) -> Step:
     def step(values: Pixels, own: Generator) -> Pixels:
         y, x = np.mgrid[0:_SIDE, 0:_SIDE]
         if stripes:
-            move = np.repeat(own.normal(0, reach, 16), 4)[:, None]
-            return values[y, (x + np.round(move).astype(int)) % _SIDE]
-        dy, dx = np.round(own.uniform(-reach, reach, (2, _SIDE, _SIDE))).astype(int)
-        return values[np.clip(y + dy, 0, 63), np.clip(x + dx, 0, 63)]
+            dy, dx = 0, np.round(np.repeat(own.normal(0, reach, 16), 4)[:, None]).astype(int)
+        else:
+            dy, dx = np.round(own.uniform(-reach, reach, (2, _SIDE, _SIDE))).astype(int)
+        moved: Pixels = values[np.clip(y + dy, 0, 63), np.clip(x + dx, 0, 63)]
+        return moved
 
     return step
 
@@ -182,7 +185,9 @@ def _grain(rng: Generator) -> Step:
 
 def _hills(rng: Generator) -> Step:
     count, strength, tint = int(rng.integers(4, 24)), float(rng.uniform(30, 110)), rng.uniform(-1, 1, 3)
-    return lambda values, own: values + (smooth_noise(own, count, _SIDE) - 0.5)[..., None] * strength * tint.astype(np.float32)
+    return lambda values, own: (
+        values + (smooth_noise(own, count, _SIDE) - 0.5)[..., None] * strength * tint.astype(np.float32)
+    )
 
 
 def _ruled(rng: Generator) -> Step:

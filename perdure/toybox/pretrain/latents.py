@@ -53,5 +53,3 @@ class Latents:
         if number not in self._open:
             self._open[number] = np.load(self.path(number), mmap_mode="r", allow_pickle=False)
         return self._open[number]
-
-

@@ -29,7 +29,9 @@ def run_together(arguments: list[str], count: int) -> None:
 
     When one fails the others are ended and CalledProcessError is raised.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with tempfile.TemporaryDirectory() as folder:
         start = [sys.executable, "-m", "perdure.toybox.pretrain.worker", f"{folder}/meeting"]
         commands = [[*start, str(rank), str(count), *arguments] for rank in range(count)]

@@ -44,12 +44,15 @@ class AutoencoderRecipe:
     channels: int = 32
     latent_channels: int = 12
     encoder_blocks: tuple[int, ...] = (0, 1, 3)
-    decoder_blocks: tuple[int, ...] = (3, 1, 0)
+    decoder_blocks: tuple[int, ...] = (3, 2, 1)
     photos_per_batch: int = 3  # of `train.batch`
     textures_per_batch: int = 2
     latent_noise: float = 0.03
     train: TrainRecipe = TrainRecipe(
         steps=8000, batch=16, rate=1.5e-3, muon_rate=0.02, decay_steps=8000, warmup=30, measure_every=200
+    )
+    decoder_train: TrainRecipe = TrainRecipe(
+        steps=2000, batch=16, rate=1e-3, muon_rate=0.01, decay_steps=2000, warmup=30, measure_every=200
     )
 
 
@@ -68,8 +71,15 @@ class BaseRecipe:
     caption_drop: float = 0.1
     snr_cap: float = 5.0
     train: TrainRecipe = TrainRecipe(
-        steps=9000, batch=24, rate=1.2e-3, muon_rate=0.01, decay_steps=2500, warmup=100, average=0.998,
-        save_every=250, measure_every=250,
+        steps=9000,
+        batch=24,
+        rate=1.2e-3,
+        muon_rate=0.01,
+        decay_steps=2500,
+        warmup=100,
+        average=0.998,
+        save_every=250,
+        measure_every=250,
     )
 
 
@@ -93,10 +103,14 @@ class ScorerRecipe:
 class Recipe:
     """The whole recipe; `seed` owns every random draw."""
 
+    name: str = "toybox"
     seed: int = 0
     processes: int = 2
     data: DataRecipe = field(default_factory=DataRecipe)
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
+    words: TrainRecipe = TrainRecipe(
+        600, 64, rate=1.5e-3, muon_rate=0.02, decay_steps=600, warmup=30, save_every=200, measure_every=50
+    )
     base: BaseRecipe = field(default_factory=BaseRecipe)
     clip: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(1200, 128)))
     instance: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(800, 192)))
@@ -117,11 +131,18 @@ def _pico_schedule(batch: int = 8, average: float = 0.0) -> TrainRecipe:
 
 #: The whole recipe in seconds, for tests: nothing learns anything.
 PICO = Recipe(
+    name="pico",
     processes=1,
     data=DataRecipe(count=64, shard=32, held_out=32),
     autoencoder=AutoencoderRecipe(
-        channels=8, latent_channels=4, encoder_blocks=(0, 0, 1), decoder_blocks=(1, 0, 0), train=_pico_schedule()
+        channels=8,
+        latent_channels=4,
+        encoder_blocks=(0, 0, 1),
+        decoder_blocks=(1, 0, 0),
+        train=_pico_schedule(),
+        decoder_train=_pico_schedule(),
     ),
+    words=_pico_schedule(),
     base=BaseRecipe(
         channels=(32, 32, 32), groups=8, text_width=32, text_layers=1, train=_pico_schedule(4, average=0.9)
     ),
@@ -129,3 +150,6 @@ PICO = Recipe(
     instance=ScorerRecipe(_pico_schedule(), width=32, layers=1, things=128, views=2),
     style=ScorerRecipe(_pico_schedule(48), width=32, layers=1, embedding=32),
 )
+
+#: Recipes by name; processes that train together are told the name.
+RECIPES = {recipe.name: recipe for recipe in (Recipe(), PICO)}

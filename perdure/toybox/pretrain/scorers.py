@@ -90,4 +90,4 @@ def text_features(model: CLIPModel, ids: Tensor) -> Tensor:
 def embed(model: torch.nn.Module, pictures: Tensor, part: int = 128) -> Tensor:
     """`image_features` without gradients, in parts."""
     model.eval()
-    return torch.cat([image_features(model, some) for some in pictures.split(part)])
+    return torch.cat([image_features(model, some) for some in torch.split(pictures, part)])

@@ -6,22 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderTiny
 from transformers import CLIPTokenizer
 
 from perdure.toybox.world import VOCABULARY
 
-from .autoencoder import Batches, build_autoencoder, set_latent_scale, train_autoencoder
+from .autoencoder import load_autoencoder, train_autoencoder, train_decoder
 from .data import HELD_OUT, TRAIN, Pictures
-from .files import read_json, read_tensors, write_json
+from .files import read_json, write_json
 from .latents import Latents
 from .processes import run_together
 from .recipe import Recipe
 from .tokenizer import build_tokenizer
 from .trainer import Decay
+from .words import train_words
 
-STAGES = ("draw", "autoencoder", "latents", "clip", "instance", "style", "base")
+STAGES = ("draw", "autoencoder", "latents", "decoder", "clip", "instance", "style", "words", "base")
 
 
 def tokenizer_of() -> CLIPTokenizer:
@@ -35,13 +34,6 @@ def draw_pictures(recipe: Recipe, work: Path) -> None:
         Pictures(work, recipe.seed, split, recipe.data).prepare(recipe.processes)
 
 
-def load_autoencoder(recipe: Recipe, work: Path) -> AutoencoderTiny:
-    """The autoencoder as last saved, its scale set."""
-    model = build_autoencoder(recipe.autoencoder)
-    model.load_state_dict(latest_weights(work / "autoencoder"))
-    return set_latent_scale(model, Batches(recipe, work, None).toy(0, 1024)).eval()
-
-
 def encode_pictures(recipe: Recipe, work: Path) -> None:
     """Encode the missing shards of latents of both splits."""
     model = load_autoencoder(recipe, work)
@@ -49,16 +41,9 @@ def encode_pictures(recipe: Recipe, work: Path) -> None:
         Latents(work, recipe, split).prepare(model)
 
 
-def latest_weights(folder: Path, *, averaged: bool = False) -> dict[str, torch.Tensor]:
-    """The newest weights of a stage; with `averaged` the moving average laid over them."""
-    state = folder / "state" / read_json(folder / "latest.json")["state"]
-    weights = read_tensors(state / "weights.safetensors")
-    return weights | read_tensors(state / "average.safetensors") if averaged else weights
-
-
 def train_generator(recipe: Recipe, work: Path, until: int | None = None, decay: Decay = None) -> None:
     """Train the UNet and the text encoder in `recipe.processes` processes."""
-    order = {"seed": recipe.seed, "work": str(work.resolve()), "until": until, "decay": decay}
+    order = {"recipe": recipe.name, "seed": recipe.seed, "work": str(work.resolve()), "until": until, "decay": decay}
     run_together([json.dumps(order)], recipe.processes)
 
 
@@ -84,8 +69,12 @@ def run_stage(name: str, recipe: Recipe, work: Path, photos: Path | None, until:
         draw_pictures(recipe, work)
     elif name == "autoencoder":
         train_autoencoder(recipe, work, photos, until, decay)
+    elif name == "decoder":
+        train_decoder(recipe, work, photos, until, decay)
     elif name == "latents":
         encode_pictures(recipe, work)
+    elif name == "words":
+        train_words(recipe, work, tokenizer_of(), until, decay)
     elif name == "base":
         train_generator(recipe, work, until, decay)
     else:

@@ -54,7 +54,8 @@ class Things:
         if number not in self._open:
             path = self._folder / f"{number:04d}.npy"
             self._open[number] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return self._open[number][index % _SHARD, view]
+        found: NDArray[np.uint8] = self._open[number][index % _SHARD, view]
+        return found
 
     def by_class(self) -> dict[str, list[int]]:
         """Indices of the individuals of each class."""

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from .recipe import PROMPT_LENGTH
@@ -83,9 +84,8 @@ def _load(vocab: Path, rules: Path) -> CLIPTokenizer:
     )
 
 
-def encode(tokenizer: CLIPTokenizer, prompts: list[str]):
+def encode(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
     """Token ids (len(prompts), PROMPT_LENGTH), int64."""
-    batch = tokenizer(
-        prompts, padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt"
-    )
-    return batch.input_ids
+    batch = tokenizer(prompts, padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt")
+    ids: Tensor = batch.input_ids
+    return ids

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .files import read_json, read_tensors, write_json, write_tensors
 from .recipe import TrainRecipe
@@ -35,7 +36,7 @@ def wants_muon(name: str, parameter: nn.Parameter) -> bool:
 
 def train_eagerly(model: nn.Module) -> None:
     """Make a transformers model compute attention in plain steps: at these sizes twice as fast on a CPU backwards."""
-    model.set_attn_implementation("eager")
+    cast(PreTrainedModel, model).set_attn_implementation("eager")
 
 
 class Trainer:
@@ -83,7 +84,7 @@ class Trainer:
 
     def optimise(self, loss: Tensor) -> None:
         """One step down the gradient of `loss`."""
-        loss.backward()
+        torch.autograd.backward(loss)
         self._reduce_gradients()
         nn.utils.clip_grad_norm_(list(self.named.values()), self.recipe.clip)
         factor = self.rate()
@@ -111,7 +112,7 @@ class Trainer:
         joined = torch.cat([g.flatten() for g in gradients])
         dist.all_reduce(joined)
         joined /= self._world
-        for gradient, part in zip(gradients, joined.split([g.numel() for g in gradients]), strict=True):
+        for gradient, part in zip(gradients, torch.split(joined, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     @torch.no_grad()
@@ -121,12 +122,14 @@ class Trainer:
             self._flat[name].grad = None if gradient is None else gradient.flatten(1)
         if self._muon is not None:
             self._set_rates(self._muon, rate)
-            self._muon.step()
+            self._muon.step()  # type: ignore[no-untyped-call]
         if self._world > 1:
             tensors = list(self._flat.values())
-            joined = torch.cat([(t if n in self._mine else torch.zeros_like(t)).flatten() for n, t in self._flat.items()])
+            joined = torch.cat(
+                [(t if n in self._mine else torch.zeros_like(t)).flatten() for n, t in self._flat.items()]
+            )
             dist.all_reduce(joined)
-            for tensor, part in zip(tensors, joined.split([t.numel() for t in tensors]), strict=True):
+            for tensor, part in zip(tensors, torch.split(joined, [t.numel() for t in tensors]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     @contextmanager
@@ -176,7 +179,8 @@ class Trainer:
             raise ValueError(f"state of {facts['processes']} processes, run with {self._world}: use the same number")
         self.model.load_state_dict(read_tensors(folder / "weights.safetensors"))
         if self.average:
-            self.average = read_tensors(folder / "average.safetensors")
+            stored = read_tensors(folder / "average.safetensors")
+            self.average = {name: stored[name] for name in self.named}  # in the order of the parameters
         self._load_optimiser(read_tensors(folder / f"optimiser-{self._rank}.safetensors"))
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.decay = (facts["decay"][0], facts["decay"][1])
@@ -195,8 +199,8 @@ class Trainer:
     def _load_optimiser(self, tensors: dict[str, Tensor]) -> None:
         states: dict[str, dict[str, Any]] = {}
         for name, tensor in tensors.items():
-            parameter, key = name.rsplit("/", 1)
-            states.setdefault(parameter, {})[key] = tensor
+            owner, key = name.rsplit("/", 1)
+            states.setdefault(owner, {})[key] = tensor
         for name, optimiser, parameter in self._owned():
             if name in states:
                 optimiser.state[parameter] = states[name]
@@ -216,3 +220,10 @@ def _share_out(matrices: dict[str, nn.Parameter], world: int) -> list[list[str]]
         shares[lightest].append(name)
         costs[lightest] += cost(name)
     return shares
+
+
+def latest_weights(folder: Path, *, averaged: bool = False) -> dict[str, Tensor]:
+    """The newest weights of a stage; with `averaged` the moving average laid over them."""
+    state = folder / "state" / read_json(folder / "latest.json")["state"]
+    weights = read_tensors(state / "weights.safetensors")
+    return weights | read_tensors(state / "average.safetensors") if averaged else weights

@@ -1,6 +1,6 @@
 """One of several training processes: `python -m perdure.toybox.pretrain.worker MEETING RANK COUNT JSON`.
 
-The JSON object names the stage and its arguments: work folder, until, decay, processes.
+The JSON object names its arguments: recipe, seed, work folder, until, decay.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def main(meeting: str, rank: str, count: str, order: str) -> None:
     from perdure.toybox.world import VOCABULARY
 
     from .base import train_base
-    from .recipe import Recipe
+    from .recipe import RECIPES
     from .tokenizer import build_tokenizer
 
     wanted = json.loads(order)
-    recipe = replace(Recipe(), seed=wanted["seed"], processes=int(count))
+    recipe = replace(RECIPES[wanted["recipe"]], seed=wanted["seed"], processes=int(count))
     decay = tuple(wanted["decay"]) if wanted["decay"] else None
     train_base(recipe, Path(wanted["work"]), build_tokenizer(VOCABULARY), wanted["until"], decay)
 

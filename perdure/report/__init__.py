@@ -1,0 +1,46 @@
+"""The report of one or several lineages: one self-contained page, the scores as CSV, a table for papers."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from perdure import files
+from perdure.lineage import Lineage
+from perdure.matrix import FORMULAS
+from perdure.report import inline, lines, reading, svg, tables, view
+
+
+def build(lineages: Sequence[Lineage], out: Path, title: str) -> Path:
+    """Write report.html, scores.csv and table.tex into `out`; returns the page's path.
+
+    The lineages (one per method) are shown side by side in the given order, unfinished ones with their
+    lessons so far. Same lineages, same bytes. ValueError for no lineage, LineageError for a damaged one.
+    """
+    if not lineages:
+        raise ValueError("a report needs at least one lineage")
+    runs = reading.read(lineages)
+    files.write_text(out / "scores.csv", tables.scores_csv(runs))
+    files.write_text(out / "table.tex", tables.table_tex(runs))
+    path = out / "report.html"
+    files.write_text(path, render(view.page(runs, title)))
+    return path
+
+
+def render(page: view.Page) -> str:
+    """The page as HTML; every name, prompt and label is escaped."""
+    environment = Environment(
+        loader=PackageLoader("perdure.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals.update(
+        picture=cache(inline.picture), number=svg.short_number, bar=_bar, formulas=FORMULAS,
+        budget_headings=lines.BUDGET_HEADINGS,
+    )  # fmt: skip
+    return environment.get_template("report.html.j2").render(page=page)
+
+
+def _bar(share: float) -> str:
+    """Inline style of the small bar under a picture."""
+    return f"width:{100 * max(share, 0.03):.0f}%"

@@ -1,0 +1,149 @@
+"""What changes from lesson to lesson: scores, bytes, seconds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from perdure.report import summary
+from perdure.report.charts import Series, line_chart
+from perdure.report.reading import Run
+from perdure.report.svg import short_number
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart and what it shows."""
+
+    title: str
+    note: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one run cost: a line of the table, and bytes carried after each lesson."""
+
+    run: Run
+    entries: tuple[str, ...]
+    carried: tuple[tuple[str, str], ...]
+
+
+BUDGET_HEADINGS = (
+    "Lessons", "Carried after the first", "Carried at the end", "Stored in all", "Training per lesson",
+    "Evaluation per lesson", "Peak memory", "Device",
+)  # fmt: skip
+
+
+def taught(names: Sequence[str]) -> str:
+    """What a lesson taught, in few words."""
+    return f"all {len(names)} at once" if len(names) > 1 else "".join(names)
+
+
+def curves(runs: Sequence[Run], measures: Sequence[str], colours: dict[str, int]) -> tuple[Chart, ...]:
+    """For each measure: the first concept it was taken of, and the mean of all seen so far."""
+    charts = []
+    for measure in measures:
+        chosen = [run for run in runs if measure in run.scores and run.lessons]
+        if not chosen:
+            continue
+        longest = max(chosen, key=lambda run: run.lessons)
+        first = next(name for name in longest.concepts if longest.has(measure, name))
+        ticks = ["base", *(f"{i} {taught(row.concepts)}" for i, row in enumerate(longest.rows[1:], 1))]
+        charts.append(_first_chart(chosen, longest, measure, first, ticks, colours))
+        charts.append(_mean_chart(chosen, longest, measure, ticks, colours))
+    return tuple(charts)
+
+
+def _first_chart(
+    runs: Sequence[Run], longest: Run, measure: str, first: str, ticks: list[str], colours: dict[str, int]
+) -> Chart:
+    chosen = [run for run in runs if first in run.concepts]
+    columns = [[run.score(measure, i, first) for i in range(len(run.rows))] for run in chosen]
+    series = [_series(run, colours, v, len(ticks)) for run, v in zip(chosen, columns, strict=True)]
+    base, ceiling = longest.score(measure, 0, first), longest.ceiling(measure, first)
+    series += _bounds([base] * len(ticks), [ceiling] * len(ticks))
+    title = f"{first}, the first concept scored: {measure} after each lesson"
+    note = f"{first} is taught in lesson {longest.own_row(first)}."
+    return Chart(title, note, line_chart(series, ticks, title, short_number))
+
+
+def _mean_chart(
+    runs: Sequence[Run], longest: Run, measure: str, ticks: list[str], colours: dict[str, int]
+) -> Chart:
+    series = [_series(run, colours, means(run, measure), len(ticks)) for run in runs]
+    base = [_mean(longest, measure, i, 0) for i in range(len(ticks))]
+    ceilings = {name: longest.ceiling(measure, name) for name in longest.concepts}
+    top = [_average([ceilings[n] for n in _seen(longest, measure, i)]) for i in range(len(ticks))]
+    series += _bounds(base, top)
+    title = f"Mean of the concepts seen so far: {measure} after each lesson"
+    note = "The mean is over more concepts with every lesson, so base and ceiling change, too."
+    return Chart(title, note, line_chart(series, ticks, title, short_number))
+
+
+def means(run: Run, measure: str) -> list[float]:
+    """Mean score of the concepts seen so far, (lessons + 1,); NaN before the first."""
+    return [_mean(run, measure, i, i) for i in range(len(run.rows))]
+
+
+def _seen(run: Run, measure: str, lesson: int) -> list[str]:
+    return [n for row in run.rows[: lesson + 1] for n in row.concepts if run.has(measure, n)]
+
+
+def _mean(run: Run, measure: str, lesson: int, row: int) -> float:
+    return _average([run.score(measure, row, name) for name in _seen(run, measure, lesson)])
+
+
+def _average(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _series(run: Run, colours: dict[str, int], values: list[float], count: int) -> Series:
+    """A run's line; the one lesson of a joint run is drawn at the end, level all along."""
+    number = colours[run.label]
+    if run.joint:
+        return Series(run.label, f"m{number} bound", (values[-1],) * count)
+    return Series(run.label, f"m{number}", tuple(values), number)
+
+
+def _bounds(base: list[float], ceiling: list[float]) -> list[Series]:
+    series = [Series("base", "dashed", tuple(base))]
+    if any(map(math.isfinite, ceiling)):
+        series.append(Series("ceiling", "dashed high", tuple(ceiling)))
+    return series
+
+
+def bytes_chart(runs: Sequence[Run], colours: dict[str, int]) -> Markup:
+    """Bytes carried after each lesson, stepwise; nothing is carried before the first."""
+    chosen = [run for run in runs if run.lessons]
+    if not chosen:
+        return Markup("")
+    longest = max(chosen, key=lambda run: run.lessons)
+    ticks = ["base", *(f"{i} {taught(row.concepts)}" for i, row in enumerate(longest.rows[1:], 1))]
+    series = [
+        Series(run.label, f"m{number}", (0.0, *_carried(run)), number, step=True)
+        for run, number in ((run, colours[run.label]) for run in chosen)
+    ]
+    return line_chart(series, ticks, "Bytes carried after each lesson", summary.size, from_zero=True)
+
+
+def _carried(run: Run) -> list[float]:
+    return [float(row.record.get("bytes", {}).get("carried", math.nan)) for row in run.rows[1:]]
+
+
+def budget(run: Run) -> Budget:
+    """What a run cost."""
+    records = [row.record for row in run.rows[1:]]
+    carried, costs = _carried(run), summary.costs(run)
+    evaluated = [float(r.get("seconds", {}).get("evaluate", math.nan)) for r in records]
+    peaks = [float(p) for r in records if (p := r.get("peak_memory")) is not None]
+    devices = dict.fromkeys(f"{r.get('device', '?')}, {r.get('precision', '?')}" for r in records)
+    entries = (
+        str(run.lessons), summary.size(carried[0]), summary.size(carried[-1]), summary.size(costs["stored"]),
+        summary.seconds(costs["seconds"]), summary.seconds(_average(evaluated)),
+        summary.size(max(peaks, default=math.nan)), " / ".join(devices),
+    )  # fmt: skip
+    names = [f"{i} {taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1)]
+    return Budget(run, entries, tuple(zip(names, map(summary.size, carried), strict=True)))

@@ -1,0 +1,96 @@
+"""scores.csv and table.tex."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from perdure.report.reading import Run, figures, measures_of
+from perdure.report.summary import contenders
+
+CSV_COLUMNS = ("run", "method", "lesson", "lesson_concept", "concept", "measure", "score", "fingerprint")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+def scores_csv(runs: Sequence[Run]) -> str:
+    """One line per measured entry of S (RFC 4180), scores unrounded; lesson 0 is the untouched base."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(CSV_COLUMNS)
+    for run in runs:
+        name, own = run.lineage.facts.get("name", ""), run.lineage.facts.get("fingerprint", "")
+        for measure, S in run.scores.items():
+            for i, row in enumerate(run.rows):
+                taught = " + ".join(row.concepts) if i else "base"
+                mark = row.record.get("fingerprint", own)
+                for j, concept in enumerate(run.concepts):
+                    if math.isfinite(S[i, j]):
+                        writer.writerow(
+                            (name, run.label, i, taught, concept, measure, repr(float(S[i, j])), mark)
+                        )
+    return stream.getvalue()
+
+
+def table_tex(runs: Sequence[Run]) -> str:
+    """A booktabs table: a row a method, for each measure the average and the forgetting, best in bold.
+
+    Bounds (all at once, one adapter per concept) stand below a rule and are never bold.
+    """
+    measures = measures_of(runs)
+    keys = [(m, figure) for m in measures for figure in ("average", "forgetting")]
+    values = {run.label: {key: figures(run, key[0])[key[1]] for key in keys} for run in runs}
+    best = {key: _best(runs, values, key) for key in keys}
+    above = [run for run in runs if not run.bound]
+    below = [run for run in runs if run.bound]
+    rule = [r"\midrule"] if above and below else []
+    body = [
+        *(_row(r, values[r.label], best) for r in above),
+        *rule,
+        *(_row(r, values[r.label], {}) for r in below),
+    ]
+    heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{escape(m)}}}" for m in measures)
+    rules = "".join(rf"\cmidrule(lr){{{2 * k + 2}-{2 * k + 3}}}" for k in range(len(measures)))
+    turn = {m: next(r.direction(m) for r in runs if m in r.scores) for m in measures}
+    arrows = " & ".join(rf"Average ${_arrow(turn[m])}$ & Forgetting $\downarrow$" for m in measures)
+    return "\n".join([
+        r"% needs \usepackage{booktabs}; average after the last lesson, forgetting over the T - 1 before",
+        rf"\begin{{tabular}}{{l{'rr' * len(measures)}}}", r"\toprule",
+        *([rf" & {heads} \\", rules] if measures else []),
+        rf"Method{' & ' + arrows if measures else ''} \\", r"\midrule", *body,
+        r"\bottomrule", r"\end{tabular}", "",
+    ])  # fmt: skip
+
+
+def escape(text: str) -> str:
+    """Text for LaTeX: its special characters made plain."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _arrow(direction: str) -> str:
+    return r"\uparrow" if direction == "higher" else r"\downarrow"
+
+
+def _row(run: Run, values: dict[tuple[str, str], float], best: dict[tuple[str, str], str]) -> str:
+    cells = [_bold(_number(value), best.get(key)) for key, value in values.items()]
+    return rf"{' & '.join([escape(run.label), *cells])} \\"
+
+
+def _bold(text: str, best: str | None) -> str:
+    return rf"\textbf{{{text}}}" if text == best else text
+
+
+def _number(value: float) -> str:
+    return (f"{value:.3f}" if value >= 0 else f"$-${-value:.3f}") if math.isfinite(value) else "--"
+
+
+def _best(runs: Sequence[Run], values: dict[str, dict[tuple[str, str], float]], key: tuple[str, str]) -> str:
+    """The best value as printed; empty where there is nothing to compare."""
+    found = [v for run in contenders(runs) if math.isfinite(v := values[run.label][key])]
+    if len(found) < 2 or len({_number(v) for v in found}) == 1:
+        return ""
+    higher = key[1] == "average" and next(r.direction(key[0]) for r in runs if key[0] in r.scores) == "higher"
+    return _number(max(found) if higher else min(found))

@@ -1,0 +1,165 @@
+"""Lineages -> the plain values of the page. All computing is here or below; the template only lays out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from perdure import yaml_file
+from perdure.report import lines, samples, summary, svg
+from perdure.report.charts import spark
+from perdure.report.reading import Run, measures_of, primaries
+from perdure.report.words import Finding, finding
+
+KEPT = 4
+"""Pictures of a concept's training and reference sets that a lineage keeps."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The heat maps of one measure, one a run, on one scale."""
+
+    measure: str
+    better: str
+    legend: Markup
+    maps: tuple[tuple[Run, Markup], ...]
+
+
+@dataclass(frozen=True)
+class ConceptView:
+    """What is known of a concept."""
+
+    name: str
+    kind: str
+    prompt: str
+    held_out: bool
+    counts: str
+    training: tuple[Path, ...]
+    references: tuple[Path, ...]
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything on the page, in its order."""
+
+    title: str
+    finding: Finding
+    runs: tuple[Run, ...]
+    colours: dict[str, int]
+    tables: tuple[summary.Table, ...]
+    other_tables: tuple[summary.Table, ...]
+    comparison: samples.Grid | None
+    grids: tuple[samples.Grid, ...]
+    pictures_per_cell: int
+    heats: tuple[Heat, ...]
+    curves: tuple[lines.Chart, ...]
+    concepts: tuple[ConceptView, ...]
+    bytes_chart: Markup
+    budget: tuple[lines.Budget, ...]
+    losses: tuple[tuple[Run, tuple[tuple[str, str, Markup], ...]], ...]
+    measures: dict[str, dict[str, Any]]
+    sampling: dict[str, Any]
+    plan: str
+
+
+def page(runs: Sequence[Run], title: str) -> Page:
+    """All values of the page for runs in the given order."""
+    limits = samples.ranges(runs)
+    first, measures = primaries(runs), measures_of(runs)
+    colours = {run.label: number % 8 for number, run in enumerate(runs)}
+    started = next((run for run in runs if run.concepts), None)
+    return Page(
+        title=title,
+        finding=finding(runs),
+        runs=tuple(runs),
+        colours=colours,
+        tables=tuple(summary.table(runs, m) for m in first),
+        other_tables=tuple(summary.table(runs, m) for m in measures if m not in first),
+        comparison=samples.comparison(runs, started.concepts[0], limits) if started else None,
+        grids=tuple(samples.grid(run, limits) for run in runs if run.lessons),
+        pictures_per_cell=max(
+            (len(cell.images) for run in runs for cell in list(run.cells.values())[:1]), default=0
+        ),
+        heats=tuple(_heat(runs, m, limits[m]) for m in measures if m in limits),
+        curves=lines.curves(runs, first, colours),
+        concepts=_concepts(runs),
+        bytes_chart=lines.bytes_chart(runs, colours),
+        budget=tuple(lines.budget(run) for run in runs if run.lessons),
+        losses=tuple((run, _losses(run)) for run in runs if run.lessons),
+        measures={m: record for run in reversed(runs) for m, record in run.measure_records.items()},
+        sampling=runs[0].lineage.settings.get("sampling", {}),
+        plan=yaml_file.dump(_plan(runs)),
+    )
+
+
+def _heat(runs: Sequence[Run], measure: str, limits: tuple[float, float]) -> Heat:
+    chosen = [run for run in runs if measure in run.scores]
+    better = chosen[0].direction(measure)
+    maps = tuple((run, _heat_map(run, measure, limits, better)) for run in chosen)
+    return Heat(measure, better, svg.legend(limits, better, measure), maps)
+
+
+def _heat_map(run: Run, measure: str, limits: tuple[float, float], better: str) -> Markup:
+    shown = [j for j, name in enumerate(run.concepts) if run.has(measure, name)]
+    S = run.scores[measure][:, shown]
+    names = [run.concepts[j] for j in shown]
+    rows = ["base", *(f"{i} {lines.taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1))]
+    own = [(run.own_row(name), j) for j, name in enumerate(names) if np.isfinite(S[run.own_row(name), j])]
+    title = f"{measure} of {run.label}: rows are the base and the lessons, columns the concepts"
+    return svg.heat_map(S, rows, names, own, limits, better, title)
+
+
+def _concepts(runs: Sequence[Run]) -> tuple[ConceptView, ...]:
+    holders = {name: run for run in reversed(runs) for name in run.concepts}
+    order = dict.fromkeys(name for run in runs for name in run.concepts)
+    return tuple(_concept(holders[name], name) for name in order)
+
+
+def _concept(run: Run, name: str) -> ConceptView:
+    facts = run.facts[name]
+    concept, folder = facts["concept"], run.lineage.concept_folder(name)
+    training, references = (
+        tuple(p for k in range(KEPT) if (p := folder / f"{kind}-{k}.png").is_file())
+        for kind in ("train", "ref")
+    )
+    held = facts.get("reference_images", 0)
+    counts = f"{facts.get('training_images', len(training))} training images"
+    counts += f", {held} held-out references" if facts.get("held_out") else ""
+    cell = next((cell for (_, n), cell in run.cells.items() if n == name), None)
+    prompts = tuple(dict.fromkeys(i["prompt"] for i in cell.record["images"])) if cell else ()
+    return ConceptView(
+        name,
+        concept["kind"],
+        concept["prompt"],
+        bool(facts.get("held_out")),
+        counts,
+        training,
+        references,
+        prompts,
+    )
+
+
+def _losses(run: Run) -> tuple[tuple[str, str, Markup], ...]:
+    """(lesson, facts, curve) of at most `samples.MOST` lessons."""
+    shown = []
+    for i in (k + 1 for k in samples.pick(run.lessons)):
+        row = run.rows[i]
+        losses = [float(step["loss"]) for step in row.losses()]
+        name = f"{i} {lines.taught(row.concepts)}"
+        last = row.record.get("final_loss")
+        tail = "" if last is None or not math.isfinite(last) else f", last {last:.3f}"
+        curve = spark(losses, f"Training loss of lesson {name}, {run.label}")
+        shown.append((name, f"{len(losses)} steps{tail}", curve))
+    return tuple(shown)
+
+
+def _plan(runs: Sequence[Run]) -> dict[str, Any]:
+    """The settings that the runs share, with all their methods and concepts."""
+    methods = [run.lineage.settings["methods"][0] for run in runs]
+    facts = {name: run.facts[name]["concept"] for run in runs for name in run.concepts}
+    return {**runs[0].lineage.settings, "methods": methods, "concepts": list(facts.values())}

@@ -1,0 +1,98 @@
+"""Rows and cells of the score matrix as they lie on disk, and folders that are there whole or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from perdure import files
+
+PARTIAL = ".partial"
+"""Suffix of a folder that is not whole: being built, or being deleted."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One concept drawn and scored after one lesson."""
+
+    folder: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """`concept`, `scores` (measure -> value), `images` ([{file, prompt, latent}]), `seconds`."""
+        record: dict[str, Any] = files.read_json(self.folder / "cell.json")
+        return record
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Measure -> value."""
+        return dict(self.record["scores"])
+
+    @property
+    def images(self) -> list[Path]:
+        """The images, prompt by prompt, in the order of the fixed latents."""
+        return [self.folder / image["file"] for image in self.record["images"]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the score matrix: the base (number 0), or the model after a lesson."""
+
+    folder: Path
+
+    @property
+    def number(self) -> int:
+        """0 for the base, else the number of the lesson."""
+        return int(self.folder.name.partition("-")[0])
+
+    @property
+    def name(self) -> str:
+        """What the lesson is called: its concept's name, or that of a lesson with several."""
+        return self.folder.name.partition("-")[2].removesuffix(PARTIAL)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The lesson's facts: concepts, method, steps, seconds, bytes, versions; {} for the base."""
+        path = self.folder / "lesson.json"
+        return files.read_json(path) if path.is_file() else {}
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names of what the lesson taught: one concept, or all of them at once."""
+        return tuple(self.record.get("concepts", ()))
+
+    @property
+    def memory(self) -> Path:
+        """The memory after the lesson."""
+        return self.folder / "memory.json"
+
+    def cell(self, concept: str) -> Cell | None:
+        """The cell of a concept, if it was drawn."""
+        folder = self.folder / "cells" / concept
+        return Cell(folder) if (folder / "cell.json").is_file() else None
+
+    def losses(self) -> list[dict[str, Any]]:
+        """The training log: one {step, loss, rate, seconds} a step."""
+        return files.read_jsonl(self.folder / "train.jsonl")
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """A folder that appears under its name only when the block has ended well."""
+    partial = folder.with_name(f"{folder.name}{PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    partial.rename(folder)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder, if it is there; renamed first, lest a kill leave a part of it under its name."""
+    if folder.is_dir():
+        doomed = folder.with_name(f"{folder.name}.removed{PARTIAL}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        shutil.rmtree(doomed)

@@ -1,0 +1,223 @@
+"""The sections of a plan: each a frozen part with checked keys; docstrings under fields are their help."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from perdure import catalogue, score
+from perdure.errors import did_you_mean
+
+PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
+Kind = Literal["subject", "style"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+
+
+def _paths(value: Any) -> Any:
+    if not all(isinstance(path, str | Path) for path in (value if isinstance(value, list | tuple) else (value,))):
+        raise ValueError(f"give a folder, or a list of files (got {value!r})")
+    return value
+
+
+Files = Annotated[Path | tuple[Path, ...], BeforeValidator(_paths)]
+"""A folder or a list of files."""
+
+
+class Section(BaseModel):
+    """A frozen part of a plan; unknown keys are mistakes; docstrings under fields are their help."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
+    )
+
+
+class Drawn(Section):
+    """A concept of the toybox world, drawn when needed instead of read from files."""
+
+    what: Kind = "subject"
+    index: int = Field(ge=0)
+    """Number of the subject or style in its split, from 0."""
+    split: Literal["test", "dev"] = "test"
+    """`dev` concepts are for choosing hyper-parameters, `test` concepts for reporting."""
+    images: int = Field(5, ge=1, le=64)
+    references: int = Field(12, ge=0, le=256)
+
+
+class Concept(Section):
+    """One thing to learn: a name, a handful of images, and the prompt that will call it."""
+
+    name: Name
+    kind: Kind = "subject"
+    images: Files | None = None
+    """A folder or a list of files; never written to."""
+    drawn: Drawn | None = None
+    """Instead of `images`: a concept of the toybox world."""
+    references: Files | None = None
+    """Held-out images (folder or files) to score against; `refs/` inside the images' folder is found by itself."""
+    hold_out: int = Field(0, ge=0)
+    """Without a references folder: how many of the images (the last ones) are held out of training."""
+    token: str = ""
+    """The words that call the concept: a rare token for a subject, the style's name for a style."""
+    noun: str = Field("", alias="class")
+    """The class noun: backpack, dog, ..."""
+    prompt: str = ""
+    """Training prompt; `{token}` and `{class}` are filled in. Captions beside the images take precedence."""
+    phrase: str = ""
+    """What stands for `{concept}` in evaluation prompts; by default token + class (subject) or token (style)."""
+    prompts: tuple[str, ...] = ()
+    """Evaluation prompts of this concept alone, instead of `sampling.prompts`."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Concept":
+        if (self.images is None) == (self.drawn is None):
+            raise ValueError("give either `images` (a folder or files) or `drawn` (a toybox concept)")
+        if not (self.prompt or self.token or self.noun):
+            raise ValueError("give a `prompt`, or a `token` and a `class`, so that the concept can be called")
+        prompt = self.prompt or ("a photo of {token} {class}" if self.kind == "subject" else "{token} image of {class}")
+        prompt = squeeze(fill(prompt, token=self.token, noun=self.noun))
+        if unknown := PLACEHOLDER.search(prompt):
+            raise ValueError(f"prompt: {unknown[0]} is not known; {{token}} and {{class}} are filled in")
+        phrase = self.phrase or (f"{self.token} {self.noun}" if self.kind == "subject" else self.token)
+        object.__setattr__(self, "prompt", prompt)
+        object.__setattr__(self, "phrase", squeeze(phrase) or _without_lead(prompt))
+        return self
+
+
+class MethodChoice(Section):
+    """A method by the name of its file in `methods/`, and the options that differ from its defaults."""
+
+    name: str
+    options: dict[str, Any] = {}
+    label: str = ""
+    """Name of the run's folder and of its row in tables; by default made from name and options."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "options" not in value:
+            known = {key: value[key] for key in ("name", "label") if key in value}
+            return {**known, "options": {k: v for k, v in value.items() if k not in known}}
+        return value
+
+    @model_validator(mode="after")
+    def _known(self) -> "MethodChoice":
+        catalogue.check(self.name, self.options)
+        if not self.label:
+            parts = [self.name, *(f"{key}-{value}" for key, value in sorted(self.options.items()))]
+            object.__setattr__(self, "label", re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts)))
+        elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.label):
+            raise ValueError(f"label {self.label!r} names a folder: use letters, digits, dots, dashes and underscores")
+        return self
+
+
+class Prior(Section):
+    """Prior preservation (DreamBooth): images of the class drawn by the base and trained beside the concept's."""
+
+    images: int = Field(50, ge=1)
+    weight: float = Field(1.0, ge=0)
+    prompt: str = "a photo of {class}"
+
+
+class Training(Section):
+    """How one lesson is trained."""
+
+    resolution: int = Field(512, ge=16, multiple_of=8)
+    """Side of the square training images in pixels."""
+    steps: int = Field(850, ge=1)
+    batch_size: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-5, gt=0)
+    word_learning_rate: float | None = Field(None, gt=0)
+    """Rate of learnt words; that of the weights by default."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    weight_decay: float = Field(1e-4, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    min_snr: float | None = Field(None, gt=0)
+    """Gamma of min-SNR weighting (Hang et al. 2023); 5 is usual, none by default."""
+    crop: Literal["center", "random"] = "center"
+    """How the first view of an image is cut to a square."""
+    views: int = Field(1, ge=1)
+    """Encoded views of each image; those after the first are random crops."""
+    flip: bool = False
+    """Also encode the mirror image of each view."""
+    prior: Prior | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+    seed_per_lesson: bool = True
+    """False: every lesson draws the same numbers, as the reference code does by resetting its seed."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Save the unfinished lesson every so many steps, so that a killed run goes on inside the lesson; 0: do not."""
+
+
+class Prompts(Section):
+    """Evaluation prompts; `{concept}` is the concept's phrase."""
+
+    subject: tuple[str, ...] = Field(min_length=1)
+    style: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("subject", "style")
+    @classmethod
+    def _mentions_concept(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        missing = [p for p in prompts if "{concept}" not in p]
+        if missing:
+            raise ValueError(f"prompt {missing[0]!r} does not contain {{concept}}")
+        return prompts
+
+
+class Sampling(Section):
+    """How evaluation images are made after each lesson: fixed prompts, fixed latents."""
+
+    prompts: Prompts
+    images_per_prompt: int = Field(8, ge=1)
+    steps: int = Field(50, ge=1)
+    guidance: float = Field(5.0, ge=0)
+    negative_prompt: str = ""
+    scheduler: Literal["default", "ddim", "euler", "dpm++", "unipc"] = "default"
+    resolution: int | None = Field(None, ge=16, multiple_of=8)
+    """Side in pixels; the training resolution by default."""
+    batch_size: int = Field(8, ge=1)
+    seed: int = Field(42, ge=0)
+    unseen: bool = False
+    """Also sample concepts not yet taught (forward transfer needs them)."""
+
+
+class Scoring(Section):
+    """Which measures are taken, and from which models."""
+
+    subject: tuple[str, ...] = Field(default=("clip_i", "dino"), min_length=1)
+    style: tuple[str, ...] = Field(default=("csd", "dino"), min_length=1)
+    models: dict[str, str] = {}
+    """Measure -> hub id or local folder, instead of the published model."""
+
+    @field_validator("subject", "style", mode="after")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in score.names():
+                raise ValueError(f"no measure {name!r}{did_you_mean(name, score.names())}")
+        return names
+
+
+def fill(text: str, *, token: str, noun: str) -> str:
+    """Replace `{token}`, `{class}`, and the trainers' trigger placeholders in a prompt or caption."""
+    trigger = f"{token} {noun}".strip()
+    for placeholder, value in (("{token}", token), ("{class}", noun), ("{trigger}", trigger), ("[trigger]", trigger)):
+        text = text.replace(placeholder, value)
+    return text
+
+
+def squeeze(text: str) -> str:
+    """Single spaces, none at the ends."""
+    return " ".join(text.split())
+
+
+def _without_lead(prompt: str) -> str:
+    for lead in ("a photo of ", "a picture of ", "an image of ", "photo of "):
+        prompt = prompt.removeprefix(lead)
+    return prompt

@@ -1,0 +1,340 @@
+"""The report: looked at through a made-up run whose pictures fade as its scores fall."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perdure import files, plan, report
+from perdure.lineage import Lineage
+from perdure.report import figures, grid, reading, samples, summary, tables, words
+from perdure.toybox import world
+
+DECAY = {
+    "naive": 0.4,
+    "merge_init": 0.8,
+    "independent": 1.0,
+    "merge_ortho": 0.83,
+    "magmax": 0.7,
+    "joint": 0.9,
+}
+SPEC = {"model": "toy", "preprocessing": "resize to 64", "averaging": "all pairs"}
+TEMPLATES = {"subject": ["a photo of {concept}", "{concept} in snow"], "style": ["{concept} image of a dog"]}
+EVIL = 'a "photo" of <script>alert(1)</script> & {{ 7 * 7 }}'
+
+
+def make_run(root, methods=("naive", "merge_init"), subjects=3, styles=1, lessons=None, prompt=EVIL, side=64):
+    """One lineage a method below `root`; `lessons` stops early; plain tiny pictures where side < 64."""
+    pictures = [_pictures(k, subjects, side) for k in range(subjects + styles)]
+    return [_make_lineage(root / m, m, pictures, subjects, styles, lessons, prompt) for m in methods]
+
+
+def _pictures(k, subjects, side):
+    """(own, of the base): what a concept looks like, and what the base draws instead."""
+    if side < 64:
+        return [
+            Image.new("RGB", (side, side), tone) for tone in ((5 * k % 256, 90, 200), (200, 5 * k % 256, 90))
+        ]
+    concept = (
+        world.subjects(k + 1)[k] if k < subjects else world.style_concepts(k - subjects + 1)[k - subjects]
+    )
+    own = concept.reference_scenes(1)[0]
+    plain = replace(own, style="photo", thing=replace(own.thing, pattern="none", accessory=None))
+    return [world.draw(own), world.draw(plain)]
+
+
+def _make_lineage(folder, method, pictures, subjects, styles, lessons, prompt):
+    joint = method == "joint"
+    data = {
+        "name": "fake", "methods": [{"name": "naive" if joint else method, "label": method}],
+        "concepts": [
+            {"name": f"{'thing' if kind == 'subject' else kind}_{k}", "kind": kind, "class": "dog",
+             "drawn": {"what": "subject", "index": k}, "token": f"t{k:02d}x", "prompt": prompt}
+            for k, kind in enumerate(["subject"] * subjects + ["style"] * styles)
+        ],
+        "sampling": {"prompts": TEMPLATES, "images_per_prompt": 1},
+        "scoring": {"subject": ["dino", "clip_i"]},
+    }  # fmt: skip
+    whole = plan.build(data)
+    lineage = Lineage.create(folder, whole, "toy", {"torch": "2"})
+    taught = [(c,) for c in whole.sequence[:lessons]] if not joint else [whole.sequence]
+    order = [c for group in taught for c in group]
+    for k, concept in enumerate(order):
+        lineage.adopt_concept(
+            concept,
+            {
+                "digest": "0",
+                "held_out": k != 1,
+                "training_images": 5,
+                "reference_images": 12 if k != 1 else 0,
+            },
+        )
+        for name in ("train-0.png", "ref-0.png") if k != 1 else ("train-0.png",):
+            pictures[k][0].save(lineage.concept_folder(concept.name) / name)
+    for number in range(len(taught) + 1):
+        _make_row(lineage, whole, method, number, taught, order, pictures)
+    return lineage
+
+
+def _make_row(lineage, whole, method, number, taught, order, pictures):
+    name = "base" if number == 0 else "joint" if method == "joint" else taught[number - 1][0].name
+    row = lineage.folder / "lessons" / f"{number:03d}-{name}"
+    if number:
+        facts = {
+            "concepts": [c.name for c in taught[number - 1]], "steps": 40,
+            "seconds": {"train": 41.5, "evaluate": 9.0},
+            "bytes": {"carried": 1_300_000 * (number if method != "naive" else 1), "stored": 1_300_000},
+            "peak_memory": 812_000_000, "device": "cpu", "precision": "fp32", "final_loss": 0.21,
+            "fingerprint": "feedbeef", "method": {"label": method}, "versions": {},
+        }  # fmt: skip
+        row.mkdir(parents=True)
+        (row / "lesson.json").write_text(json.dumps(facts))
+        noise = np.random.default_rng(number).normal(0, 0.05, 40)
+        steps = [
+            {"step": i, "loss": 0.3 - i / 400 + e, "rate": 1e-3, "seconds": 1} for i, e in enumerate(noise)
+        ]
+        (row / "train.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+    seen = order if not number else [c for group in taught[:number] for c in group]
+    for concept in seen:
+        k = order.index(concept)
+        own = 1 if method == "joint" else k + 1
+        _make_cell(
+            row, whole, concept, k, 0.0 if not number else DECAY[method] ** (number - own), pictures[k]
+        )
+
+
+def _make_cell(row, whole, concept, k, kept, pictures):
+    folder = row / "cells" / concept.name
+    folder.mkdir(parents=True)
+    Image.blend(pictures[1], pictures[0], 0.93 * kept).save(folder / "000.png")
+    wanted = whole.measures_for(concept)
+    scores = {m: 0.3 + 0.03 * n + 0.01 * (k % 7) + 0.4 * kept for n, m in enumerate(wanted)}
+    record = {
+        "concept": concept.name, "scores": scores,
+        "ceiling": {m: 0.78 if m == "dino" else None for m in wanted},
+        "measures": {m: {"direction": "higher", "model": "toy", "spec": SPEC} for m in wanted},
+        "images": [{"file": "000.png", "prompt": whole.prompts_for(concept)[0], "latent": 0}], "seconds": 1.0,
+    }  # fmt: skip
+    (folder / "cell.json").write_text(json.dumps(record))
+
+
+class Reader(HTMLParser):
+    """Every element of the page; open and close tags must match."""
+
+    VOID = ("meta", "img", "input", "br", "rect", "path", "circle", "polygon")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.stack = [], []
+        self.feed(text)
+        self.close()
+        assert not self.stack, self.stack
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.stack.pop() == tag
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def check_page(path, bound):
+    """What every page has to fulfil; returns its text and elements."""
+    text = path.read_text(encoding="utf-8")
+    page = Reader(text)
+    assert len(text) < bound
+    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    assert all(a["src"].startswith("data:image/") and a["alt"] for a in page.all("img"))
+    assert all(a["href"].startswith("#") for a in page.all("a"))
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//|@import|url\((?!#)", text)
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids)) and all(a["href"][1:] in ids for a in page.all("a"))
+    assert ">nan<" not in text and ".nan" not in text and "NaN" not in text.split("<pre>")[0]
+    return text, page
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    return make_run(root), report.build(
+        [Lineage(p) for p in sorted(root.iterdir())][::-1], root / "out", "fake run"
+    )
+
+
+def test_page_is_one_safe_file(two):
+    text, page = check_page(two[1], 700_000)
+    assert "<script>" not in text and "&lt;script&gt;alert(1)" in text and "{{ 7 * 7 }}" in text
+    triangle = 4 * 6  # rows x (reference, base, lessons) less what was not drawn
+    grids, comparison, strips = 2 * (triangle - 6), 2 * 6, 4 + 3
+    assert len(page.all("img")) == grids + comparison + strips
+    assert len(page.all("table")) >= 6 and all("scope" in a for a in page.all("th"))
+    assert "reward copying" in text and text.count('class="own"') == 2 * 4 + 2 + 2 * (4 + 3 + 1)
+    assert sum(a.get("type") == "radio" for a in page.all("input")) == 2
+
+
+def test_headline_and_figures_are_computed(two):
+    runs = reading.read(two[0])
+    shares = {run.label: words.retained(run) for run in runs}
+    for run in runs:
+        d = DECAY[run.label]
+        subjects, last = (d**3 + d**2 + d) / 3, run.scores["dino"]
+        assert shares[run.label] == pytest.approx(subjects)
+        assert summary.figures(run, "dino")["average"] == pytest.approx(float(last[-1].mean()))
+        csd = summary.figures(run, "csd")  # taken of the last concept only
+        assert csd["average"] == pytest.approx(run.scores["csd"][-1, 3]) and np.isnan(csd["forgetting"])
+        clip = summary.figures(run, "clip_i")  # taken of the first three: all of them earlier ones
+        assert clip["forgetting"] == pytest.approx(0.4 * (1 - subjects))
+    text = two[1].read_text()
+    assert f"After 4 lessons, naive kept {100 * shares['naive']:.0f} %" in text
+    assert "One seed, one order" in text
+
+
+def test_csv_holds_the_matrix(two):
+    rows = list(csv.DictReader(io.StringIO((two[1].parent / "scores.csv").read_bytes().decode(), newline="")))
+    count = 0
+    for lineage in two[0]:
+        label = lineage.settings["methods"][0]["label"]
+        for measure in lineage.measures:
+            S = lineage.matrix(measure)
+            found = {(int(r["lesson"]), r["concept"]): float(r["score"]) for r in rows
+                     if r["method"] == label and r["measure"] == measure}  # fmt: skip
+            expected = {
+                (i, lineage.concepts[j]): S[i, j] for i, j in zip(*np.nonzero(np.isfinite(S)), strict=True)
+            }
+            assert found == expected
+            count += len(found)
+    assert count == len(rows) and rows[-1]["fingerprint"] and {r["run"] for r in rows} == {"fake"}
+
+
+def test_tex_escapes_and_bolds_the_best(two, tmp_path):
+    text = tables.table_tex(reading.read(two[0]))
+    rows = {line.split(" & ")[0]: line for line in text.splitlines()}
+    assert r"\textbf" in rows[r"merge\_init"] and r"\textbf" not in rows["naive"]
+    assert r"{clip\_i}" in text and tables.escape(r"a_b & 5% {x} \y^~#$<") == (
+        r"a\_b \& 5\% \{x\} \textbackslash{}y\textasciicircum{}\textasciitilde{}\#\$\textless{}"
+    )
+    assert len({line.count("&") for line in text.splitlines() if line.endswith(r"\\")} - {3}) == 1
+    if shutil.which("pdflatex"):
+        source = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
+        (tmp_path / "t.tex").write_text(source)
+        subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_bounds_are_never_best(tmp_path):
+    lineages = make_run(tmp_path, ("naive", "merge_init", "independent", "joint"), 2, 1, side=8)
+    text, _ = check_page(report.build(lineages, tmp_path / "out", "bounds"), 300_000)
+    assert "Taught all concepts at once" in text
+    runs = reading.read(lineages)
+    table = summary.table(runs, "dino")
+    best = {run.label: sum(e.best for e in entries) for run, entries in table.rows}
+    assert best["independent"] == best["joint"] == 0 and best["merge_init"] > best["naive"]
+    assert tables.table_tex(runs).index(r"\midrule" + "\nindependent") > 0
+
+
+STAGES = [
+    (0, "No lesson has finished yet"),
+    (1, "nothing could have been forgotten"),
+    (2, "Unfinished, concepts taught so far: naive has 2 of 4"),
+]
+
+
+@pytest.mark.parametrize(("lessons", "says"), STAGES)
+def test_unfinished_runs(tmp_path, lessons, says):
+    text, _ = check_page(
+        report.build(make_run(tmp_path, lessons=lessons, side=8), tmp_path / "out", "x"), 300_000
+    )
+    assert says in text
+
+
+def test_uneven_runs_are_not_ranked(tmp_path):
+    lineages = make_run(tmp_path / "a", ("naive",), side=8) + make_run(
+        tmp_path / "b", ("magmax",), lessons=2, side=8
+    )
+    text, _ = check_page(report.build(lineages, tmp_path / "out", "x"), 300_000)
+    assert "naive (4 lessons)" in text and "(best)" not in text
+
+
+def test_one_concept_and_joint_alone(tmp_path):
+    one = make_run(tmp_path / "a", ("naive",), 1, 0, side=8)
+    check_page(report.build(one, tmp_path / "out", "x"), 200_000)
+    joint = make_run(tmp_path / "b", ("joint",), side=8)
+    assert (
+        "Taught all 4 concepts at once" in check_page(report.build(joint, tmp_path / "out", "x"), 200_000)[0]
+    )
+
+
+def test_fifty_concepts_stay_small(tmp_path):
+    lineages = make_run(tmp_path, ("naive",), 50, 0, side=8)
+    text, page = check_page(report.build(lineages, tmp_path / "out", "x"), 900_000)
+    assert "8 of 50 concepts and 8 of 50 lessons" in text and len(page.all("img")) < 160
+    assert samples.pick(50) == [0, 7, 14, 21, 28, 35, 42, 49] and samples.pick(3) == [0, 1, 2]
+
+
+def test_page_of_three_methods_and_five_concepts_is_modest(tmp_path):
+    lineages = make_run(tmp_path, ("naive", "merge_init", "magmax"), 4, 1)
+    assert report.build(lineages, tmp_path / "out", "x").stat().st_size < 1_500_000
+
+
+def test_close_shares_are_called_close(tmp_path):
+    runs = reading.read(make_run(tmp_path, ("naive", "merge_init", "merge_ortho"), side=8))
+    assert "too little to tell apart merge_ortho and merge_init." in words.finding(runs).caution
+
+
+def test_lost_pictures_and_wrong_numbers_do_not_break_the_page(tmp_path):
+    lineages = make_run(tmp_path, ("naive",), side=8)
+    next(lineages[0].lessons[0].folder.glob("cells/*/000.png")).write_bytes(b"torn")
+    check_page(report.build(lineages, tmp_path / "out", "x"), 300_000)
+    with pytest.raises(ValueError, match="at least one"):
+        report.build([], tmp_path, "x")
+
+
+def test_same_lineages_same_bytes(two, tmp_path):
+    drawings = {
+        "grid.png": lambda p: grid.sample_grid(two[0][0], p),
+        "all.png": lambda p: grid.comparison(two[0], p),
+        "heat.png": lambda p: figures.heatmap(two[0][0], "dino", p),
+        "curves.pdf": lambda p: figures.curves(two[0], "dino", p),
+        "r/report.html": lambda p: report.build(two[0], p.parent, "x"),
+    }
+    for name, draw in drawings.items():
+        first, second = draw(tmp_path / "1" / name), draw(tmp_path / "2" / name)
+        assert first.read_bytes() == second.read_bytes(), name
+    with Image.open(tmp_path / "1/grid.png") as picture:
+        assert picture.width > 6 * 128 and picture.height > 4 * 128
+    assert not list(tmp_path.rglob(f"*{files.TEMPORARY}"))
+    with pytest.raises(ValueError, match="taken: "):
+        figures.heatmap(two[0][0], "nope", tmp_path / "x.png")
+
+
+def test_parts_of_numbers_and_colours():
+    assert [summary.size(v) for v in (0, 999, 1000, 1_300_000, 186e6, 2.5e9)] == [
+        "0 B", "999 B", "1.0 kB", "1.3 MB", "186 MB", "2.5 GB"
+    ]  # fmt: skip
+    assert [summary.seconds(v) for v in (0.25, 42, 600, 9000)] == ["0.2 s", "42 s", "10 min", "2.5 h"]
+    from perdure.report import charts, colours, svg
+
+    assert [svg.short_number(v) for v in (0.7134, -0.042, 1.5, 12.34, float("nan"))] == [
+        ".713",
+        "−.042",
+        "1.50",
+        "12.3",
+        "–",
+    ]
+    lightness = [sum(colours.sequential(k / 20)) for k in range(21)]
+    assert lightness == sorted(lightness, reverse=True)
+    assert colours.share_of(1, 0, 4, "lower") == 0.75 and colours.share_of(1, 1, 1) == 0.5
+    assert charts.steps_of(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert "evil<" not in svg.heat_map(np.ones((2, 1)), ["evil<", "b"], ["c"], [], (0, 1), "higher", "t")
