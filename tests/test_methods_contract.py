@@ -1,7 +1,9 @@
 """Every method keeps the same promises. The methods are found by listing the folder: a new file is tested by itself."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,25 +17,19 @@ from perdure.train import Lesson, learn
 
 NAMES = catalogue.methods()
 
-PROCESS = """
-import json, sys
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from perdure import examples, memory as memories, method, pictures, plan
-from perdure.backbones import loading
-from perdure.memory import Memory
-from perdure.train import Lesson, learn
-data, number, name, before, after, store = json.loads(sys.argv[1])
-torch.rand(number + 5)  # whatever the global generator has been used for must not matter
-made = plan.build(data)
-concept = made.concepts[number - 1]
-backbone = loading.load(made.base, device="cpu")
-encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
-start = memories.load(Path(before), Path(store)) if before else Memory()
-done = learn(backbone, method.get(name), start, Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase), made)
-memories.save(done, Path(after), Path(store))
-"""
+@pytest.fixture(scope="module")
+def fresh():
+    """(lesson's arguments) -> the lesson learnt in a fresh process."""
+    command = [sys.executable, str(Path(__file__).parent / "fresh.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+
+        def learn_there(*arguments):
+            parent.stdin.write(json.dumps(arguments) + "\n")
+            parent.stdin.flush()
+            assert parent.stdout.readline() == "done\n"
+
+        yield learn_there
+        parent.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +48,13 @@ def teach_all(backbone, name, made, **options):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_the_memory_is_carried(name, backbone, plan_data, tmp_path):
-    """Lessons each in a process of its own, with only the memory's files between them, give the same bits."""
-    import json
-
+def test_only_the_memory_is_carried(name, backbone, plan_data, tmp_path, fresh):
+    """Lessons each in a fresh process, with only the memory's files between them, give the same bits as one process."""
     chain = teach_all(backbone, name, plan.build(plan_data))
     before = ""
     for number in (1, 2):
         after = str(tmp_path / f"{number}.json")
-        argument = json.dumps([plan_data, number, name, before, after, str(tmp_path / "store")])
-        subprocess.run([sys.executable, "-c", PROCESS, argument], check=True, timeout=300)
+        fresh(plan_data, number, name, before, after, str(tmp_path / "store"))
         assert memories.load(tmp_path / f"{number}.json", tmp_path / "store").digest == chain[number].digest
         before = after
 
