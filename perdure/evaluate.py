@@ -16,6 +16,7 @@ from perdure.backbones.loading import EMBEDDED
 from perdure.lineage import Lineage
 from perdure.memory import Memory
 from perdure.method import Method
+from perdure.parts.guard import preserving
 from perdure.pictures import Pictures
 from perdure.plan import TOYBOX, Concept, Plan, fingerprint
 from perdure.progress import Watch, silent
@@ -53,8 +54,9 @@ class Tools:
     @property
     def method(self) -> Method:
         """The plan's method (of a plan of one)."""
-        choice = self.plan.methods[0]
-        return method.get(choice.name, choice.options)
+        choice, preserve = self.plan.methods[0], self.plan.training.preserve
+        chosen = method.get(choice.name, choice.options)
+        return preserving(chosen, preserve.weight, preserve.prompts) if preserve else chosen
 
     @property
     def side(self) -> int:

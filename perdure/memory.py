@@ -64,6 +64,14 @@ class Memory:
         """Bytes that the method carries from one lesson to the next."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
+    def bytes_by_name(self) -> dict[str, int]:
+        """Bytes carried under each name (the part before the first slash)."""
+        sizes: dict[str, int] = {}
+        for key, tensor in self.tensors.items():
+            name = key.partition("/")[0]
+            sizes[name] = sizes.get(name, 0) + tensor.numel() * tensor.element_size()
+        return sizes
+
     @property
     def digest(self) -> str:
         """SHA-256 over names, contents and facts: equal digests mean bit-equal memories."""

@@ -189,15 +189,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Consolidate:
-    """The two verbs of memory, what must be known to recall, and whether the strict regime is kept.
-
-    Strict: no past data, no past adapters; what is carried does not grow but by what is learnt into one model.
-    """
+    """The two verbs of memory, and what the method declares about them; the contract test holds it to that."""
 
     remember: Callable[[Adapter, Memory, Context], Memory]
     recall: Callable[[Memory, Wanted], Delta]
     knows: Literal["nothing", "concept", "prompt"] = "nothing"
+    """What must be told to recall."""
     strict: bool = True
+    """Whether no past data and no past adapters are kept: one model is carried, and statistics of it."""
+    carries: frozenset[str] = frozenset({"delta"})
+    """Names of what is carried from lesson to lesson; learnt words come to that by themselves."""
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,14 @@ class Prior(Section):
     prompt: str = "a photo of {class}"
 
 
+class Preserve(Section):
+    """Preservation by distillation, on top of whatever the method does: keep predicting what was predicted before."""
+
+    weight: float = Field(1.0, ge=0)
+    prompts: Literal["both", "current", "past"] = "both"
+    """Under the lesson's own captions, past concepts' captions, or both in turn."""
+
+
 class Training(Section):
     """How one lesson is trained."""
 
@@ -147,6 +155,7 @@ class Training(Section):
     flip: bool = False
     """Also encode the mirror image of each view."""
     prior: Prior | None = None
+    preserve: Preserve | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
     seed_per_lesson: bool = True

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,20 +38,22 @@ def backbone(pico):
     return loading.load(str(pico), device="cpu")
 
 
-def teach_all(backbone, name, made, **options):
+@cache
+def taught(backbone, name, text):
     """The memories after each lesson, in one process; the first is empty."""
+    made = plan.build(json.loads(text))
     chain = [Memory()]
     for number, concept in enumerate(made.concepts, start=1):
         encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
         lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)
-        chain.append(learn(backbone, method.get(name, options), chain[-1], lesson, made))
+        chain.append(learn(backbone, method.get(name), chain[-1], lesson, made))
     return chain
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_memory_is_carried(name, backbone, plan_data, tmp_path, fresh):
     """Lessons each in a fresh process, with only the memory's files between them, give the same bits as one process."""
-    chain = teach_all(backbone, name, plan.build(plan_data))
+    chain = taught(backbone, name, json.dumps(plan_data))
     before = ""
     for number in (1, 2):
         after = str(tmp_path / f"{number}.json")
@@ -62,7 +65,7 @@ def test_only_the_memory_is_carried(name, backbone, plan_data, tmp_path, fresh):
 @pytest.mark.parametrize("name", NAMES)
 def test_base_is_untouched_and_the_lesson_leaves_no_trace(name, backbone, plan_data):
     before = {key: tensor.clone() for key, tensor in backbone.unet.state_dict().items()}
-    chain = teach_all(backbone, name, plan.build(plan_data))
+    chain = taught.__wrapped__(backbone, name, json.dumps(plan_data))
     after = backbone.unet.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -78,7 +81,7 @@ def test_recall_of_nothing_is_the_base(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_round_trip_and_recall(name, backbone, plan_data, tmp_path):
     """A memory read back from disk recalls the same deltas, and every recalled projection is one of the base's."""
-    last = teach_all(backbone, name, plan.build(plan_data))[-1]
+    last = taught(backbone, name, json.dumps(plan_data))[-1]
     memories.save(last, tmp_path / "memory.json", tmp_path / "store")
     read = memories.load(tmp_path / "memory.json", tmp_path / "store")
     assert read.digest == last.digest
@@ -95,14 +98,14 @@ def test_memory_round_trip_and_recall(name, backbone, plan_data, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_lesson_changes_what_the_model_draws(name, backbone, plan_data):
     made = plan.build(plan_data)
-    memory = teach_all(backbone, name, made)[1]
+    memory = taught(backbone, name, json.dumps(plan_data))[1]
     encoded = examples.encode(backbone, pictures.of(made.concepts[0]).training, made.training, 0, "dog")
     batch = encoded.batch(backbone, 2, lambda purpose, step: torch.Generator().manual_seed(3), 0)
     with torch.no_grad():
         untouched = backbone.predict(batch)
         with sample.remembered(backbone, method.get(name), memory, "dog", "a photo of zwz dog"):
-            taught = backbone.predict(backbone.reworded(batch, batch.captions))
-    assert not torch.allclose(untouched, taught)
+            changed = backbone.predict(backbone.reworded(batch, batch.captions))
+    assert not torch.allclose(untouched, changed)
     assert torch.equal(untouched, backbone.predict(batch).detach())
 
 
@@ -111,3 +114,25 @@ def test_card_is_complete(name):
     card = catalogue.card(name)
     assert card.summary.endswith(".") and card.source
     assert all(option.problem(option.default) is None for option in card.options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_method_carries_what_it_declares(name, backbone, plan_data):
+    """Nothing is in the memory but what the method says; a strict method keeps neither past data nor past adapters."""
+    consolidate = method.get(name).consolidate
+    memory = taught(backbone, name, json.dumps(plan_data))[-1]
+    assert memory.bytes_by_name().keys() - {"words"} == consolidate.carries
+    assert not (consolidate.strict and consolidate.carries & {"own", "pool", "replay", "features", "max"})
+    others = {concept.name for concept in plan.build(plan_data).concepts}
+    if consolidate.strict:  # no tensor belongs to one concept alone, but for its word
+        assert not any(part in others for key in memory.tensors for part in key.split("/") if not key.startswith("words/"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recall_needs_only_what_the_method_says_it_knows(name, backbone, plan_data):
+    """A method that says it must be told nothing recalls the same whoever is meant."""
+    consolidate = method.get(name).consolidate
+    memory = taught(backbone, name, json.dumps(plan_data))[-1]
+    one, two = (consolidate.recall(memory, Wanted(concept)) for concept in ("dog", "cat"))
+    equal = all(torch.equal(one[p].matrix(), two[p].matrix()) for p in one)
+    assert equal == (consolidate.knows == "nothing")

@@ -237,3 +237,8 @@ def test_stamina_learns_masks(taught):
     """With a strong price on open entries, masks close."""
     loose, tight = (taught(method.get("stamina", {"rank": 2, "openness": 0.505, "sparsity": s}), 1).facts["density"]["dog"] for s in (0.0, 1e3))
     assert tight < loose
+
+
+def test_preservation_on_top_of_merge_init_is_lwf(taught):
+    added = guard.preserving(method.get("merge_init", {"rank": 2}), 1.0, "both")
+    same(taught(added), taught(method.get("lwf", {"rank": 2, "weight": 1.0})), atol=0, rtol=0)

@@ -31,11 +31,11 @@ def METHOD(
 ) -> Method:
     """A new pair on top of the past; the scores' cross entropy and the past's Fisher information guard it."""
     fisher = online_fisher(gamma, samples, with_scores(scores, prompts, temperature))
-    kept = carrying(carrying(add, captions), fisher)
+    kept = carrying(carrying(add, captions), fisher, "fisher")
     phase = double_distillation(distil_steps, distil_rate, beta, prompts, temperature)
     return Method(
         adapter=lora(rank, targets),
         start=fresh,
         guard=every(classified(scores, prompts, temperature), elastic(weight)),
-        consolidate=carrying(kept, phase, strict=False) if distil else kept,
+        consolidate=carrying(kept, phase, "pool", strict=False) if distil else kept,
     )

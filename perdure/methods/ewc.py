@@ -22,5 +22,5 @@ def METHOD(
         adapter=lora(rank, targets),
         start=fresh,
         guard=elastic(weight),
-        consolidate=carrying(add, online_fisher(gamma, samples)),
+        consolidate=carrying(add, online_fisher(gamma, samples), "fisher"),
     )

@@ -24,9 +24,10 @@ def METHOD(
 ) -> Method:
     """Orthogonal start on top of the past; carries what the next start needs to know of the past A."""
     columns = orthogonality == "column"
+    merged = add if merge == "product" else add_factors
     return Method(
         adapter=lora(rank, targets),
         start=orthogonal_columns if columns else orthogonal_rows,
         guard=nothing,
-        consolidate=carrying(add if merge == "product" else add_factors, past_a if columns else past_rows),
+        consolidate=carrying(merged, past_a, "past_a") if columns else carrying(merged, past_rows, "past_rows"),
     )

@@ -16,5 +16,5 @@ def METHOD(rank: int = 16, targets: Targets = "attention", weight: float = 1.0, 
         adapter=lora(rank, targets),
         start=fresh,
         guard=rehearse(weight, kept_images),
-        consolidate=carrying(add, keep_images(images), strict=False),
+        consolidate=carrying(add, keep_images(images), "replay", strict=False),
     )

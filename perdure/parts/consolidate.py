@@ -73,7 +73,7 @@ max_factors = Consolidate(_max_factors, _whole)
 max_delta = Consolidate(_max_delta, _whole)
 """Each entry of the delta the one of larger magnitude so far (as the reference code merges)."""
 
-keep = Consolidate(_keep, _own, knows="concept", strict=False)
+keep = Consolidate(_keep, _own, knows="concept", strict=False, carries=frozenset({"own"}))
 """Every concept's delta by itself; recall must be told which concept is wanted."""
 
 
@@ -87,7 +87,7 @@ def running_max(scale: float) -> Consolidate:
     def recall(memory: Memory, wanted: Wanted) -> Delta:
         return Delta({name: Change.full(scale * change.matrix()) for name, change in memory.delta("max").items()})
 
-    return Consolidate(remember, recall, strict=False)
+    return Consolidate(remember, recall, strict=False, carries=frozenset({"delta", "max"}))
 
 
 def larger(old: Tensor, new: Tensor) -> Tensor:
@@ -95,13 +95,18 @@ def larger(old: Tensor, new: Tensor) -> Tensor:
     return torch.where(new.abs() >= old.abs(), new, old)
 
 
-def carrying(consolidate: Consolidate, extra: Remember, strict: bool = True) -> Consolidate:
-    """The same, and before it `extra`, which sees the past; `strict` False where that breaks the strict regime."""
+def carrying(consolidate: Consolidate, extra: Remember, *carries: str, strict: bool = True) -> Consolidate:
+    """The same, and before it `extra`, which sees the past and carries more tensors under the names given.
+
+    `strict` False where that breaks the strict regime.
+    """
 
     def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
         return consolidate.remember(adapter, extra(adapter, memory, context), context)
 
-    return changed(consolidate, remember=remember, strict=consolidate.strict and strict)
+    return changed(
+        consolidate, remember=remember, strict=consolidate.strict and strict, carries=consolidate.carries | {*carries}
+    )
 
 
 # --- what can be carried beside the delta ------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def elastic_aggregation(scale: float, power: int) -> Consolidate:
             total = total + _scaled(memory.delta(f"own/{concept}"), scale * share)
         return total
 
-    return Consolidate(remember, recall, knows="prompt", strict=False)
+    return Consolidate(remember, recall, knows="prompt", strict=False, carries=frozenset({"own", "features"}))
 
 
 def _scaled(delta: Delta, factor: float) -> Delta:

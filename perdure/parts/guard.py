@@ -1,13 +1,15 @@
 """Slot 3: what protects the past while learning. A guard is asked once a lesson for what to do at each step."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from perdure.memory import Memory
-from perdure.method import Adapter, Context, Guard, Protection, Step
+from perdure.method import Adapter, Context, Guard, Method, Protection, Step
 from perdure.parts.adapter import Selected, masked, selected
+from perdure.parts.consolidate import captions, carrying
 
 
 def nothing(adapter: Adapter, memory: Memory, context: Context) -> Protection:
@@ -171,6 +173,15 @@ def distil(weight: float, prompts: str = "both") -> Guard:
         return Protection(penalty=penalty)
 
     return guard
+
+
+def preserving(method: Method, weight: float, prompts: str) -> Method:
+    """Any method with distillation added: `distil` beside its own guard, and the captions that it needs carried."""
+    return replace(
+        method,
+        guard=every(method.guard, distil(weight, prompts)),
+        consolidate=carrying(method.consolidate, captions),
+    )
 
 
 def rehearse(weight: float, source: Callable[[Memory, Context], tuple[Tensor, list[str]]]) -> Guard:
