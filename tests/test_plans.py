@@ -15,7 +15,7 @@ def test_ready_plan_is_sound(path):
     made = plan.load(path)
     assert made.concepts and path.read_text(encoding="utf-8").startswith("#")
     for choice in made.methods:
-        assert method.get(choice.name, choice.options).adapter.rank > 0
+        assert method.get(choice.name, choice.options).adapter.targets
     for concept in made.sequence:
         assert all(concept.phrase in prompt for prompt in made.prompts_for(concept))
         assert concept.token in concept.prompt
