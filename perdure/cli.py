@@ -188,7 +188,10 @@ def undo(model: Model) -> None:
 
 
 @app.command()
-def methods(as_json: Json = False) -> None:
+def methods(
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/methods.md.")] = False,
+) -> None:
     """The methods: each is four choices, read from its file."""
     from dataclasses import asdict
 
@@ -199,6 +202,11 @@ def methods(as_json: Json = False) -> None:
     cards = [catalogue.card(name) for name in catalogue.methods()]
     if as_json:
         typer.echo(json.dumps([asdict(card) for card in cards], indent=1))
+        return
+    if markdown:
+        from perdure import method
+
+        typer.echo(method.table(cards))
         return
     table = Table(show_lines=True)
     for column in ("method", "what it does", "adapter", "start", "guard", "consolidate", "options"):

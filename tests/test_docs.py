@@ -53,12 +53,6 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_readme_table_names_every_method():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in catalogue.methods():
-        assert f"| `{name}` |" in text
-
-
 def test_the_example_method_is_one(tmp_path, monkeypatch):
     """The file in docs/adding_a_method.md parses to a card and merges as it says."""
     import importlib.util
@@ -66,7 +60,8 @@ def test_the_example_method_is_one(tmp_path, monkeypatch):
     import torch
 
     from perdure.memory import Memory
-    from perdure.method import Adapter, Context
+    from perdure.method import Adapter, Context, Wanted
+    from perdure.parts.adapter import LowRank
 
     (code,) = blocks(ROOT / "docs" / "adding_a_method.md", "python")
     path = tmp_path / "average.py"
@@ -76,8 +71,19 @@ def test_the_example_method_is_one(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     method, memory = module.METHOD(rank=1), Memory()
     for lesson, value in enumerate((2.0, 4.0), start=1):
-        adapter = Adapter({"p": (torch.full((1, 3), value), torch.ones(2, 1))})
-        context = Context("x", lesson, lambda purpose: torch.Generator())
+        adapter = Adapter(LowRank({"p": (torch.full((1, 3), value), torch.ones(2, 1))}))
+        context = Context("x", lesson, 1, "", "", None, torch.Generator, torch.Generator)
         memory = method.consolidate.remember(adapter, memory, context)
     expected = torch.full((2, 3), 2.0) + torch.full((2, 3), 4.0) / 2
-    torch.testing.assert_close(method.consolidate.recall(memory, None)["p"].matrix(), expected)
+    torch.testing.assert_close(method.consolidate.recall(memory, Wanted())["p"].matrix(), expected)
+
+
+def test_methods_page_holds_the_current_table():
+    """docs/methods.md: paste the output of `perdure methods --markdown` between its markers."""
+    from perdure import method
+
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    shown = text.split("<!-- methods -->")[1].split("<!-- /methods -->")[0].strip()
+    assert shown == method.table([catalogue.card(name) for name in catalogue.methods()])
+    for name in catalogue.methods():
+        assert f"**{name}**" in text
