@@ -341,22 +341,27 @@ def _run(loaded: "Plan", out: Path, device: str | None) -> None:
     console.print(f"[bold]{loaded.name}[/bold]: {_amount(loaded)}")
     with _working("loading libraries"):
         from perdure import run as running
-    running.run(loaded, out, _watch(), device)
+    console.print(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
+    running.run(loaded, out, _watch(), device, after_lesson=lambda: _build_report(out, out))
     _report(out, out)
 
 
 def _report(folder: Path, out: Path) -> None:
+    _console().print(f"report: {_build_report(folder, out).absolute().as_uri()}")
+
+
+def _build_report(folder: Path, out: Path) -> Path:
+    """The report of a model, or of all models in a folder that have learnt anything, in the order of their making."""
     from perdure import report as reports
     from perdure.errors import LineageError
     from perdure.lineage import Lineage
 
     single = (folder / "lineage.json").is_file()
-    folders = [folder] if single else sorted(p.parent for p in folder.glob("*/lineage.json"))
-    if not folders:
-        raise LineageError(f"{folder} holds no perdure model (no lineage.json in it or below it)")
-    lineages = sorted((Lineage(f) for f in folders), key=lambda line: line.folder.stat().st_ctime)
-    path = reports.build(lineages, out, title=folder.name)
-    _console().print(f"report: {path.absolute().as_uri()}")
+    marks = [folder / "lineage.json"] if single else sorted(folder.glob("*/lineage.json"), key=lambda p: p.stat().st_mtime_ns)
+    taught = [lineage for mark in marks if (lineage := Lineage(mark.parent)).lessons]
+    if not taught:
+        raise LineageError(f"{folder} holds no perdure model that has learnt anything (lineage.json in it or below it)")
+    return reports.build(taught, out, title=folder.name)
 
 
 def _amount(plan: "Plan") -> str:

@@ -3,7 +3,7 @@
 import json
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,13 @@ JOINT = "joint"
 """Label of the run that is taught all concepts at once."""
 
 
-def run(plan: Plan, out: Path, watch: Watch = silent, device: str | None = None) -> list[Lineage]:
+def run(
+    plan: Plan,
+    out: Path,
+    watch: Watch = silent,
+    device: str | None = None,
+    after_lesson: Callable[[], None] = lambda: None,
+) -> list[Lineage]:
     """Run a plan: one lineage per method below `out`, each resumed where it stopped. Raises PerdureError."""
     problems = pictures.check(plan.concepts)
     if problems:
@@ -37,7 +43,7 @@ def run(plan: Plan, out: Path, watch: Watch = silent, device: str | None = None)
     lineages = [open_or_create(out / own.methods[0].label, own) for own in plans]  # all refusals before any training
     tools = Tools(plan, backbone, watch)
     for own, lineage in zip(plans, lineages, strict=True):
-        _run_one(replace(tools, plan=own), lineage, lineages[0])
+        _run_one(replace(tools, plan=own), lineage, lineages[0], after_lesson)
     return lineages
 
 
@@ -59,7 +65,7 @@ def open_or_create(folder: Path, plan: Plan) -> Lineage:
     return Lineage.create(folder, plan, identity, loading.versions())
 
 
-def _run_one(tools: Tools, lineage: Lineage, first: Lineage) -> None:
+def _run_one(tools: Tools, lineage: Lineage, first: Lineage, after_lesson: Callable[[], None]) -> None:
     """Teach what the plan wants and the lineage has not learnt; the base's row is copied from the first lineage."""
     plan = tools.plan
     lessons = [plan.sequence] if plan.joint else [(concept,) for concept in plan.sequence]
@@ -72,6 +78,7 @@ def _run_one(tools: Tools, lineage: Lineage, first: Lineage) -> None:
             lineage.adopt_base_row(first)
         for concepts in lessons[len(lineage.lessons) :]:
             _lesson(tools, lineage, concepts, unseen=plan.sequence, gate=None)
+            after_lesson()
 
 
 def teach(
