@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,10 @@ import typer
 from perdure.errors import PerdureError
 
 if TYPE_CHECKING:
-    from perdure.lineage import Lineage
     from perdure.plan import Plan
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 app = typer.Typer(
     name="perdure",
@@ -28,12 +31,21 @@ app.add_typer(plan_app, name="plan")
 app.add_typer(data_app, name="data")
 app.add_typer(toybox_app, name="toybox")
 
+
+
+class Kind(StrEnum):
+    """Kinds of concepts."""
+
+    subject = "subject"
+    style = "style"
+
+
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the plan: training.steps=200.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is by default.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 PlanFile = Annotated[Path, typer.Argument(help="A plan file, or the name of a ready plan (`demo`).", metavar="PLAN")]
 Model = Annotated[Path, typer.Argument(help="The model's folder.", metavar="MODEL")]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Where the plan's images lie, instead of its own `data`.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Where the plan's images lie, instead of its `data`.")]
 
 
 @app.command()
@@ -61,24 +73,16 @@ def run(
 @app.command()
 def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None) -> None:
     """Check a plan and every image it names, and say what it would do. Trains nothing."""
-    from rich.table import Table
-
-    from perdure import pictures
+    from perdure import pictures, screen
     from perdure.errors import PlanError
 
     loaded = _plan(plan, overrides, data)
     problems = pictures.check(loaded.concepts)
     if problems:
         raise PlanError(problems)
-    table = Table(title=f"{loaded.name} on {loaded.base}, fingerprint {loaded.fingerprint()}")
-    for column in ("#", "concept", "kind", "training prompt", "images", "held out"):
-        table.add_column(column)
-    for number, concept in enumerate(loaded.sequence, start=1):
-        own = pictures.of(concept)
-        held_out = str(len(own.references)) if own.held_out else "none: training images serve"
-        table.add_row(str(number), concept.name, concept.kind, own.training[0].caption, str(len(own.training)), held_out)
-    _console().print(table)
-    _console().print(_amount(loaded))
+    shown = [(concept, pictures.of(concept)) for concept in loaded.sequence]
+    screen.console.print(screen.concepts_table(loaded, shown))
+    screen.say(screen.amount(loaded))
 
 
 @app.command()
@@ -89,26 +93,27 @@ def init(
     overrides: Overrides = None,
 ) -> None:
     """Begin a new model: a folder that will hold its lessons."""
-    from perdure import plan, yaml_file
-    from perdure.backbones import loading
-    from perdure.lineage import Lineage
+    from perdure import plan, screen, yaml_file
 
-    data = yaml_file.override({"name": _name(model.name), "base": base, "method": method}, tuple(overrides or ()))
+    name = plan.name_from(model.absolute().name)
+    data = yaml_file.override({"name": name, "base": base, "method": method}, tuple(overrides or ()))
     made = plan.build(data, where="perdure init")
-    with _working("looking at the base"):
-        identity, versions = loading.identity(made.base), loading.versions()
-        loading.load(made.base, "fp32", "cpu", made.vae)
-    Lineage.create(model, made, identity, versions)
-    _console().print(f"{model} is ready. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
+    with screen.working("looking at the base"):
+        from perdure.backbones import loading
+        from perdure.lineage import Lineage
+
+        loading.load(made.base, made.training.precision, "cpu", made.vae)
+    Lineage.create(model, made, loading.identity(made.base, made.vae), loading.versions())
+    screen.say(f"{model} is ready. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
 
 
 @app.command()
 def teach(
     model: Model,
-    images: Annotated[Path, typer.Argument(help="Folder with images of the concept; `refs/` in it is held out.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images; `refs/` in it is held out.")],
     prompt: Annotated[str, typer.Option(help="The prompt that will call it: a rare token and the class noun.")] = "",
     name: Annotated[str | None, typer.Option(help="The concept's name; the folder's by default.")] = None,
-    kind: Annotated[str, typer.Option(help="subject or style")] = "subject",
+    kind: Annotated[Kind, typer.Option(help="What is to be learnt of the images.")] = Kind.subject,
     token: Annotated[str, typer.Option(help="The rare token, or the style's words.")] = "",
     noun: Annotated[str, typer.Option("--class", help="The class noun.")] = "",
     references: Annotated[Path | None, typer.Option(help="Folder of held-out images to score against.")] = None,
@@ -119,33 +124,30 @@ def teach(
     device: Device = None,
 ) -> None:
     """Teach a model one more concept, and see what that did to the older ones."""
-    from perdure import plan
+    from perdure import plan, screen
     from perdure.errors import LineageError
     from perdure.lineage import Lineage
 
     lineage = Lineage(model)
-    given = {"kind": kind, "token": token, "class": noun, "prompt": prompt, "hold_out": hold_out}
-    if references is not None:
-        given["references"] = references.absolute()
-    called = name or _name(images.absolute().name)
+    called = name or plan.name_from(images.absolute().name)
     if called in lineage.concepts:
-        raise LineageError(f"{model} already knows a concept {called!r}; choose another --name, or undo the lesson first")
-    taught = [lineage.concept_facts(c)["concept"] for c in lineage.concepts]
-    concept = {"name": called, "images": images.absolute(), **given}
-    made = plan.build({**lineage.settings, "concepts": [*taught, concept]}, where=f"teach {called}")
-
-    from perdure import run as running
-
-    row = running.teach(lineage, made.concepts[-1], _watch(), max_forgetting, device)
-    _console().print(_log_table(lineage))
-    seconds = row.record["seconds"]
-    _console().print(f"lesson {row.number} took {seconds['train']:.0f} s of training and {seconds['evaluate']:.0f} s of scoring")
+        raise LineageError(f"{model} already knows a concept {called!r}; choose another --name, or undo that lesson")
+    given: dict[str, Any] = {"kind": kind.value, "token": token, "class": noun, "prompt": prompt, "hold_out": hold_out}
+    if references is not None:
+        given["references"] = references
+    concept = plan.concept({"name": called, "images": images, **given}, where=f"teach {called}")
+    with screen.working("loading libraries"):
+        from perdure import run as running
+    row = running.teach(lineage, concept, screen.watch(), max_forgetting, device)
+    screen.console.print(screen.log_table(lineage))
+    spent = row.record["seconds"]
+    screen.say(f"lesson {row.number} took {spent['train']:.0f} s of training and {spent['evaluate']:.0f} s of scoring")
 
 
 @app.command()
 def draw(
     model: Model,
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
     out: Annotated[Path, typer.Option(help="The picture file (PNG).")] = Path("drawn.png"),
     count: Annotated[int, typer.Option(min=1, help="How many images, side by side.")] = 4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -154,37 +156,41 @@ def draw(
     device: Device = None,
 ) -> None:
     """Draw with a model, as it is now or as it was after an earlier lesson."""
+    from perdure import screen
     from perdure.lineage import Lineage
 
     lineage = Lineage(model)
-
-    from perdure import drawing
-
+    with screen.working("loading libraries"):
+        from perdure import drawing
     drawing.draw(lineage, prompt, out, count=count, seed=seed, after=after, concept=concept, device=device)
-    _console().print(f"wrote {out}")
+    screen.say(f"wrote {out}")
 
 
 @app.command()
 def log(model: Model, as_json: Json = False) -> None:
     """The chain of lessons: scores now and when learnt, forgetting, bytes, seconds."""
+    from perdure import screen
     from perdure.lineage import Lineage
 
     lineage = Lineage(model)
     if as_json:
-        typer.echo(json.dumps(_log(lineage), indent=1))
+        typer.echo(json.dumps(screen.log_entries(lineage), indent=1))
+    elif lineage.lessons:
+        screen.console.print(screen.log_table(lineage))
     else:
-        _console().print(_log_table(lineage))
+        screen.say(f"{model} has learnt nothing yet. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
 
 
 @app.command()
 def undo(model: Model) -> None:
     """Take back the last lesson; the model is again what it was before."""
+    from perdure import screen
     from perdure.lineage import Lineage
 
     lineage = Lineage(model)
     with lineage.locked():
         row = lineage.undo()
-    _console().print(f"lesson {row.number} ({', '.join(row.concepts)}) is undone; {len(lineage.lessons)} lessons remain")
+    screen.say(f"lesson {row.number} ({', '.join(row.concepts)}) is undone; lessons left: {len(lineage.lessons)}")
 
 
 @app.command()
@@ -195,31 +201,22 @@ def methods(
     """The methods: each is four choices, read from its file."""
     from dataclasses import asdict
 
-    from rich.table import Table
-
-    from perdure import catalogue
+    from perdure import catalogue, screen
 
     cards = [catalogue.card(name) for name in catalogue.methods()]
     if as_json:
         typer.echo(json.dumps([asdict(card) for card in cards], indent=1))
-        return
-    if markdown:
+    elif markdown:
         from perdure import method
 
         typer.echo(method.table(cards))
-        return
-    table = Table(show_lines=True)
-    for column in ("method", "what it does", "adapter", "start", "guard", "consolidate", "options"):
-        table.add_column(column, no_wrap=column == "method")
-    for card in cards:
-        options = "\n".join(f"{o.name}={o.default}" for o in card.options)
-        table.add_row(card.name, card.summary, card.adapter, card.start, card.guard, card.consolidate, options)
-    _console().print(table)
+    else:
+        screen.console.print(screen.methods_table(cards))
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A model's folder, or a run's folder with several.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model's folder, or a run's with several.")],
     out: Annotated[Path | None, typer.Option(help="Where to write; the folder itself by default.")] = None,
 ) -> None:
     """Write report.html, scores.csv and table.tex again."""
@@ -229,12 +226,11 @@ def report(
 @app.command()
 def analyse(model: Model, as_json: Json = False) -> None:
     """How the lessons' updates meet in the weights: sign conflicts, cosines, shared subspaces and entries."""
-    from rich.table import Table
-
+    from perdure import screen
     from perdure.lineage import Lineage
 
     lineage = Lineage(model)
-    with _working("comparing updates"):
+    with screen.working("comparing updates"):
         from perdure import analysis
 
         found = analysis.analyse(lineage)
@@ -242,60 +238,51 @@ def analyse(model: Model, as_json: Json = False) -> None:
         typer.echo(json.dumps(found.as_json(), indent=1))
         return
     for measure, matrix in found.pairs.items():
-        table = Table(title=f"{measure} of the updates (rows with columns)")
-        for column in ("", *found.concepts):
-            table.add_column(column, justify="right")
-        for name, row in zip(found.concepts, matrix, strict=True):
-            table.add_row(name, *(f"{value:.3f}" for value in row))
-        _console().print(table)
+        screen.console.print(screen.pairs_table(measure, found.concepts, matrix))
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Versions, device, what is missing, and what would be downloaded."""
-    from rich.table import Table
+    from perdure import screen
 
-    with _working("looking around"):
+    with screen.working("looking around"):
         from perdure import doctor as examination
 
         findings = examination.examine()
     if as_json:
         typer.echo(json.dumps(findings, indent=1))
-        return
-    table = Table(show_header=False)
-    for key, value in findings.items():
-        text = value if isinstance(value, str) else ", ".join(f"{k} {v}" for k, v in value.items())
-        table.add_row(key, text)
-    _console().print(table)
+    else:
+        screen.console.print(screen.findings_table(findings))
 
 
 @plan_app.command("new")
 def plan_new(
-    folder: Annotated[Path, typer.Argument(help="A folder with one sub-folder of images per concept.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds one sub-folder of images per concept.")],
     out: Annotated[Path, typer.Option(help="The plan file to write.")] = Path("plan.yaml"),
     base: Annotated[str, typer.Option(help="`toybox`, a hub id, or a local diffusers folder.")] = "toybox",
 ) -> None:
     """Write a plan from a folder of concepts; edit it, then check and run it."""
-    from perdure import files, sources
+    from perdure import files, screen, sources
     from perdure.errors import PlanError
 
     if out.exists():
         raise PlanError(f"{out} exists; choose another --out")
     files.write_text(out, sources.plan_text(folder.absolute(), out.absolute().parent, base))
-    _console().print(f"wrote {out}. Next: perdure check {out}; perdure run {out}")
+    screen.say(f"wrote {out}. Next: perdure check {out}; perdure run {out}")
 
 
 @data_app.command("get")
 def data_get(
-    name: Annotated[str, typer.Argument(help="dreambooth or unlearncanvas")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="dreambooth or unlearncanvas")],
     source: Annotated[Path | None, typer.Option("--from", help="A local copy, instead of the public source.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that will hold the data sets.")] = Path("data"),
 ) -> None:
     """Fetch, verify and lay out a data set; never overwrites."""
-    from perdure import datasets
+    from perdure import datasets, screen
 
-    got = datasets.get(name, out, source, _watch())
-    _console().print(f"{got.folder}: {got.copied} files copied, {got.kept} were there already; all verified")
+    got = datasets.get(name, out, source, screen.watch())
+    screen.say(f"{got.folder}: {got.copied} files copied, {got.kept} were there already; all verified")
 
 
 @toybox_app.command("draw")
@@ -303,7 +290,7 @@ def toybox_draw(
     out: Annotated[Path, typer.Option(help="Folder for the sheets.")] = Path("toybox"),
 ) -> None:
     """Draw sheets of the world: classes, contexts, styles, subjects."""
-    from perdure import files
+    from perdure import screen
     from perdure.evaluate import write_png
     from perdure.toybox import world
     from perdure.toybox.world import sheets
@@ -317,8 +304,7 @@ def toybox_draw(
     }
     for name, picture in pictures.items():
         write_png(out / f"{name}.png", picture)
-    files.sweep(out)
-    _console().print(f"wrote {', '.join(pictures)} to {out}")
+    screen.say(f"wrote {', '.join(pictures)} to {out}")
 
 
 # --- helpers -------------------------------------------------------------------------------------------------------
@@ -328,26 +314,28 @@ def _plan(path: Path, overrides: list[str] | None, data: Path | None = None) -> 
     from perdure import plan
 
     found = path if path.exists() or path.suffix else plan.ready(path.name)
-    extra = [f"data={data.absolute()}"] if data is not None else []
+    extra = [f"data={json.dumps(str(data.absolute()))}"] if data is not None else []
     return plan.load(found, (*(overrides or ()), *extra))
 
 
 def _run(loaded: "Plan", out: Path, device: str | None) -> None:
+    from perdure import screen
     from perdure.errors import PlanError
 
     if not loaded.concepts:
         raise PlanError(f"plan {loaded.name!r} has no concepts to teach")
-    console = _console()
-    console.print(f"[bold]{loaded.name}[/bold]: {_amount(loaded)}")
-    with _working("loading libraries"):
+    screen.say(f"{loaded.name}: {screen.amount(loaded)}")
+    with screen.working("loading libraries"):
         from perdure import run as running
-    console.print(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
-    running.run(loaded, out, _watch(), device, after_lesson=lambda: _build_report(out, out))
+    screen.say(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
+    running.run(loaded, out, screen.watch(), device, after_lesson=lambda: _build_report(out, out))
     _report(out, out)
 
 
 def _report(folder: Path, out: Path) -> None:
-    _console().print(f"report: {_build_report(folder, out).absolute().as_uri()}")
+    from perdure import screen
+
+    screen.say(f"report: {_build_report(folder, out).absolute().as_uri()}")
 
 
 def _build_report(folder: Path, out: Path) -> Path:
@@ -357,96 +345,15 @@ def _build_report(folder: Path, out: Path) -> Path:
     from perdure.lineage import Lineage
 
     single = (folder / "lineage.json").is_file()
-    marks = [folder / "lineage.json"] if single else sorted(folder.glob("*/lineage.json"), key=lambda p: p.stat().st_mtime_ns)
+    marks = [folder / "lineage.json"] if single else sorted(folder.glob("*/lineage.json"), key=_age)
     taught = [lineage for mark in marks if (lineage := Lineage(mark.parent)).lessons]
     if not taught:
         raise LineageError(f"{folder} holds no perdure model that has learnt anything (lineage.json in it or below it)")
     return reports.build(taught, out, title=folder.name)
 
 
-def _amount(plan: "Plan") -> str:
-    runs = len(plan.methods) + plan.joint
-    lessons = len(plan.methods) * len(plan.concepts) + plan.joint
-    return (
-        f"{len(plan.concepts)} concepts, {runs} runs ({', '.join(m.label for m in plan.methods)}"
-        f"{', joint' if plan.joint else ''}), {lessons} lessons of {plan.training.steps} steps"
-    )
-
-
-def _log(lineage: "Lineage") -> list[dict[str, Any]]:
-    """One entry a lesson and concept: scores by measure, when learnt and now."""
-    rows = lineage.lessons
-    entries = []
-    for row in rows:
-        for concept in row.concepts:
-            learnt, now = row.cell(concept), rows[-1].cell(concept)
-            then, latest = learnt.scores if learnt else {}, now.scores if now else {}
-            entries.append(
-                {
-                    "lesson": row.number,
-                    "concept": concept,
-                    "method": row.record["method"]["label"],
-                    "learnt": then,
-                    "now": latest,
-                    "forgotten": {m: then[m] - latest[m] for m in then if m in latest},
-                    "bytes": row.record["bytes"],
-                    "seconds": row.record["seconds"],
-                }
-            )
-    return entries
-
-
-def _log_table(lineage: "Lineage") -> Any:
-    from rich.table import Table
-
-    table = Table(title=f"{lineage.facts['name']} on {lineage.settings['base']}")
-    for column in ("#", "concept", "method", "measure", "learnt", "now", "change", "carries", "seconds"):
-        table.add_column(column, justify="left" if column in ("concept", "method", "measure") else "right")
-    for entry in _log(lineage):
-        for number, (measure, value) in enumerate(entry["learnt"].items()):
-            change = -entry["forgotten"].get(measure, 0.0)
-            colour = "red" if change < -0.02 else "green" if change > 0.02 else "dim"
-            first = number == 0
-            table.add_row(
-                str(entry["lesson"]) if first else "",
-                entry["concept"] if first else "",
-                entry["method"] if first else "",
-                measure,
-                f"{value:.3f}",
-                f"{entry['now'].get(measure, float('nan')):.3f}",
-                f"[{colour}]{change:+.3f}[/{colour}]",
-                _bytes(entry["bytes"]["carried"]) if first else "",
-                f"{entry['seconds']['train']:.0f}" if first else "",
-            )
-    return table
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
-def _name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "_-" else "-" for c in text).strip("-_") or "model"
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(soft_wrap=True)
-
-
-def _watch() -> Any:
-    from perdure import progress
-
-    return progress.on(_console())
-
-
-def _working(what: str) -> Any:
-    return _console().status(f"{what} ...")
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def main() -> None:
@@ -457,9 +364,10 @@ def main() -> None:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command continues where it was", err=True)
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            typer.echo("stopped; the same command continues where it was", err=True)
+        raise
     except Exception as error:
         if os.environ.get("PERDURE_DEBUG"):
             raise

@@ -21,7 +21,7 @@ WORDS = {
 
 
 def sentences(
-    error: ValidationError, root: type[BaseModel], where: str, lines: Lines | None, single: bool
+    error: ValidationError, root: type[BaseModel], where: str, lines: Lines | None, single: bool = False
 ) -> list[str]:
     """All mistakes that one validation of the section `root` found; `single`: `method: NAME` was written for a list."""
     problems = error.errors()
@@ -65,7 +65,7 @@ def _keys_at(root: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
         if isinstance(part, str) and part in section.model_fields:
             section = _section_in(section.model_fields[part].annotation) or section
     keys = [field.alias or name for name, field in section.model_fields.items()]
-    return [*keys, "method"] if section is root else keys
+    return [*keys, "method"] if "methods" in keys else keys
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

@@ -106,6 +106,9 @@ def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
     path = Path(path)
     data, lines = yaml_file.read(path)
     data.setdefault("name", name_from(path.stem))
+    for text in overrides:
+        if other := {"method": "methods", "methods": "method"}.get(text.partition("=")[0]):
+            data.pop(other, None)
     return build(yaml_file.override(data, overrides), folder=path.parent, lines=lines, where=str(path))
 
 
@@ -143,6 +146,14 @@ def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         models = {measure: path(model) for measure, model in scoring["models"].items()}
         located["scoring"] = {**scoring, "models": models}
     return located
+
+
+def concept(data: dict[str, Any], folder: Path = Path(), where: str = "concept") -> Concept:
+    """One concept from plain values. Raises PlanError."""
+    try:
+        return Concept.model_validate(sources.expand([data], folder)[0])
+    except ValidationError as error:
+        raise PlanError(mistakes.sentences(error, Concept, where, None)) from None
 
 
 def ready(name: str) -> Path:
@@ -200,9 +211,9 @@ def _doubles(what: str, names: list[str]) -> list[str]:
 
 
 def _clashes(concepts: tuple[Concept, ...]) -> list[str]:
-    """Concept names that occur twice, and tokens that are, or are inside, another concept's token."""
+    """Concept names that occur twice, and tokens that are, or are inside, another concept's token (or its phrase)."""
     problems = _doubles("concept", [c.name for c in concepts])
-    tokens = [(c.name, c.token.lower()) for c in concepts if c.token]
+    tokens = [(c.name, (c.token or c.phrase).lower()) for c in concepts]
     for i, (name, token) in enumerate(tokens):
         for other, longer in tokens[:i] + tokens[i + 1 :]:
             if token in longer and (token != longer or name < other):

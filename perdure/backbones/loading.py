@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from perdure.backbones import sdxl, stable_diffusion
@@ -38,11 +39,14 @@ def load(base: str, precision: str = "fp32", device: str | None = None, vae: str
     Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
     """
     where = _device(device) if device else None
-    source, family = _source(base), _family(base)
+    source = _source(base)
+    fetching = not Path(source).is_dir() and available(base) != IN_CACHE
+    with _quiet(fetching):
+        family = _family(base)
     extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
     if family is stable_diffusion.FAMILY:
         extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    with _quiet(fetching=not Path(source).is_dir() and available(base) != IN_CACHE):
+    with _quiet(fetching):
         pipe = _from_pretrained(DiffusionPipeline, source, base, torch_dtype=DTYPES[precision], **extra)
         pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
     return Backbone(pipe, family, precision, where)
@@ -67,7 +71,7 @@ def _quiet(fetching: bool) -> Iterator[None]:
             if not fetching:
                 module.disable_progress_bar()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore")
             yield
     finally:
         for module, level in levels:
@@ -131,7 +135,10 @@ def _family(base: str) -> Family:
     """The family named by the pipeline's model_index.json."""
     source = _source(base)
     if Path(source).is_dir():
-        index = json.loads((Path(source) / "model_index.json").read_text(encoding="utf-8"))
+        try:
+            index = json.loads((Path(source) / "model_index.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"base {base}: model_index.json cannot be read ({_first_line(error)})") from None
     else:
         index = _from_pretrained(DiffusionPipeline, source, base, config_only=True)
     name = index.get("_class_name", "?")
@@ -153,12 +160,13 @@ def _from_pretrained(cls: Any, source: str, name: str, config_only: bool = False
         if config_only:
             return cls.load_config(source, local_files_only=offline())
         return cls.from_pretrained(source, local_files_only=local or offline(), use_safetensors=True, **options)
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         if local:
             raise ModelError(f"base {name} cannot be loaded: {_first_line(error)}") from None
+        reason = "HF_HUB_OFFLINE is set" if offline() else f"it could not be fetched: {_first_line(error)}"
         raise ModelError(
-            f"base {name} is neither a local folder nor in the hub cache, and it could not be fetched "
-            f"({_first_line(error)}); go online once, or give a local diffusers folder"
+            f"base {name} is neither a local folder nor in the hub cache, and {reason}; "
+            "go online once, or give a local diffusers folder"
         ) from None
 
 

@@ -82,13 +82,17 @@ def build_scheduler() -> DDIMScheduler:
 
 
 class VelocityLoss:
-    """Velocity prediction (Salimans & Ho 2022) with min-SNR weights (Hang et al. 2023, equation 7 for v)."""
+    """Velocity prediction (Salimans & Ho 2022), its nearly clean steps weighted down.
+
+    The weight is min(1, (cap + 1) / (SNR + 1)): that of min-SNR (Hang et al. 2023) where the picture is nearly clean,
+    1 elsewhere. Min-SNR itself also fades out the noisy steps, in which class and colour are decided.
+    """
 
     def __init__(self, cap: float) -> None:
         kept = build_scheduler().alphas_cumprod
         self._signal, self._noise = kept.sqrt(), (1 - kept).sqrt()
         ratio = kept / (1 - kept)
-        weight = ratio.clamp(max=cap) / (ratio + 1)
+        weight = ((cap + 1) / (ratio + 1)).clamp(max=1)
         self._weight = weight / weight.mean()
 
     def __call__(self, base: Base, latents: Tensor, ids: Tensor, times: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,8 @@ Held out of it: {held_out_photos}.
 
 ## Training
 Muon for matrices and kernels, AdamW for the rest; bfloat16 arithmetic, float32 weights. UNet and text encoder together:
-{images:,} images in {steps:,} steps of {batch}, min-SNR-5 weights, 10 % of captions dropped, averaged weights.
+{images:,} images in {steps:,} steps of {batch}, nearly clean time steps weighted down, 10 % of captions dropped,
+averaged weights.
 {history}
 Seconds of wall clock, on two CPU cores that they shared: {seconds}.
 

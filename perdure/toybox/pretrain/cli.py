@@ -20,7 +20,9 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="draw, autoencoder, latents, decoder, clip, instance, style, words or base.")],
+    name: Annotated[
+        str, typer.Argument(help="draw, autoencoder, latents, decoder, clip, instance, style, words or base.")
+    ],
     work: Work = DEFAULT_WORK,
     photos: Photos = None,
     until_step: Until = None,

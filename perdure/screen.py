@@ -1,0 +1,141 @@
+"""What the command line shows: tables, bars and texts. It reads, and decides nothing."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from perdure import progress
+from perdure.catalogue import MethodCard
+from perdure.sections import Concept
+
+if TYPE_CHECKING:
+    from perdure.lineage import Lineage
+    from perdure.pictures import Pictures
+    from perdure.plan import Plan
+
+console = Console()
+NOTICEABLE = 0.02
+"""Changes of a score beyond this are coloured (taste)."""
+
+
+def say(text: str) -> None:
+    """A line as it is: no markup, no colours, not broken, so that paths can be copied."""
+    console.print(Text(text), soft_wrap=True)
+
+
+def watch() -> progress.Watch:
+    """Bars for long work."""
+    return progress.on(console)
+
+
+def working(what: str) -> Any:
+    """A spinner for work of unknown length."""
+    return console.status(f"{what} ...")
+
+
+def amount(plan: "Plan") -> str:
+    """How much a plan would do, in words."""
+    labels = [choice.label for choice in plan.methods] + ["joint"] * plan.joint
+    lessons = len(plan.methods) * len(plan.concepts) + plan.joint
+    return (
+        f"{len(plan.concepts)} concepts, {len(labels)} {'run' if len(labels) == 1 else 'runs'} ({', '.join(labels)}), "
+        f"{lessons} lessons of {plan.training.steps} steps"
+    )
+
+
+def concepts_table(plan: "Plan", shown: list[tuple[Concept, "Pictures"]]) -> Table:
+    """What a plan would teach, and from what."""
+    table = Table(title=Text(f"{plan.name} on {plan.base}, fingerprint {plan.fingerprint()}"))
+    for column in ("#", "concept", "kind", "training prompt", "images", "held out"):
+        table.add_column(column)
+    for number, (concept, own) in enumerate(shown, start=1):
+        captions = dict.fromkeys(picture.caption for picture in own.training)
+        prompt = next(iter(captions)) + (f" ({len(captions) - 1} others)" if len(captions) > 1 else "")
+        held_out = str(len(own.references)) if own.held_out else "none: training images serve"
+        table.add_row(str(number), concept.name, concept.kind, Text(prompt), str(len(own.training)), held_out)
+    return table
+
+
+def methods_table(cards: list[MethodCard]) -> Table:
+    """The methods and their four choices."""
+    table = Table(show_lines=True)
+    for column in ("method", "what it does", "adapter", "start", "guard", "consolidate", "options"):
+        table.add_column(column, no_wrap=column == "method")
+    for card in cards:
+        options = "\n".join(f"{o.name}={o.default}" for o in card.options)
+        texts = (card.summary, card.adapter, card.start, card.guard, card.consolidate, options)
+        table.add_row(card.name, *(Text(text) for text in texts))
+    return table
+
+
+def findings_table(findings: dict[str, Any]) -> Table:
+    """What `perdure doctor` found."""
+    table = Table(show_header=False)
+    for key, value in findings.items():
+        text = value if isinstance(value, str) else ", ".join(f"{k} {v}" for k, v in value.items())
+        table.add_row(key, Text(text))
+    return table
+
+
+def log_entries(lineage: "Lineage") -> list[dict[str, Any]]:
+    """One entry a lesson and concept: scores by measure, when learnt and now; forgotten is what was lost since."""
+    rows = lineage.lessons
+    entries = []
+    for row in rows:
+        for concept in row.concepts:
+            learnt, now = row.cell(concept), rows[-1].cell(concept)
+            then, latest = learnt.scores if learnt else {}, now.scores if now else {}
+            directions = learnt.record["measures"] if learnt else {}
+            lost = {m: then[m] - latest[m] for m in then if m in latest}
+            entries.append(
+                {
+                    "lesson": row.number,
+                    "concept": concept,
+                    "method": row.record["method"]["label"],
+                    "learnt": then,
+                    "now": latest,
+                    "forgotten": {m: -d if directions[m]["direction"] == "lower" else d for m, d in lost.items()},
+                    "bytes": row.record["bytes"],
+                    "seconds": row.record["seconds"],
+                }
+            )
+    return entries
+
+
+def log_table(lineage: "Lineage") -> Table:
+    """The chain of lessons."""
+    table = Table(title=Text(f"{lineage.facts['name']} on {lineage.settings['base']}"))
+    for column in ("#", "concept", "method", "measure", "learnt", "now", "lost", "carries", "s"):
+        table.add_column(column, justify="left" if column in ("concept", "method", "measure") else "right")
+    for entry in log_entries(lineage):
+        facts = (str(entry["lesson"]), entry["concept"], entry["method"])
+        costs = (size(entry["bytes"]["carried"]), f"{entry['seconds']['train']:.0f}")
+        for measure, value in entry["learnt"].items():
+            lost = entry["forgotten"].get(measure, float("nan"))
+            colour = "red" if lost > NOTICEABLE else "green" if lost < -NOTICEABLE else "dim"
+            now = f"{entry['now'].get(measure, float('nan')):.3f}"
+            change = Text(f"{round(lost, 3) + 0.0:+.3f}", style=colour)  # adding 0 makes -0 a 0
+            table.add_row(*facts, measure, f"{value:.3f}", now, change, *costs)
+            facts, costs = ("", "", ""), ("", "")
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def pairs_table(measure: str, concepts: tuple[str, ...], matrix: Any) -> Table:
+    """One measure of all pairs of lessons."""
+    table = Table(title=Text(f"{measure} of the updates (rows with columns)"))
+    for column in ("", *concepts):
+        table.add_column(column, justify="right")
+    for name, row in zip(concepts, matrix, strict=True):
+        table.add_row(name, *(f"{value:.3f}" for value in row))
+    return table

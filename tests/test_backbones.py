@@ -1,0 +1,418 @@
+"""The wrapper around the frozen pipelines, on pico models of the real classes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+
+from perdure import examples, method, sample, train
+from perdure.backbones import loading
+from perdure.backbones.backbone import SCHEDULERS, Batch, rows
+from perdure.delta import Change, Delta
+from perdure.errors import ModelError
+from perdure.memory import Memory
+from perdure.method import Lora
+from perdure.pictures import Picture
+from perdure.plan import Prompts, Sampling, Training
+
+SAMPLING = Sampling(
+    prompts=Prompts(subject=("{concept}",), style=("{concept}",)), images_per_prompt=2, steps=3, guidance=3.0, batch_size=4
+)
+
+
+@pytest.fixture(scope="module")
+def sd(pico):
+    return loading.load(str(pico), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sd_v(pico_v):
+    return loading.load(str(pico_v), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def xl(pico_xl):
+    return loading.load(str(pico_xl), device="cpu")
+
+
+@pytest.fixture(params=["sd", "sd_v", "xl"])
+def backbone(request):
+    return request.getfixturevalue(request.param)
+
+
+def encoded(backbone):
+    shown = [Picture(Image.new("RGB", (40, 36), (40 * k, 90, 200 - 40 * k)), f"a photo of zwz {w}") for k, w in enumerate(("dog", "cat", "in"))]
+    return examples.encode(backbone, shown, Training(resolution=32), 0, "dog")
+
+
+def batch_of(backbone, index=(0, 1, 2), timesteps=(3, 40, 97)):
+    shown = encoded(backbone)
+    noise = torch.randn(3, *shown.latents.shape[1:], generator=torch.Generator().manual_seed(1))
+    index = list(index)
+    return Batch(shown.latents[index], noise[index], torch.tensor(timesteps)[index], rows(shown.condition, index))
+
+
+def some_delta(backbone, scale=0.3, targets="attention"):
+    generator = torch.Generator().manual_seed(3)
+    return Delta({
+        name: Change.low_rank(torch.randn(2, into, generator=generator) * scale, torch.randn(out, 2, generator=generator) * scale)
+        for name, (out, into) in backbone.projections(targets).items()
+    })  # fmt: skip
+
+
+def pixels(images):
+    return [image.tobytes() for image in images]
+
+
+def draw(backbone, prompts=("a photo of zwz dog", "a photo of the cat"), **changes):
+    return pixels(sample.draw(backbone, prompts, SAMPLING.model_copy(update=changes), 32))
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def test_targets(backbone):
+    """Three attention blocks, each with self- and cross-attention: q, k, v, out of all; k, v of the latter."""
+    every, cross = backbone.projections("attention"), backbone.projections("cross_kv")
+    attentions = {name.rsplit(".attn", 1)[0] for name in every}
+    assert len(every) == 8 * len(attentions) and len(cross) == 2 * len(attentions) and cross.items() <= every.items()
+    assert len(attentions) == sum(1 for name, _ in backbone.unet.named_modules() if name.endswith("attn1"))
+    width = backbone.unet.config.cross_attention_dim
+    assert all(".attn2.to_k" in name or ".attn2.to_v" in name for name in cross)
+    assert {into for _, into in cross.values()} == {width}
+    for name, shape in every.items():
+        assert name.endswith((".to_q", ".to_k", ".to_v", ".to_out.0"))
+        assert tuple(backbone.unet.get_parameter(f"{name}.weight").shape) == shape
+
+
+def test_everything_is_frozen_and_in_evaluation_mode(backbone):
+    for module in (backbone.unet, backbone.pipe.vae, backbone.pipe.text_encoder):
+        assert not module.training and not any(p.requires_grad for p in module.parameters())
+
+
+# --- laid -------------------------------------------------------------------------------------------------------------
+
+
+def parameters(backbone):
+    return {name: parameter for name, parameter in backbone.unet.named_parameters()}
+
+
+def same(before, after):
+    return before.keys() == after.keys() and all(before[name] is after[name] for name in before)
+
+
+def test_laid_restores_the_very_same_parameters(backbone):
+    before, values = parameters(backbone), {n: p.clone() for n, p in parameters(backbone).items()}
+    delta = some_delta(backbone)
+    with backbone.laid(delta):
+        now = parameters(backbone)
+        assert {name for name in before if now[name] is not before[name]} == {f"{name}.weight" for name in delta}
+        for name, change in delta.items():
+            torch.testing.assert_close(now[f"{name}.weight"], values[f"{name}.weight"] + change.matrix())
+        with backbone.laid(delta):  # once more on top
+            pass
+        assert same(now, parameters(backbone))
+    assert same(before, parameters(backbone))
+    assert all(torch.equal(p, values[n]) for n, p in parameters(backbone).items())
+
+
+def test_laid_restores_after_an_exception(sd):
+    before = parameters(sd)
+    with pytest.raises(ZeroDivisionError), sd.laid(some_delta(sd)):
+        raise ZeroDivisionError
+    assert same(before, parameters(sd))
+
+
+@pytest.mark.parametrize(
+    ("delta", "word"),
+    [
+        (Delta({"mid.nowhere": Change.full(torch.ones(2, 2))}), "'mid.nowhere', which the base lacks"),
+        ("shape", r"is \(2, 2\), the base's"),
+    ],
+)
+def test_a_memory_of_another_base_is_refused(sd, delta, word):
+    before = parameters(sd)
+    if delta == "shape":  # the first fits, the last does not: nothing may stay laid
+        delta = Delta({**some_delta(sd), list(sd.projections("attention"))[-1]: Change.full(torch.ones(2, 2))})
+    with pytest.raises(ModelError, match=word), sd.laid(delta):
+        pass
+    assert same(before, parameters(sd))
+
+
+# --- adapters -----------------------------------------------------------------------------------------------------------
+
+
+def fill(adapter, delta):
+    with torch.no_grad():
+        for name, pair in adapter.factors.items():
+            for factor, value in zip(pair, delta[name].pairs[0], strict=True):
+                factor.copy_(value)
+
+
+def test_an_adapter_leaves_no_trace(backbone):
+    before = {name: tensor.clone() for name, tensor in backbone.unet.state_dict().items()}
+    objects, kinds = parameters(backbone), [type(module) for module in backbone.unet.modules()]
+    for error in (None, KeyError):
+        with pytest.raises(error) if error else torch.no_grad(), backbone.attached(Lora(2, "attention")) as adapter:
+            assert len(adapter.parameters()) == 2 * len(backbone.projections("attention"))
+            if error:
+                raise error
+        after = backbone.unet.state_dict()
+        assert list(before) == list(after) and all(torch.equal(before[n], after[n]) for n in before)
+        assert same(objects, parameters(backbone)) and kinds == [type(m) for m in backbone.unet.modules()]
+        assert not hasattr(backbone.unet, "peft_config")
+
+
+@pytest.mark.parametrize("targets", ["attention", "cross_kv"])
+def test_an_adapter_equals_the_same_delta_laid(backbone, targets):
+    delta, batch = some_delta(backbone, targets=targets), batch_of(backbone)
+    with torch.no_grad():
+        with backbone.laid(delta):
+            laid = backbone.predict(batch)
+        with backbone.attached(Lora(2, targets)) as adapter:
+            fill(adapter, delta)
+            attached = backbone.predict(batch)
+        assert not torch.allclose(laid, backbone.predict(batch), atol=1e-3)
+    torch.testing.assert_close(attached, laid, atol=1e-5, rtol=1e-4)
+    assert adapter.delta().keys() == delta.keys()
+    torch.testing.assert_close(adapter.delta()[next(iter(delta))].matrix(), delta[next(iter(delta))].matrix())
+
+
+def test_gradients_reach_the_adapter_and_nothing_else(backbone):
+    with backbone.attached(Lora(2, "cross_kv")) as adapter, backbone.laid(some_delta(backbone)):
+        fill(adapter, some_delta(backbone, targets="cross_kv"))
+        backbone.loss(batch_of(backbone)).backward()
+        own = {id(p) for p in adapter.parameters()}
+        for module in (backbone.unet, backbone.pipe.vae, backbone.pipe.text_encoder):
+            assert all((p.grad is not None) == (id(p) in own) for p in module.parameters())
+        assert all(p.dtype == torch.float32 and p.grad.abs().max() > 0 for p in adapter.parameters())
+
+
+def gradients(backbone):
+    with backbone.attached(Lora(2, "attention")) as adapter:
+        fill(adapter, some_delta(backbone))
+        backbone.loss(batch_of(backbone)).backward()
+        return [parameter.grad.clone() for parameter in adapter.parameters()]
+
+
+def test_gradient_checkpointing_gives_equal_gradients(backbone):
+    plain = gradients(backbone)
+    calls = []
+    block = backbone.unet.up_blocks[0].resnets[1]  # behind some adapters, so that gradients flow through it
+    handle = block.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        backbone.gradient_checkpointing(True)
+        saved = gradients(backbone)
+        assert len(calls) == 2  # once forward, once again in the backward pass: it is really on
+    finally:
+        backbone.gradient_checkpointing(False)
+        handle.remove()
+    assert all(torch.equal(a, b) for a, b in zip(plain, saved, strict=True))
+
+
+# --- loss -----------------------------------------------------------------------------------------------------------------
+
+
+def naive_loss(backbone, batch, gamma, velocity):
+    """One image at a time, from the schedule's own numbers: Ho et al. 2020; Salimans & Ho 2022; Hang et al. 2023."""
+    alphas = DDPMScheduler.from_config(backbone.pipe.scheduler.config).alphas_cumprod
+    errors = []
+    for k in range(len(batch.latents)):
+        a = alphas[batch.timesteps[k]]
+        x, noise = batch.latents[k : k + 1], batch.noise[k : k + 1]
+        told = backbone.family.unet_inputs(rows(batch.condition, [k]))
+        said = backbone.unet(a.sqrt() * x + (1 - a).sqrt() * noise, batch.timesteps[k], **told).sample
+        error = (said - (a.sqrt() * noise - (1 - a).sqrt() * x if velocity else noise)).pow(2).mean()
+        snr = a / (1 - a)
+        weight = 1.0 if gamma is None else min(float(snr), gamma) / (snr + 1 if velocity else snr)
+        errors.append(error * weight)
+    return sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0, 0.5])
+def test_loss_is_the_formula(backbone, gamma):
+    batch, velocity = batch_of(backbone), backbone.pipe.scheduler.config.prediction_type == "v_prediction"
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.loss(batch, gamma), naive_loss(backbone, batch, gamma, velocity))
+
+
+def test_velocity_and_noise_are_told_apart(sd, sd_v):
+    assert sd_v.noising.config.prediction_type == "v_prediction" and sd.noising.config.prediction_type == "epsilon"
+    assert sd.noising.alphas_cumprod.equal(sd_v.noising.alphas_cumprod)
+    assert float(sd.loss(batch_of(sd)).detach()) != float(sd_v.loss(batch_of(sd_v)).detach())
+
+
+def test_the_company_of_a_batch_does_not_matter(backbone):
+    with torch.no_grad():
+        together = backbone.predict(batch_of(backbone))
+        alone = torch.cat([backbone.predict(batch_of(backbone, [k])) for k in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+# --- drawing ------------------------------------------------------------------------------------------------------------------
+
+
+def test_drawing_twice_is_bit_equal_and_prompts_differ(backbone):
+    first = draw(backbone)
+    assert draw(backbone) == first and len(set(first)) == 4  # two prompts, two latents
+    assert draw(backbone, seed=1) != first and draw(backbone, guidance=1.0) != first
+
+
+def test_batches_of_any_size_draw_the_same(backbone):
+    whole = [torch.frombuffer(bytearray(p), dtype=torch.uint8).float() for p in draw(backbone)]
+    for size in (1, 3):
+        parts = [torch.frombuffer(bytearray(p), dtype=torch.uint8).float() for p in draw(backbone, batch_size=size)]
+        assert max((a - b).abs().max() for a, b in zip(whole, parts, strict=True)) <= 1
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers(backbone, scheduler):
+    usual = backbone.pipe.scheduler
+    drawn = draw(backbone, scheduler=scheduler, steps=4)
+    assert len(set(drawn)) == 4 and draw(backbone, scheduler=scheduler, steps=4) == drawn
+    assert backbone.pipe.scheduler is usual
+
+
+@pytest.mark.parametrize(("which", "kind"), [("sd", StableDiffusionPipeline), ("xl", StableDiffusionXLPipeline)])
+def test_drawn_is_what_a_plain_pipeline_with_the_changed_weights_draws(which, kind, request):
+    backbone = request.getfixturevalue(which)
+    delta, noise = some_delta(backbone), sample.latents(backbone, 2, 32, 42)
+    with backbone.laid(delta):
+        ours = sample.draw(backbone, ["a photo of zwz dog"], SAMPLING, 32)
+    pipe = kind.from_pretrained(request.getfixturevalue(f"pico{'_xl' if which == 'xl' else ''}"))
+    with torch.no_grad():
+        for name, change in delta.items():
+            pipe.unet.get_parameter(f"{name}.weight").add_(change.matrix())
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(
+        ["a photo of zwz dog"] * 2, negative_prompt=[""] * 2, latents=noise, height=32, width=32, num_inference_steps=3,
+        guidance_scale=3.0, output_type="pt",
+    ).images  # fmt: skip
+    shown = torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).reshape(32, 32, 3) for i in ours])
+    torch.testing.assert_close(shown.float() / 255, theirs.permute(0, 2, 3, 1), atol=1.01 / 255, rtol=0)
+
+
+def test_encoding_and_decoding(backbone):
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = backbone.encode_images(images, torch.Generator().manual_seed(0))
+    assert latents.shape == (2, backbone.latent_channels, backbone.latent_side(32), backbone.latent_side(32))
+    assert torch.equal(latents, backbone.encode_images(images, torch.Generator().manual_seed(0)))
+    posterior = backbone.pipe.vae.encode(images).latent_dist
+    scale = backbone.pipe.vae.config.scaling_factor
+    assert ((latents - posterior.mean * scale).abs() <= 6 * posterior.std * scale + 1e-6).all()
+    assert [image.size for image in backbone.decode(latents)] == [(32, 32)] * 2
+
+
+# --- SDXL -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_sdxl_is_told_sizes_and_crops(xl):
+    picture = Picture(Image.new("RGB", (80, 40), "red"), "a photo of zwz dog")
+    shown = examples.encode(xl, [picture], Training(resolution=32, views=2), 0, "dog")
+    first, second = shown.condition["time_ids"].tolist()
+    assert first == [40, 80, 0, 16, 32, 32]  # height, width, crop top, crop left, target
+    assert second[:3] == [40, 80, 0] and 0 <= second[3] <= 32
+    inputs = xl.family.unet_inputs(shown.condition)
+    assert inputs["added_cond_kwargs"]["text_embeds"].shape == (2, 16) and inputs["encoder_hidden_states"].shape[-1] == 40
+
+
+def test_sdxl_learns_and_draws(xl):
+    shown = encoded(xl)
+    lesson = train.Lesson("dog", 1, shown)
+    how = Training(resolution=32, steps=3, batch_size=2, learning_rate=1e-2)
+    memory = train.learn(xl, method.get("merge_init", {"rank": 2}), Memory(), lesson, how, 0)
+    before = draw(xl)
+    with xl.laid(memory.delta()):
+        assert draw(xl) != before
+    assert draw(xl) == before
+
+
+# --- precision --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("which", ["pico", "pico_xl"])
+def test_half_precision_learns_and_draws(request, which, precision):
+    folder = str(request.getfixturevalue(which))
+    try:
+        backbone = loading.load(folder, precision, "cpu")
+        assert backbone.dtype == loading.DTYPES[precision] and backbone.pipe.vae.dtype == torch.float32
+        lesson = train.Lesson("dog", 1, encoded(backbone))
+        how = Training(resolution=32, steps=3, batch_size=2, learning_rate=1e-2)
+        memory = train.learn(backbone, method.get("merge_init", {"rank": 2}), Memory(), lesson, how, 0)
+        assert {t.dtype for t in memory.tensors.values()} == {torch.float32}
+        with backbone.laid(memory.delta()):
+            assert backbone.unet.get_parameter(f"{next(iter(memory.delta()))}.weight").dtype == backbone.dtype
+            assert len(set(draw(backbone))) == 4
+    finally:
+        loading.load(folder, "fp32", "cpu")  # accelerate keeps one precision a process
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------------------
+
+
+def broken(pico, folder, **files):
+    shutil.copytree(pico, folder)
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.unlink() if text is None else path.write_text(text)
+    return str(folder)
+
+
+def test_what_is_no_base(pico, tmp_path):
+    (tmp_path / "empty").mkdir()
+    other = json.dumps({"_class_name": "FluxPipeline"})
+    cases = {
+        str(tmp_path / "none"): "no such folder",
+        "./none": "no such folder",
+        str(tmp_path / "empty"): "not a diffusers pipeline",
+        str(pico / "model_index.json"): "no such folder",
+        broken(pico, tmp_path / "flux", **{"model_index.json": other}): "is a FluxPipeline; perdure teaches",
+        broken(pico, tmp_path / "json", **{"model_index.json": "{"}): "cannot be",
+        broken(pico, tmp_path / "weights", **{"unet__diffusion_pytorch_model.safetensors": "x"}): "cannot be loaded",
+        broken(pico, tmp_path / "missing", **{"unet__diffusion_pytorch_model.safetensors": None}): "cannot be loaded",
+        "somebody/nothing": "neither a local folder nor in the hub cache",
+        "nothing-at-all": "neither a local folder nor in the hub cache",
+    }
+    for base, word in cases.items():
+        with pytest.raises(ModelError, match=word) as caught:
+            loading.load(base, device="cpu")
+        assert "\n" not in str(caught.value), base
+
+
+def test_devices_by_name(pico):
+    with pytest.raises(ModelError, match="no device 'gpu' on this machine; there is: cpu"):
+        loading.load(str(pico), device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="no device 'cuda'"):
+            loading.load(str(pico), device="cuda")
+
+
+def test_identity_tells_bases_apart(pico, pico_v, tmp_path):
+    moved = shutil.copytree(pico, tmp_path / "moved")
+    assert loading.identity(str(moved)) == loading.identity(str(pico)) != loading.identity(str(pico_v))
+    assert loading.identity("a/b") != loading.identity("a/c")
+    assert loading.identity(str(pico), "some/vae") != loading.identity(str(pico))
+    weights = moved / "unet/diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert loading.identity(str(moved)) != loading.identity(str(pico))
+
+
+def test_another_autoencoder(pico, sd):
+    other = loading.load(str(pico), device="cpu", vae=str(pico / "vae"))
+    images = torch.zeros(1, 3, 32, 32)
+    latents = [one.encode_images(images, torch.Generator().manual_seed(0)) for one in (sd, other)]
+    assert torch.equal(*latents)
+    with pytest.raises(ModelError, match="cannot be loaded|neither"):
+        loading.load(str(pico), device="cpu", vae=str(pico / "unet"))
+
+
+def test_loading_is_silent(pico, capfd):
+    loading.load(str(pico), device="cpu")
+    told = capfd.readouterr()
+    assert told.out == "" and told.err == ""

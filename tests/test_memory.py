@@ -1,0 +1,257 @@
+"""Memories and deltas: exact on disk and in sums, stored by content, damage noticed by name."""
+
+import json
+from dataclasses import FrozenInstanceError
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from perdure import memory as memories
+from perdure.delta import Change, Delta
+from perdure.errors import LineageError
+from perdure.memory import Memory, tensor_digest
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+NAMES = st.text("abcdefghij./_-0123456789", min_size=1, max_size=30)
+SHAPES = st.lists(st.integers(0, 5), max_size=3)
+quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def random_tensor(shape, seed, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(tuple(shape), generator=generator) * 100).to(dtype)
+
+
+@st.composite
+def some_memory(draw):
+    contents = draw(st.dictionaries(NAMES, st.tuples(SHAPES, st.integers(0, 9), st.sampled_from(DTYPES)), max_size=6))
+    tensors = {name: random_tensor(*content) for name, content in contents.items()}
+    return Memory(tensors, draw(st.dictionaries(NAMES, st.integers() | st.text() | st.booleans(), max_size=3)))
+
+
+def factors(rank, into, out, seed=0):
+    return random_tensor((rank, into), seed) / 100, random_tensor((out, rank), seed + 1000) / 100
+
+
+def pack_of(store):
+    (pack,) = store.glob("*.safetensors")
+    return pack
+
+
+# --- on disk -----------------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(some_memory())
+def test_round_trip_is_bit_equal(tmp_path_factory, memory):
+    folder = tmp_path_factory.mktemp("memory")
+    memories.save(memory, folder / "memory.json", folder / "store")
+    read = memories.load(folder / "memory.json", folder / "store")
+    assert read.tensors.keys() == memory.tensors.keys() and read.facts == memory.facts
+    for name, tensor in memory.tensors.items():
+        assert read.tensors[name].dtype == tensor.dtype and torch.equal(read.tensors[name], tensor)
+    assert read.digest == memory.digest and read.nbytes == memory.nbytes
+
+
+def test_special_values_survive(tmp_path):
+    values = torch.tensor([float("nan"), float("inf"), -0.0, 1e-45])
+    memories.save(Memory({"x": values}), tmp_path / "m.json", tmp_path)
+    read = memories.load(tmp_path / "m.json", tmp_path).tensors["x"]
+    assert torch.equal(read.view(torch.int32), values.view(torch.int32))
+
+
+def test_views_are_stored_as_what_they_show(tmp_path):
+    whole = random_tensor((6, 8), 0)
+    memory = Memory({"transposed": whole.T, "part": whole[1:3, ::2]})
+    memories.save(memory, tmp_path / "m.json", tmp_path)
+    read = memories.load(tmp_path / "m.json", tmp_path)
+    assert all(torch.equal(read.tensors[name], tensor) for name, tensor in memory.tensors.items())
+
+
+def test_an_additive_lesson_writes_its_own_tensors_only(tmp_path):
+    store, delta = tmp_path / "store", Delta()
+    for number in range(3):
+        delta = delta + Delta({f"p{p}": Change.low_rank(*factors(2, 64, 48, seed=10 * number + p)) for p in range(4)})
+        before = sum(pack.stat().st_size for pack in store.glob("*"))
+        stored = memories.save(Memory().with_delta(delta), tmp_path / f"{number}.json", store)
+        own = 4 * 2 * (64 + 48) * 4
+        assert own <= stored <= own + 2500  # a safetensors header, with a digest for each tensor
+        assert sum(pack.stat().st_size for pack in store.glob("*")) == before + stored
+    assert len(list(store.iterdir())) == 3
+    for number in range(3):
+        read = memories.load(tmp_path / f"{number}.json", store).delta()
+        assert all(change.rank == 2 * (number + 1) for change in read.values())
+        assert torch.equal(read["p0"].pairs[0][0], delta["p0"].pairs[0][0])
+    assert memories.packs_of(tmp_path / "2.json") == {pack.name for pack in store.iterdir()}
+
+
+def test_equal_tensors_are_stored_once_and_an_equal_memory_not_at_all(tmp_path):
+    memory = Memory({"a": torch.ones(1000), "b": torch.ones(1000)})
+    assert memories.save(memory, tmp_path / "1.json", tmp_path / "store") < 5000
+    assert memories.save(memory, tmp_path / "2.json", tmp_path / "store") == 0
+    assert memories.load(tmp_path / "2.json", tmp_path / "store").digest == memory.digest
+
+
+def test_the_empty_memory(tmp_path):
+    assert memories.save(Memory(), tmp_path / "m.json", tmp_path / "store") == 0
+    read = memories.load(tmp_path / "m.json", tmp_path / "store")
+    assert read.nbytes == 0 and read.digest == Memory().digest and len(read.delta()) == 0
+
+
+# --- damage --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path):
+    memories.save(Memory({"x": random_tensor((9,), 0)}, {"n": 1}), tmp_path / "memory.json", tmp_path / "store")
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", [0, 20, -1])
+def test_a_damaged_byte_is_noticed_by_the_files_name(stored, place):
+    pack = pack_of(stored / "store")
+    data = bytearray(pack.read_bytes())
+    data[place] ^= 1
+    pack.write_bytes(data)
+    with pytest.raises(LineageError, match=f"{pack.name} is damaged"):
+        memories.load(stored / "memory.json", stored / "store")
+
+
+def test_a_missing_pack_is_named(stored):
+    pack_of(stored / "store").unlink()
+    with pytest.raises(LineageError, match=r"cannot read .*\.safetensors: No such file"):
+        memories.load(stored / "memory.json", stored / "store")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"format": 2}, "has memory format 2; this version reads format 1"),
+        ({"facts": {"n": 2}}, "memory.json is damaged"),
+        ({"tensors": {}}, "memory.json is damaged"),
+    ],
+)
+def test_a_record_that_is_not_its_digests_is_refused(stored, change, word):
+    path = stored / "memory.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(LineageError, match=word):
+        memories.load(path, stored / "store")
+
+
+def test_a_tensor_that_its_pack_does_not_hold(stored):
+    path = stored / "memory.json"
+    path.write_text(path.read_text().replace(tensor_digest(random_tensor((9,), 0)), "0" * 64))
+    with pytest.raises(LineageError, match="which its pack in"):
+        memories.load(path, stored / "store")
+
+
+def test_what_is_no_record(tmp_path):
+    with pytest.raises(LineageError, match="cannot read"):
+        memories.load(tmp_path / "none.json", tmp_path)
+    (tmp_path / "m.json").write_text("not json")
+    with pytest.raises(LineageError, match="it is not JSON"):
+        memories.load(tmp_path / "m.json", tmp_path)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------------
+
+
+def test_values_are_frozen():
+    memory, change = Memory(), Change.full(torch.ones(2, 2))
+    for value, name in ((memory, "facts"), (change, "dense"), (Delta(), "changes")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, name, None)
+    more = memory.with_facts(a=1).with_tensors("t", {"x": torch.ones(1)}).with_delta(Delta({"p": change}))
+    assert memory.tensors == {} and memory.facts == {} and more.facts == {"a": 1}
+
+
+def test_a_memory_does_not_share_what_goes_on_being_trained():
+    a, b = (torch.nn.Parameter(factor) for factor in factors(2, 30, 20))
+    memory = Memory().with_delta(Delta({"p": Change.low_rank(a, b)})).with_tensors("past", {"p": a})
+    digest = memory.digest
+    with torch.no_grad():
+        a.zero_()
+    assert memory.digest == digest and not any(t.requires_grad for t in memory.tensors.values())
+
+
+def test_names_below_a_name():
+    """`with_delta` and `with_tensors` replace what they name, and only that."""
+    memory = Memory().with_tensors("past", {"p": torch.ones(1), "q": torch.ones(2)}).with_tensors("past_rows", {"p": torch.ones(3)})
+    memory = memory.with_tensors("past", {"p": torch.zeros(1)})
+    assert memory.under("past").keys() == {"p"} and memory.under("past_rows")["p"].shape == (3,)
+    kept = memory.with_delta(Delta({"mid.attn.to_k": Change.full(torch.ones(2, 3))}), name="own/dog")
+    assert kept.delta("own/dog")["mid.attn.to_k"].shape == (2, 3) and len(kept.delta("own/do")) == 0
+    assert kept.with_delta(Delta(), name="own/dog").tensors.keys() == memory.tensors.keys()
+
+
+def test_digest_sees_everything_but_the_order():
+    one = Memory({"a": torch.ones(2), "b": torch.zeros(2)}, {"x": 1, "y": 2})
+    assert Memory({"b": torch.zeros(2), "a": torch.ones(2)}, {"y": 2, "x": 1}).digest == one.digest
+    others = [
+        Memory({"a": torch.ones(2), "c": torch.zeros(2)}, one.facts),
+        Memory({"a": torch.ones(2), "b": torch.tensor([0.0, 1e-30])}, one.facts),
+        Memory({"a": torch.ones(2), "b": torch.zeros(2).double()}, one.facts),
+        Memory({"a": torch.ones(2), "b": torch.zeros(2, 1)}, one.facts),
+        Memory(one.tensors, {"x": 1, "y": 3}),
+    ]
+    assert len({memory.digest for memory in [one, *others]}) == 6
+
+
+# --- deltas ------------------------------------------------------------------------------------------------------------------
+
+
+def one_change(kind, seed, shape=(20, 30)):
+    out, into = shape
+    return Change.full(random_tensor(shape, seed) / 100) if kind == 0 else Change.low_rank(*factors(kind, into, out, seed))
+
+
+@quick
+@given(st.lists(st.sampled_from([0, 1, 3, 8, 13]), min_size=3, max_size=3))
+def test_sums_do_not_depend_on_order_or_grouping(kinds):
+    x, y, z = (Delta({"p": one_change(kind, seed)}) for seed, kind in enumerate(kinds))
+    exact = sum(part["p"].matrix() for part in (x, y, z))
+    for a, b, c in permutations((x, y, z)):
+        torch.testing.assert_close(((a + b) + c)["p"].matrix(), exact)
+        torch.testing.assert_close((a + (b + c))["p"].matrix(), exact)
+
+
+@pytest.mark.parametrize(("rank", "is_dense"), [(11, False), (12, True), (13, True)])
+def test_break_even(rank, is_dense):
+    """20 x 30: 600 numbers dense, 50 for each rank."""
+    change = one_change(rank, 0)
+    assert (change.rank is None) == is_dense
+    assert Delta({"p": change}).nbytes == 4 * min(600, 50 * rank)
+
+
+def test_dense_stays_dense_and_parts_come_back():
+    for kind in (0, 3):
+        change = one_change(kind, 0)
+        again = Change.from_tensors(change.tensors())
+        assert torch.equal(again.matrix(), change.matrix()) and again.shape == (20, 30) and again.rank == change.rank
+    assert one_change(0, 0).plus(one_change(1, 1)).rank is None
+    many = Change(tuple(pair for seed in range(11) for pair in one_change(1, seed).pairs))  # parts sort as 0, 1, 10, 2 ...
+    assert torch.equal(Change.from_tensors(many.tensors()).matrix(), many.matrix())
+    names = sorted(many.tensors())
+    assert torch.equal(Change.from_tensors({n: many.tensors()[n] for n in names}).matrix(), many.matrix())
+
+
+def test_half_precision_factors_are_kept_in_float32():
+    a, b = (factor.bfloat16() for factor in factors(2, 30, 20))
+    change = Change.low_rank(a, b)
+    assert {t.dtype for t in change.tensors().values()} == {torch.float32}
+    assert torch.equal(change.pairs[0][0], a.float())
+
+
+def test_projections_that_only_one_side_moves():
+    x = Delta({"p": one_change(1, 0), "q": one_change(1, 1)})
+    y = Delta({"q": one_change(1, 2), "r": one_change(0, 3)})
+    total = x + y
+    assert list(total) == ["p", "q", "r"] and total["p"] is x["p"] and total["r"] is y["r"]
+    torch.testing.assert_close(total["q"].matrix(), x["q"].matrix() + y["q"].matrix())
+    calls = []
+    x.combined(y, lambda old, new: calls.append((old, new)) or new)
+    assert calls == [(x["q"], y["q"])]
+    assert dict((Delta() + x).items()) == dict(x.items()) == dict((x + Delta()).items())
