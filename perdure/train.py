@@ -91,7 +91,7 @@ def _descend(
     with backbone.training(plain) as optimizer:
         for step in range(_restore(checkpoint, parameters, plain), training.steps):
             for group in plain.param_groups:
-                group["lr"] = group["peak"] * learning_rate(training, step) / training.learning_rate
+                group["lr"] = learning_rate(training, step) * group["scale"]
             if protection.begin is not None:
                 protection.begin(step)
             batch = lesson.examples.batch(backbone, training.batch_size, draw, step)
@@ -137,14 +137,14 @@ def learning_rate(training: Training, step: int) -> float:
 
 def _optimizer(adapter: Adapter, training: Training) -> torch.optim.AdamW:
     """AdamW over the adapter's weights, and over its words at their own rate."""
-    rates = {"weights": training.learning_rate, "words": training.word_learning_rate or training.learning_rate}
+    words = (training.word_learning_rate or training.learning_rate) / training.learning_rate
     groups = [
-        {"params": list(parameters), "lr": rates[kind], "peak": rates[kind]}
-        for kind, parameters in (("weights", adapter.weights.parameters()), ("words", adapter.word_parameters))
+        {"params": list(parameters), "scale": scale}
+        for scale, parameters in ((1.0, adapter.weights.parameters()), (words, adapter.word_parameters))
         if parameters
     ]
     decay = training.weight_decay
-    return torch.optim.AdamW(groups, betas=training.betas, eps=training.epsilon, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(groups, training.learning_rate, betas=training.betas, eps=training.epsilon, weight_decay=decay, fused=True)
 
 
 def _prior_loss(backbone: Backbone, lesson: Lesson, training: Training, draw: Draw, step: int) -> Tensor | float:

@@ -198,3 +198,10 @@ def plan_data(pico, pico_clip, photos):
         },
         "scoring": {"subject": ["clip_i", "clip_t"], "models": {"clip_i": str(pico_clip), "clip_t": str(pico_clip)}},
     }
+
+
+def planned(training, seed: int = 0):
+    """A plan around some training settings, for what needs a whole plan."""
+    from perdure import plan
+
+    return plan.build({"methods": ["naive"]}).model_copy(update={"training": training, "seed": seed})

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
+from conftest import planned
 from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
@@ -14,7 +16,7 @@ from perdure.backbones.backbone import SCHEDULERS, Batch, rows
 from perdure.delta import Change, Delta
 from perdure.errors import ModelError
 from perdure.memory import Memory
-from perdure.method import Lora
+from perdure.parts.adapter import lora
 from perdure.pictures import Picture
 from perdure.plan import Prompts, Sampling, Training
 
@@ -145,6 +147,13 @@ def test_a_memory_of_another_base_is_refused(sd, delta, word):
 # --- adapters -----------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def attached(backbone, rank, targets):
+    weights = lora(rank, targets).weights(backbone.projections(targets), backbone.device)
+    with backbone.attached(weights):
+        yield weights
+
+
 def fill(adapter, delta):
     with torch.no_grad():
         for name, pair in adapter.factors.items():
@@ -156,7 +165,7 @@ def test_an_adapter_leaves_no_trace(backbone):
     before = {name: tensor.clone() for name, tensor in backbone.unet.state_dict().items()}
     objects, kinds = parameters(backbone), [type(module) for module in backbone.unet.modules()]
     for error in (None, KeyError):
-        with pytest.raises(error) if error else torch.no_grad(), backbone.attached(Lora(2, "attention")) as adapter:
+        with pytest.raises(error) if error else torch.no_grad(), attached(backbone, 2, "attention") as adapter:
             assert len(adapter.parameters()) == 2 * len(backbone.projections("attention"))
             if error:
                 raise error
@@ -172,17 +181,17 @@ def test_an_adapter_equals_the_same_delta_laid(backbone, targets):
     with torch.no_grad():
         with backbone.laid(delta):
             laid = backbone.predict(batch)
-        with backbone.attached(Lora(2, targets)) as adapter:
+        with attached(backbone, 2, targets) as adapter:
             fill(adapter, delta)
-            attached = backbone.predict(batch)
+            on_top = backbone.predict(batch)
         assert not torch.allclose(laid, backbone.predict(batch), atol=1e-3)
-    torch.testing.assert_close(attached, laid, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(on_top, laid, atol=1e-5, rtol=1e-4)
     assert adapter.delta().keys() == delta.keys()
     torch.testing.assert_close(adapter.delta()[next(iter(delta))].matrix(), delta[next(iter(delta))].matrix())
 
 
 def test_gradients_reach_the_adapter_and_nothing_else(backbone):
-    with backbone.attached(Lora(2, "cross_kv")) as adapter, backbone.laid(some_delta(backbone)):
+    with attached(backbone, 2, "cross_kv") as adapter, backbone.laid(some_delta(backbone)):
         fill(adapter, some_delta(backbone, targets="cross_kv"))
         backbone.loss(batch_of(backbone)).backward()
         own = {id(p) for p in adapter.parameters()}
@@ -192,7 +201,7 @@ def test_gradients_reach_the_adapter_and_nothing_else(backbone):
 
 
 def gradients(backbone):
-    with backbone.attached(Lora(2, "attention")) as adapter:
+    with attached(backbone, 2, "attention") as adapter:
         fill(adapter, some_delta(backbone))
         backbone.loss(batch_of(backbone)).backward()
         return [parameter.grad.clone() for parameter in adapter.parameters()]
@@ -323,7 +332,7 @@ def test_sdxl_learns_and_draws(xl):
     shown = encoded(xl)
     lesson = train.Lesson("dog", 1, shown)
     how = Training(resolution=32, steps=3, batch_size=2, learning_rate=1e-2)
-    memory = train.learn(xl, method.get("merge_init", {"rank": 2}), Memory(), lesson, how, 0)
+    memory = train.learn(xl, method.get("merge_init", {"rank": 2}), Memory(), lesson, planned(how))
     before = draw(xl)
     with xl.laid(memory.delta()):
         assert draw(xl) != before
@@ -342,7 +351,7 @@ def test_half_precision_learns_and_draws(request, which, precision):
         assert backbone.dtype == loading.DTYPES[precision] and backbone.pipe.vae.dtype == torch.float32
         lesson = train.Lesson("dog", 1, encoded(backbone))
         how = Training(resolution=32, steps=3, batch_size=2, learning_rate=1e-2)
-        memory = train.learn(backbone, method.get("merge_init", {"rank": 2}), Memory(), lesson, how, 0)
+        memory = train.learn(backbone, method.get("merge_init", {"rank": 2}), Memory(), lesson, planned(how))
         assert {t.dtype for t in memory.tensors.values()} == {torch.float32}
         with backbone.laid(memory.delta()):
             assert backbone.unet.get_parameter(f"{next(iter(memory.delta()))}.weight").dtype == backbone.dtype

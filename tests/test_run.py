@@ -388,13 +388,13 @@ def test_a_lesson_goes_on_from_its_checkpoint(own, data, tmp_path, monkeypatch):
         steps = iter(range(99))
         real = run.learn
 
-        def learn(backbone, method, memory, lesson, training, seed, watch, checkpoint):
+        def learn(backbone, method, memory, lesson, plan, watch, checkpoint):
             def stop(step, loss, rate):
                 watch(step, loss, rate)
                 if next(steps) == 3:
                     raise Stop
 
-            return real(backbone, method, memory, lesson, training, seed, stop, checkpoint)
+            return real(backbone, method, memory, lesson, plan, stop, checkpoint)
 
         patch.setattr(run, "learn", learn)
         with pytest.raises(Stop):

@@ -7,14 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import planned
 from PIL import Image
 
-from perdure import examples, method, seeds, train
+from perdure import examples, method, seeds
 from perdure.backbones import loading
 from perdure.errors import TrainingError
 from perdure.examples import Examples
 from perdure.memory import Memory
-from perdure.method import Guard
+from perdure.method import Protection
+from perdure.parts.guard import nothing
 from perdure.pictures import Picture
 from perdure.plan import Prior, Training
 from perdure.train import Lesson, learn, learning_rate, steps_done
@@ -57,31 +59,31 @@ def test_n_steps_are_k_steps_and_the_rest(backbone, lesson, tmp_path, stop, name
     chosen, path = method.get(name, {"rank": 2}), tmp_path / "checkpoint.safetensors"
     how = training(checkpoint_every=2, schedule="cosine", warmup=2)
     seen: list[tuple[int, float]] = []
-    whole = learn(backbone, chosen, Memory(), lesson, how, 0, lambda step, loss, rate: seen.append((step, loss)))
+    whole = learn(backbone, chosen, Memory(), lesson, planned(how), lambda step, loss, rate: seen.append((step, loss)))
 
     def watch(step, loss, rate):
         if step == stop:
             raise Stop
 
     with pytest.raises(Stop):
-        learn(backbone, chosen, Memory(), lesson, how, 0, watch, path)
+        learn(backbone, chosen, Memory(), lesson, planned(how), watch, path)
     done = steps_done(path)
     assert done == (stop - 1) // 2 * 2  # the stop comes before the step's own checkpoint
     again: list[tuple[int, float]] = []
     torch.rand(7)  # the global generator's state must not matter
-    rest = learn(backbone, chosen, Memory(), lesson, how, 0, lambda s, loss, rate: again.append((s, loss)), path)
+    rest = learn(backbone, chosen, Memory(), lesson, planned(how), lambda s, loss, rate: again.append((s, loss)), path)
     assert rest.digest == whole.digest
     assert again == seen[done:]
 
 
 def test_no_checkpoint_unless_asked_for(backbone, lesson, tmp_path):
-    learn(backbone, NAIVE, Memory(), lesson, training(), 0, checkpoint=tmp_path / "c.safetensors")
+    learn(backbone, NAIVE, Memory(), lesson, planned(training()), checkpoint=tmp_path / "c.safetensors")
     assert list(tmp_path.iterdir()) == [] and steps_done(tmp_path / "c.safetensors") == 0
 
 
 def test_the_global_generator_is_left_alone(backbone, lesson):
     before = torch.get_rng_state()
-    learn(backbone, NAIVE, Memory(), lesson, training(steps=1), 0)
+    learn(backbone, NAIVE, Memory(), lesson, planned(training(steps=1)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -93,7 +95,7 @@ def test_learning_lowers_the_loss(backbone, lesson):
             return float(sum(backbone.loss(batch) for batch in batches) / 8)
 
     before = loss()
-    memory = learn(backbone, NAIVE, Memory(), lesson, training(steps=60, batch_size=3), 0)
+    memory = learn(backbone, NAIVE, Memory(), lesson, planned(training(steps=60, batch_size=3)))
     with backbone.laid(memory.delta()):
         after = loss()
     assert after < 0.97 * before
@@ -101,23 +103,23 @@ def test_learning_lowers_the_loss(backbone, lesson):
 
 
 def test_more_steps_carry_further(backbone, lesson):
-    sizes = [learn(backbone, NAIVE, Memory(), lesson, training(steps=n), 0).delta() for n in (1, 4)]
+    sizes = [learn(backbone, NAIVE, Memory(), lesson, planned(training(steps=n))).delta() for n in (1, 4)]
     norms = [sum(float(change.matrix().norm()) for change in delta.values()) for delta in sizes]
     assert 0 < norms[0] < norms[1]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_lesson(backbone, lesson, monkeypatch, bad):
-    memory = learn(backbone, NAIVE, Memory(), lesson, training(steps=1), 0)
-    digest, real, calls = memory.digest, backbone.loss, []
+    memory = learn(backbone, NAIVE, Memory(), lesson, planned(training(steps=1)))
+    digest, real, calls = memory.digest, backbone.error, []
 
-    def loss(batch, min_snr):
+    def error(batch, predicted, min_snr):
         calls.append(1)
-        return real(batch, min_snr) * (bad if len(calls) == 3 else 1)
+        return real(batch, predicted, min_snr) * (bad if len(calls) == 3 else 1)
 
-    monkeypatch.setattr(backbone, "loss", loss)
+    monkeypatch.setattr(backbone, "error", error)
     with pytest.raises(TrainingError, match=r"lesson 1 \(dog\) diverged: loss is (nan|inf) at step 3; the memory is as it was"):
-        learn(backbone, NAIVE, memory, lesson, training(), 0)
+        learn(backbone, NAIVE, memory, lesson, planned(training()))
     assert memory.digest == digest
     assert not any("lora" in name for name, _ in backbone.unet.named_parameters())
 
@@ -125,12 +127,12 @@ def test_a_loss_that_is_not_finite_stops_the_lesson(backbone, lesson, monkeypatc
 def test_an_update_that_is_not_finite_is_not_remembered(backbone, lesson):
     reckless = training(steps=1).model_copy(update={"learning_rate": math.inf})
     with pytest.raises(TrainingError, match="not finite after the last step"):
-        learn(backbone, NAIVE, Memory(), lesson, reckless, 0)
+        learn(backbone, NAIVE, Memory(), lesson, planned(reckless))
 
 
 def test_a_real_divergence_is_noticed(backbone, lesson):
     with pytest.raises(TrainingError, match="smaller training.learning_rate"):
-        learn(backbone, NAIVE, Memory(), lesson, training(learning_rate=1e25, steps=20), 0)
+        learn(backbone, NAIVE, Memory(), lesson, planned(training(learning_rate=1e25, steps=20)))
 
 
 def test_guards_are_heard(backbone, lesson):
@@ -141,19 +143,25 @@ def test_guards_are_heard(backbone, lesson):
         losses.append(loss)
 
     def strict(adapter, memory, context):
-        for parameter in adapter.parameters():
-            parameter.grad.zero_()
+        def project():
+            for parameter in adapter.parameters():
+                parameter.grad.zero_()
 
-    for guard in (Guard(), Guard(penalty=lambda adapter, memory, context: torch.tensor(5.0)), Guard(project=strict)):
+        return Protection(project=project)
+
+    def dear(adapter, memory, context):
+        return Protection(penalty=lambda step: torch.tensor(5.0))
+
+    for guard in (nothing, dear, strict):
         chosen = replace(method.get("merge_init", {"rank": 2}), guard=guard)
-        memory = learn(backbone, chosen, Memory(), lesson, training(steps=1, weight_decay=0), 0, watch)
+        memory = learn(backbone, chosen, Memory(), lesson, planned(training(steps=1, weight_decay=0)), watch)
         moved = any(float(change.matrix().abs().max()) > 0 for change in memory.delta().values())
-        assert moved == (guard.project is None)
+        assert moved == (guard is not strict)
     assert losses[1] == pytest.approx(losses[0] + 5) and losses[2] == losses[0]
 
 
 def test_nothing_of_a_lesson_stays_with_the_accelerator(backbone, lesson):
-    learn(backbone, NAIVE, Memory(), lesson, training(steps=1), 0)
+    learn(backbone, NAIVE, Memory(), lesson, planned(training(steps=1)))
     assert backbone.accelerator._optimizers == []
 
 
@@ -179,7 +187,7 @@ def test_rates_reach_the_optimizer(backbone, lesson, monkeypatch):
     real = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: used.append(self.param_groups[0]["lr"]) or real(self, *a, **k))
     how = training(schedule="cosine", warmup=2, steps=5)
-    learn(backbone, NAIVE, Memory(), lesson, how, 0)
+    learn(backbone, NAIVE, Memory(), lesson, planned(how))
     assert used == [learning_rate(how, step) for step in range(5)]
 
 
@@ -188,7 +196,8 @@ def test_rates_reach_the_optimizer(backbone, lesson, monkeypatch):
 
 def numbered(count):
     """Examples whose latents are their own number."""
-    return Examples(torch.arange(float(count)).reshape(count, 1, 1, 1).expand(count, 4, 2, 2), {"text": torch.zeros(count, 1)})
+    latents = torch.arange(float(count)).reshape(count, 1, 1, 1).expand(count, 4, 2, 2)
+    return Examples(latents, {"text": torch.zeros(count, 1)}, ("",) * count)
 
 
 @pytest.mark.parametrize(("count", "size"), [(6, 2), (5, 2), (3, 4), (1, 3)])
@@ -202,10 +211,10 @@ def test_every_view_once_an_epoch(backbone, count, size):
 
 def drawn(backbone, monkeypatch, lesson, how, seed=0):
     """What a lesson draws: the start of the adapter, and each batch's noise and timesteps."""
-    batches, real = [], backbone.loss
+    batches, real = [], backbone.error
     with monkeypatch.context() as patch:
-        patch.setattr(backbone, "loss", lambda batch, min_snr: batches.append(batch) or real(batch, min_snr))
-        memory = learn(backbone, method.get("merge_init", {"rank": 2}), Memory(), lesson, how, seed)
+        patch.setattr(backbone, "error", lambda batch, *rest: batches.append(batch) or real(batch, *rest))
+        memory = learn(backbone, method.get("merge_init", {"rank": 2}), Memory(), lesson, planned(how, seed))
     noise = torch.stack([torch.cat([batch.noise.flatten(), batch.timesteps.float()]) for batch in batches])
     return noise, memory
 
@@ -228,10 +237,13 @@ def test_prior_preservation_adds_its_own_loss(backbone, lesson, monkeypatch):
     prior = examples.encode(backbone, pictures(2, seed=5), training(), 0, "prior")
     how = training(prior=Prior(images=2, weight=0.5), min_snr=5.0)
     draw = lambda *owner: seeds.generator(0, "dog", *owner)  # noqa: E731
-    both = train._loss(backbone, replace(lesson, prior=prior), how, draw, 3)
-    alone = train._loss(backbone, lesson, how, draw, 3)
-    beside = backbone.loss(prior.batch(backbone, how.batch_size, draw, 3, purpose="prior "), 5.0)
-    torch.testing.assert_close(both, alone + 0.5 * beside)
+    first: list[float] = []
+    for todo in (lesson, replace(lesson, prior=prior)):
+        seen: list[float] = []
+        learn(backbone, NAIVE, Memory(), todo, planned(how), lambda step, loss, rate, seen=seen: seen.append(loss))
+        first.append(seen[0])
+    beside = backbone.loss(prior.batch(backbone, how.batch_size, draw, 0, purpose="prior "), 5.0).item()
+    assert first[1] == pytest.approx(first[0] + 0.5 * beside)
     batch = lesson.examples.batch(backbone, 2, draw, 3)
     assert not torch.equal(batch.noise, prior.batch(backbone, 2, draw, 3, purpose="prior ").noise)
 
