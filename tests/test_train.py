@@ -32,7 +32,10 @@ def training(**changes):
 def pictures(count=3, seed=0, size=(40, 32)):
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (count, size[1], size[0], 3), dtype=np.uint8)
-    return [Picture(Image.fromarray(pixels), f"a photo of zwz {word}") for pixels, word in zip(noise, "dog cat clock".split(), strict=False)]
+    return [
+        Picture(Image.fromarray(pixels), f"a photo of zwz {word}")
+        for pixels, word in zip(noise, "dog cat clock".split(), strict=False)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def lesson(backbone):
 NAIVE = method.get("naive", {"rank": 2})
 
 
-# --- the loop --------------------------------------------------------------------------------------------------------
+# --- the loop ------------------------------------------------------------------------------------------------------
 
 
 class Stop(Exception):
@@ -116,7 +119,9 @@ def test_a_loss_that_is_not_finite_stops_the_lesson(backbone, lesson, monkeypatc
         return real(batch, min_snr) * (bad if len(calls) == 3 else 1)
 
     monkeypatch.setattr(backbone, "loss", loss)
-    with pytest.raises(TrainingError, match=r"lesson 1 \(dog\) diverged: loss is (nan|inf) at step 3; the memory is as it was"):
+    with pytest.raises(
+        TrainingError, match=r"lesson 1 \(dog\) diverged: loss is (nan|inf) at step 3; the memory is as it was"
+    ):
         learn(backbone, NAIVE, memory, lesson, training(), 0)
     assert memory.digest == digest
     assert not any("lora" in name for name, _ in backbone.unet.named_parameters())
@@ -129,7 +134,7 @@ def test_an_update_that_is_not_finite_is_not_remembered(backbone, lesson):
 
 
 def test_a_real_divergence_is_noticed(backbone, lesson):
-    with pytest.raises(TrainingError, match="smaller training.learning_rate"):
+    with pytest.raises(TrainingError, match=r"smaller training\.learning_rate"):
         learn(backbone, NAIVE, Memory(), lesson, training(learning_rate=1e25, steps=20), 0)
 
 
@@ -157,7 +162,7 @@ def test_nothing_of_a_lesson_stays_with_the_accelerator(backbone, lesson):
     assert backbone.accelerator._optimizers == []
 
 
-# --- schedule --------------------------------------------------------------------------------------------------------
+# --- schedule ------------------------------------------------------------------------------------------------------
 
 
 def test_constant_and_warmup():
@@ -177,7 +182,9 @@ def test_cosine():
 def test_rates_reach_the_optimizer(backbone, lesson, monkeypatch):
     used = []
     real = torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: used.append(self.param_groups[0]["lr"]) or real(self, *a, **k))
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a, **k: used.append(self.param_groups[0]["lr"]) or real(self, *a, **k)
+    )
     how = training(schedule="cosine", warmup=2, steps=5)
     learn(backbone, NAIVE, Memory(), lesson, how, 0)
     assert used == [learning_rate(how, step) for step in range(5)]
@@ -188,13 +195,17 @@ def test_rates_reach_the_optimizer(backbone, lesson, monkeypatch):
 
 def numbered(count):
     """Examples whose latents are their own number."""
-    return Examples(torch.arange(float(count)).reshape(count, 1, 1, 1).expand(count, 4, 2, 2), {"text": torch.zeros(count, 1)})
+    return Examples(
+        torch.arange(float(count)).reshape(count, 1, 1, 1).expand(count, 4, 2, 2), {"text": torch.zeros(count, 1)}
+    )
 
 
 @pytest.mark.parametrize(("count", "size"), [(6, 2), (5, 2), (3, 4), (1, 3)])
 def test_every_view_once_an_epoch(backbone, count, size):
     draw = lambda purpose, step: seeds.generator(0, "dog", purpose, step)  # noqa: E731
-    shown = [int(row[0, 0, 0]) for step in range(15) for row in numbered(count).batch(backbone, size, draw, step).latents]
+    shown = [
+        int(row[0, 0, 0]) for step in range(15) for row in numbered(count).batch(backbone, size, draw, step).latents
+    ]
     epochs = [shown[start : start + count] for start in range(0, len(shown) - count + 1, count)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert count < 5 or len({tuple(epoch) for epoch in epochs}) > 1  # in another order each time
@@ -236,7 +247,7 @@ def test_prior_preservation_adds_its_own_loss(backbone, lesson, monkeypatch):
     assert not torch.equal(batch.noise, prior.batch(backbone, 2, draw, 3, purpose="prior ").noise)
 
 
-# --- encoding ----------------------------------------------------------------------------------------------------------
+# --- encoding ------------------------------------------------------------------------------------------------------
 
 
 def test_views_and_mirrors_are_encoded_with_their_captions(backbone):
