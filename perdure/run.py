@@ -102,6 +102,8 @@ def _lesson(
     tools: Tools, lineage: Lineage, concepts: tuple[Concept, ...], unseen: Sequence[Concept], gate: float | None
 ) -> Row:
     """One lesson from first image to commit; what a killed run has finished of it is kept."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     rows = lineage.lessons
     number = len(rows) + 1
     name = concepts[0].name if len(concepts) == 1 else JOINT

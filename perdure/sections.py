@@ -64,7 +64,8 @@ class Concept(Section):
     prompt: str = ""
     """Training prompt; `{token}` and `{class}` are filled in. Captions beside the images take precedence."""
     phrase: str = ""
-    """What stands for `{concept}` in evaluation prompts; by default token + class (subject) or token (style)."""
+    """What stands for `{concept}` in evaluation prompts; by default token + class (subject) or token (style); without a
+    token, what the prompt shows."""
     prompts: tuple[str, ...] = ()
     """Evaluation prompts of this concept alone, instead of `sampling.prompts`."""
 
@@ -78,9 +79,10 @@ class Concept(Section):
         prompt = squeeze(fill(prompt, token=self.token, noun=self.noun))
         if unknown := PLACEHOLDER.search(prompt):
             raise ValueError(f"prompt: {unknown[0]} is not known; {{token}} and {{class}} are filled in")
-        phrase = self.phrase or (f"{self.token} {self.noun}" if self.kind == "subject" else self.token)
+        words = f"{self.token} {self.noun}" if self.kind == "subject" else self.token
+        phrase = self.phrase or (words if self.token else _without_lead(prompt))
         object.__setattr__(self, "prompt", prompt)
-        object.__setattr__(self, "phrase", squeeze(phrase) or _without_lead(prompt))
+        object.__setattr__(self, "phrase", squeeze(phrase))
         return self
 
 

@@ -5,6 +5,7 @@ Everything here returns plain mappings in the plan's own keys; `plan.Concept` ch
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,25 @@ def from_folder(folder: Path) -> list[dict[str, Any]]:
     found = [path for path in sorted(folder.iterdir()) if path.is_dir() and _has_images(path)]
     if not found:
         raise PlanError(f"{folder} has no sub-folder with images; put each concept's images into a folder of its own")
-    concepts = []
-    for path, rare in zip(found, _rare_tokens(len(found)), strict=True):
-        kohya = KOHYA.match(path.name)
-        noun = (kohya and kohya["noun"]) or nouns.get(path.name) or path.name.replace("_", " ").rstrip("0123456789 ")
-        guess: dict[str, Any] = {
-            "name": re.sub(r"[^A-Za-z0-9_-]+", "-", path.name).strip("-_"),
-            "images": path,
-            "token": kohya["token"] if kohya else rare,
-            "class": noun,
-        }
-        own = path / "concept.yaml"
-        concepts.append(_resolved({**guess, **(yaml_file.read(own)[0] if own.is_file() else {})}, path))
-    return concepts
+    concepts = [_guessed(path, nouns) for path in found]
+    rare = _rare_tokens([str(concept["token"]) for concept in concepts if concept["token"]])
+    return [concept if concept["token"] is not None else {**concept, "token": next(rare)} for concept in concepts]
+
+
+def _guessed(path: Path, nouns: dict[str, str]) -> dict[str, Any]:
+    """A concept as its folder's name and its `concept.yaml` tell it; token None where a rare one is to be chosen."""
+    kohya = KOHYA.match(path.name)
+    noun = (kohya and kohya["noun"]) or nouns.get(path.name) or path.name.replace("_", " ").rstrip("0123456789 ")
+    guess: dict[str, Any] = {
+        "name": re.sub(r"[^A-Za-z0-9_-]+", "-", path.name).strip("-_"),
+        "images": path,
+        "token": kohya["token"] if kohya else None,
+        "class": noun,
+    }
+    own = yaml_file.read(path / "concept.yaml")[0] if (path / "concept.yaml").is_file() else {}
+    if "prompt" in own and "{token}" not in str(own["prompt"]):
+        own = {"token": "", **own}  # the prompt has its own words for it
+    return _resolved({**guess, **own}, path)
 
 
 def plan_text(folder: Path, beside: Path, base: str) -> str:
@@ -84,10 +91,12 @@ def _dreambooth_nouns(folder: Path) -> dict[str, str]:
     return {name: noun for name, noun in rows if name != "subject_name"}
 
 
-def _rare_tokens(count: int) -> list[str]:
-    if count > len(world.RARE_TOKENS):
-        raise PlanError(f"{count} concepts in one folder; there are rare tokens for {len(world.RARE_TOKENS)} only")
-    return list(world.RARE_TOKENS[:count])
+def _rare_tokens(taken: list[str]) -> Iterator[str]:
+    """Rare tokens that neither contain nor are contained in those that are taken."""
+    for token in world.RARE_TOKENS:
+        if not any(token in other.lower() or other.lower() in token for other in taken):
+            yield token
+    raise PlanError(f"too many concepts in one folder; there are {len(world.RARE_TOKENS)} rare tokens")
 
 
 def resolve(folder: Path, path: Any) -> Any:

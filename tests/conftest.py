@@ -54,9 +54,8 @@ def _pieces(folder: Path):
     from transformers import CLIPTokenizer
 
     _tokenizer(folder / "words")
-    tokenizer = CLIPTokenizer(
-        str(folder / "words/vocab.json"), str(folder / "words/merges.txt"), model_max_length=16, pad_token="<|endoftext|>"
-    )
+    files = [str(folder / "words" / name) for name in ("vocab.json", "merges.txt")]
+    tokenizer = CLIPTokenizer(*files, model_max_length=16, pad_token="<|endoftext|>")
     vae = AutoencoderKL(
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 16), norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.5,
@@ -114,19 +113,20 @@ def make_clip(folder: Path, tokenizer_from: Path) -> Path:
 
     torch.manual_seed(1)
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_from / "tokenizer")
-    text = dict(
+    text = dict(  # noqa: C408
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    vision = dict(
+    vision = dict(  # noqa: C408
         hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
     )
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     config = {
-        "do_resize": True, "size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32},
-        "resample": 3, "do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+        "do_resize": True, "size": {"shortest_edge": 32}, "do_center_crop": True,
+        "crop_size": {"height": 32, "width": 32}, "resample": 3,
+        "do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     return folder
@@ -187,11 +187,15 @@ def plan_data(pico, pico_clip, photos):
         "base": str(pico),
         "methods": ["merge_init"],
         "concepts": [
-            {"name": name, "images": str(photos / name), "token": token, "class": name} for name, token in tokens.items()
+            {"name": name, "images": str(photos / name), "token": token, "class": name}
+            for name, token in tokens.items()
         ],
         "training": {"resolution": 32, "steps": 4, "batch_size": 2, "learning_rate": 1e-2},
         "sampling": {
-            "prompts": {"subject": ["a photo of {concept}", "{concept} in snow"], "style": ["{concept} image of a dog"]},
+            "prompts": {
+                "subject": ["a photo of {concept}", "{concept} in snow"],
+                "style": ["{concept} image of a dog"],
+            },
             "images_per_prompt": 2,
             "steps": 2,
             "batch_size": 4,

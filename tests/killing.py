@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-torch.set_num_threads(1)
-
 from perdure import files, plan, run, score
 from perdure.backbones import loading
 from perdure.lineage import Lineage
+
+torch.set_num_threads(1)
 
 
 def child(made, out: Path, prepare=lambda: None) -> int:
@@ -74,8 +74,14 @@ def attempt(made, out: Path, moment: str, whole: float) -> dict:
     killed = not finished(pid)
     half = [p.name for p in out.rglob("*.partial")] if killed else []
     done = len(list(out.rglob("lesson.json")))
-    return {"moment": moment, "killed": killed, "unfinished": half, "lessons": done,
-            "resumed": finished(child(made, out)), **state(out)}
+    return {
+        "moment": moment,
+        "killed": killed,
+        "unfinished": half,
+        "lessons": done,
+        "resumed": finished(child(made, out)),
+        **state(out),
+    }
 
 
 def state(out: Path) -> dict:
@@ -91,8 +97,14 @@ def state(out: Path) -> dict:
     }  # fmt: skip
     left = [str(p.relative_to(out)) for pattern in ("*.partial", "*.tmp", "checkpoint*") for p in out.rglob(pattern)]
     listing = sorted(str(p.relative_to(out)) for p in out.rglob("*"))
-    return {"digests": digests, "steps": steps, "pictures": pictures, "orphans": sorted(map(str, packs ^ used)),
-            "left": left, "listing": listing}
+    return {
+        "digests": digests,
+        "steps": steps,
+        "pictures": pictures,
+        "orphans": sorted(map(str, packs ^ used)),
+        "left": left,
+        "listing": listing,
+    }
 
 
 def main(data: dict, folder: Path, moments: list[str]) -> None:

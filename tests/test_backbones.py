@@ -21,7 +21,11 @@ from perdure.pictures import Picture
 from perdure.plan import Prompts, Sampling, Training
 
 SAMPLING = Sampling(
-    prompts=Prompts(subject=("{concept}",), style=("{concept}",)), images_per_prompt=2, steps=3, guidance=3.0, batch_size=4
+    prompts=Prompts(subject=("{concept}",), style=("{concept}",)),
+    images_per_prompt=2,
+    steps=3,
+    guidance=3.0,
+    batch_size=4,
 )
 
 
@@ -46,7 +50,10 @@ def backbone(request):
 
 
 def encoded(backbone):
-    shown = [Picture(Image.new("RGB", (40, 36), (40 * k, 90, 200 - 40 * k)), f"a photo of zwz {w}") for k, w in enumerate(("dog", "cat", "in"))]
+    shown = [
+        Picture(Image.new("RGB", (40, 36), (40 * k, 90, 200 - 40 * k)), f"a photo of zwz {w}")
+        for k, w in enumerate(("dog", "cat", "in"))
+    ]
     return examples.encode(backbone, shown, Training(resolution=32), 0, "dog")
 
 
@@ -59,10 +66,12 @@ def batch_of(backbone, index=(0, 1, 2), timesteps=(3, 40, 97)):
 
 def some_delta(backbone, scale=0.3, targets="attention"):
     generator = torch.Generator().manual_seed(3)
-    return Delta({
-        name: Change.low_rank(torch.randn(2, into, generator=generator) * scale, torch.randn(out, 2, generator=generator) * scale)
-        for name, (out, into) in backbone.projections(targets).items()
-    })  # fmt: skip
+
+    def factor(*shape):
+        return torch.randn(*shape, generator=generator) * scale
+
+    shapes = backbone.projections(targets)
+    return Delta({name: Change.low_rank(factor(2, into), factor(out, 2)) for name, (out, into) in shapes.items()})
 
 
 def pixels(images):
@@ -73,7 +82,7 @@ def draw(backbone, prompts=("a photo of zwz dog", "a photo of the cat"), **chang
     return pixels(sample.draw(backbone, prompts, SAMPLING.model_copy(update=changes), 32))
 
 
-# --- targets ---------------------------------------------------------------------------------------------------------
+# --- targets -------------------------------------------------------------------------------------------------------
 
 
 def test_targets(backbone):
@@ -95,11 +104,11 @@ def test_everything_is_frozen_and_in_evaluation_mode(backbone):
         assert not module.training and not any(p.requires_grad for p in module.parameters())
 
 
-# --- laid -------------------------------------------------------------------------------------------------------------
+# --- laid ----------------------------------------------------------------------------------------------------------
 
 
 def parameters(backbone):
-    return {name: parameter for name, parameter in backbone.unet.named_parameters()}
+    return dict(backbone.unet.named_parameters())
 
 
 def same(before, after):
@@ -144,7 +153,7 @@ def test_a_memory_of_another_base_is_refused(sd, delta, word):
     assert same(before, parameters(sd))
 
 
-# --- adapters -----------------------------------------------------------------------------------------------------------
+# --- adapters ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -222,7 +231,7 @@ def test_gradient_checkpointing_gives_equal_gradients(backbone):
     assert all(torch.equal(a, b) for a, b in zip(plain, saved, strict=True))
 
 
-# --- loss -----------------------------------------------------------------------------------------------------------------
+# --- loss ----------------------------------------------------------------------------------------------------------
 
 
 def naive_loss(backbone, batch, gamma, velocity):
@@ -261,7 +270,7 @@ def test_the_company_of_a_batch_does_not_matter(backbone):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
-# --- drawing ------------------------------------------------------------------------------------------------------------------
+# --- drawing -------------------------------------------------------------------------------------------------------
 
 
 def test_drawing_twice_is_bit_equal_and_prompts_differ(backbone):
@@ -315,7 +324,7 @@ def test_encoding_and_decoding(backbone):
     assert [image.size for image in backbone.decode(latents)] == [(32, 32)] * 2
 
 
-# --- SDXL -------------------------------------------------------------------------------------------------------------------------
+# --- SDXL ----------------------------------------------------------------------------------------------------------
 
 
 def test_sdxl_is_told_sizes_and_crops(xl):
@@ -325,7 +334,9 @@ def test_sdxl_is_told_sizes_and_crops(xl):
     assert first == [40, 80, 0, 16, 32, 32]  # height, width, crop top, crop left, target
     assert second[:3] == [40, 80, 0] and 0 <= second[3] <= 32
     inputs = xl.family.unet_inputs(shown.condition)
-    assert inputs["added_cond_kwargs"]["text_embeds"].shape == (2, 16) and inputs["encoder_hidden_states"].shape[-1] == 40
+    assert (
+        inputs["added_cond_kwargs"]["text_embeds"].shape == (2, 16) and inputs["encoder_hidden_states"].shape[-1] == 40
+    )
 
 
 def test_sdxl_learns_and_draws(xl):
@@ -339,7 +350,7 @@ def test_sdxl_learns_and_draws(xl):
     assert draw(xl) == before
 
 
-# --- precision --------------------------------------------------------------------------------------------------------------------
+# --- precision -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -360,7 +371,7 @@ def test_half_precision_learns_and_draws(request, which, precision):
         loading.load(folder, "fp32", "cpu")  # accelerate keeps one precision a process
 
 
-# --- loading ----------------------------------------------------------------------------------------------------------------------
+# --- loading -------------------------------------------------------------------------------------------------------
 
 
 def broken(pico, folder, **files):
@@ -417,7 +428,7 @@ def test_another_autoencoder(pico, sd):
     images = torch.zeros(1, 3, 32, 32)
     latents = [one.encode_images(images, torch.Generator().manual_seed(0)) for one in (sd, other)]
     assert torch.equal(*latents)
-    with pytest.raises(ModelError, match="cannot be loaded|neither"):
+    with pytest.raises(ModelError, match=r"cannot be loaded|neither"):
         loading.load(str(pico), device="cpu", vae=str(pico / "unet"))
 
 

@@ -41,7 +41,8 @@ def weight(name, *pairs, concept=None, **options):
 
 def larger(x, y):
     """The entry of larger magnitude; ties to the second."""
-    return torch.tensor([[u if abs(u) > abs(v) else v for u, v in zip(r, s, strict=True)] for r, s in zip(x.tolist(), y.tolist(), strict=True)])
+    pairs = [zip(r, s, strict=True) for r, s in zip(x.tolist(), y.tolist(), strict=True)]
+    return torch.tensor([[u if abs(u) > abs(v) else v for u, v in row] for row in pairs])
 
 
 def test_naive_carries_the_last_pair():

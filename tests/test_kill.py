@@ -22,7 +22,8 @@ def killed(pico, pico_clip, photos, tmp_path_factory):
         "base": str(pico),
         "method": "merge_ortho",
         "concepts": [
-            {"name": name, "images": str(photos / name), "token": token, "class": name} for name, token in tokens.items()
+            {"name": name, "images": str(photos / name), "token": token, "class": name}
+            for name, token in tokens.items()
         ],
         "training": {"resolution": 32, "steps": 4, "batch_size": 2, "learning_rate": 1e-2, "checkpoint_every": 2},
         "sampling": {

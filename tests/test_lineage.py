@@ -41,7 +41,9 @@ def lesson(lineage, name, value, scores):
             for other, score in ({name: folder} if folder else scores).items():
                 cell = {"concept": other, "scores": {"dino": score}, "images": [], "seconds": 1}
                 files.write_json(row.folder / "cells" / other / "cell.json", cell)
-        files.write_json(staged.folder / "lesson.json", {"concepts": [name], "memory": "m", "method": {"label": "naive"}})
+        files.write_json(
+            staged.folder / "lesson.json", {"concepts": [name], "memory": "m", "method": {"label": "naive"}}
+        )
         return lineage.commit(staged)
 
 

@@ -41,7 +41,7 @@ def pack_of(store):
     return pack
 
 
-# --- on disk -----------------------------------------------------------------------------------------------------------
+# --- on disk -------------------------------------------------------------------------------------------------------
 
 
 @quick
@@ -101,7 +101,7 @@ def test_the_empty_memory(tmp_path):
     assert read.nbytes == 0 and read.digest == Memory().digest and len(read.delta()) == 0
 
 
-# --- damage --------------------------------------------------------------------------------------------------------------
+# --- damage --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_what_is_no_record(tmp_path):
         memories.load(tmp_path / "m.json", tmp_path)
 
 
-# --- values ----------------------------------------------------------------------------------------------------------------
+# --- values --------------------------------------------------------------------------------------------------------
 
 
 def test_values_are_frozen():
@@ -179,7 +179,11 @@ def test_a_memory_does_not_share_what_goes_on_being_trained():
 
 def test_names_below_a_name():
     """`with_delta` and `with_tensors` replace what they name, and only that."""
-    memory = Memory().with_tensors("past", {"p": torch.ones(1), "q": torch.ones(2)}).with_tensors("past_rows", {"p": torch.ones(3)})
+    memory = (
+        Memory()
+        .with_tensors("past", {"p": torch.ones(1), "q": torch.ones(2)})
+        .with_tensors("past_rows", {"p": torch.ones(3)})
+    )
     memory = memory.with_tensors("past", {"p": torch.zeros(1)})
     assert memory.under("past").keys() == {"p"} and memory.under("past_rows")["p"].shape == (3,)
     kept = memory.with_delta(Delta({"mid.attn.to_k": Change.full(torch.ones(2, 3))}), name="own/dog")
@@ -200,12 +204,14 @@ def test_digest_sees_everything_but_the_order():
     assert len({memory.digest for memory in [one, *others]}) == 6
 
 
-# --- deltas ------------------------------------------------------------------------------------------------------------------
+# --- deltas --------------------------------------------------------------------------------------------------------
 
 
 def one_change(kind, seed, shape=(20, 30)):
     out, into = shape
-    return Change.full(random_tensor(shape, seed) / 100) if kind == 0 else Change.low_rank(*factors(kind, into, out, seed))
+    return (
+        Change.full(random_tensor(shape, seed) / 100) if kind == 0 else Change.low_rank(*factors(kind, into, out, seed))
+    )
 
 
 @quick
@@ -232,7 +238,9 @@ def test_dense_stays_dense_and_parts_come_back():
         again = Change.from_tensors(change.tensors())
         assert torch.equal(again.matrix(), change.matrix()) and again.shape == (20, 30) and again.rank == change.rank
     assert one_change(0, 0).plus(one_change(1, 1)).rank is None
-    many = Change(tuple(pair for seed in range(11) for pair in one_change(1, seed).pairs))  # parts sort as 0, 1, 10, 2 ...
+    many = Change(
+        tuple(pair for seed in range(11) for pair in one_change(1, seed).pairs)
+    )  # parts sort as 0, 1, 10, 2 ...
     assert torch.equal(Change.from_tensors(many.tensors()).matrix(), many.matrix())
     names = sorted(many.tensors())
     assert torch.equal(Change.from_tensors({n: many.tensors()[n] for n in names}).matrix(), many.matrix())

@@ -21,9 +21,11 @@ def data(pico, pico_clip, photos):
     """Three concepts, as quick as can be; two methods."""
     tokens = {"dog": "zwz", "cat": "sbu", "clock": "uwu"}
     return {
-        "name": "tiny", "base": str(pico), "methods": [{"name": name, "rank": 2, "label": name} for name in ("merge_init", "naive")],
+        "name": "tiny", "base": str(pico),
+        "methods": [{"name": name, "rank": 2, "label": name} for name in ("merge_init", "naive")],
         "concepts": [
-            {"name": name, "images": str(photos / name), "token": token, "class": name} for name, token in tokens.items()
+            {"name": name, "images": str(photos / name), "token": token, "class": name}
+            for name, token in tokens.items()
         ],
         "training": {"resolution": 32, "steps": 2, "batch_size": 1, "learning_rate": 1e-2},
         "sampling": {
@@ -35,10 +37,13 @@ def data(pico, pico_clip, photos):
 
 
 @pytest.fixture(scope="module")
-def ran(data, tmp_path_factory):
+def ran(data, photos, pico, pico_clip, tmp_path_factory):
     """The plan, run: read it only."""
     out = tmp_path_factory.mktemp("ran")
+    inputs = [photos, pico, pico_clip]
+    before = [(tree(folder), times(folder)) for folder in inputs]
     run.run(plan.build(data), out, device="cpu")
+    assert [(tree(folder), times(folder)) for folder in inputs] == before  # inputs are only read
     return out
 
 
@@ -71,7 +76,7 @@ def new_concept(folder, **more):
     return Concept.model_validate({"name": "bird", "images": folder, "token": "pdw", "class": "dog", **more})
 
 
-# --- run -------------------------------------------------------------------------------------------------------------
+# --- run -----------------------------------------------------------------------------------------------------------
 
 
 def test_matrix_of_a_run(ran):
@@ -236,7 +241,7 @@ def test_a_lesson_that_diverges_leaves_the_model_as_it_was(own, data, tmp_path):
     assert tree(own / "naive") == before
 
 
-# --- teach, gate, undo -------------------------------------------------------------------------------------------------
+# --- teach, gate, undo ---------------------------------------------------------------------------------------------
 
 
 def test_teach_then_undo_restores_everything(own, tmp_path):
@@ -276,7 +281,9 @@ def test_a_refused_lesson_changes_nothing(own, tmp_path):
 def test_old_concepts_are_scored_without_their_photos(data, photos, tmp_path):
     gone = shutil.copytree(photos, tmp_path / "gone")
     concepts = [{**c, "images": str(gone / c["name"])} for c in data["concepts"][:2]]
-    (lineage,) = run.run(plan.build({**data, "methods": ["naive"], "concepts": concepts}), tmp_path / "out", device="cpu")
+    (lineage,) = run.run(
+        plan.build({**data, "methods": ["naive"], "concepts": concepts}), tmp_path / "out", device="cpu"
+    )
     shutil.rmtree(gone)
     run.teach(lineage, new_concept(tmp_path / "bird"), device="cpu")
     assert np.isfinite(lineage.matrix("clip_i")[3]).all()
@@ -292,7 +299,7 @@ def test_teach_refuses_what_cannot_be_told_apart(own, tmp_path):
         run.teach(lineage, Concept(name="bird", images=tmp_path / "none", token="pdw"), device="cpu")
 
 
-# --- a lesson that was left unfinished -----------------------------------------------------------------------------------
+# --- a lesson that was left unfinished -----------------------------------------------------------------------------
 
 
 class Stop(Exception):

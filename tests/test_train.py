@@ -34,7 +34,10 @@ def training(**changes):
 def pictures(count=3, seed=0, size=(40, 32)):
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (count, size[1], size[0], 3), dtype=np.uint8)
-    return [Picture(Image.fromarray(pixels), f"a photo of zwz {word}") for pixels, word in zip(noise, "dog cat clock".split(), strict=False)]
+    return [
+        Picture(Image.fromarray(pixels), f"a photo of zwz {word}")
+        for pixels, word in zip(noise, "dog cat clock".split(), strict=False)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def lesson(backbone):
 NAIVE = method.get("naive", {"rank": 2})
 
 
-# --- the loop --------------------------------------------------------------------------------------------------------
+# --- the loop ------------------------------------------------------------------------------------------------------
 
 
 class Stop(Exception):
@@ -118,7 +121,9 @@ def test_a_loss_that_is_not_finite_stops_the_lesson(backbone, lesson, monkeypatc
         return real(batch, predicted, min_snr) * (bad if len(calls) == 3 else 1)
 
     monkeypatch.setattr(backbone, "error", error)
-    with pytest.raises(TrainingError, match=r"lesson 1 \(dog\) diverged: loss is (nan|inf) at step 3; the memory is as it was"):
+    with pytest.raises(
+        TrainingError, match=r"lesson 1 \(dog\) diverged: loss is (nan|inf) at step 3; the memory is as it was"
+    ):
         learn(backbone, NAIVE, memory, lesson, planned(training()))
     assert memory.digest == digest
     assert not any("lora" in name for name, _ in backbone.unet.named_parameters())
@@ -131,7 +136,7 @@ def test_an_update_that_is_not_finite_is_not_remembered(backbone, lesson):
 
 
 def test_a_real_divergence_is_noticed(backbone, lesson):
-    with pytest.raises(TrainingError, match="smaller training.learning_rate"):
+    with pytest.raises(TrainingError, match=r"smaller training\.learning_rate"):
         learn(backbone, NAIVE, Memory(), lesson, planned(training(learning_rate=1e25, steps=20)))
 
 
@@ -165,7 +170,7 @@ def test_nothing_of_a_lesson_stays_with_the_accelerator(backbone, lesson):
     assert backbone.accelerator._optimizers == []
 
 
-# --- schedule --------------------------------------------------------------------------------------------------------
+# --- schedule ------------------------------------------------------------------------------------------------------
 
 
 def test_constant_and_warmup():
@@ -185,7 +190,9 @@ def test_cosine():
 def test_rates_reach_the_optimizer(backbone, lesson, monkeypatch):
     used = []
     real = torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: used.append(self.param_groups[0]["lr"]) or real(self, *a, **k))
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a, **k: used.append(self.param_groups[0]["lr"]) or real(self, *a, **k)
+    )
     how = training(schedule="cosine", warmup=2, steps=5)
     learn(backbone, NAIVE, Memory(), lesson, planned(how))
     assert used == [learning_rate(how, step) for step in range(5)]
@@ -203,7 +210,9 @@ def numbered(count):
 @pytest.mark.parametrize(("count", "size"), [(6, 2), (5, 2), (3, 4), (1, 3)])
 def test_every_view_once_an_epoch(backbone, count, size):
     draw = lambda purpose, step: seeds.generator(0, "dog", purpose, step)  # noqa: E731
-    shown = [int(row[0, 0, 0]) for step in range(15) for row in numbered(count).batch(backbone, size, draw, step).latents]
+    shown = [
+        int(row[0, 0, 0]) for step in range(15) for row in numbered(count).batch(backbone, size, draw, step).latents
+    ]
     epochs = [shown[start : start + count] for start in range(0, len(shown) - count + 1, count)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert count < 5 or len({tuple(epoch) for epoch in epochs}) > 1  # in another order each time
@@ -248,7 +257,7 @@ def test_prior_preservation_adds_its_own_loss(backbone, lesson, monkeypatch):
     assert not torch.equal(batch.noise, prior.batch(backbone, 2, draw, 3, purpose="prior ").noise)
 
 
-# --- encoding ----------------------------------------------------------------------------------------------------------
+# --- encoding ------------------------------------------------------------------------------------------------------
 
 
 def test_views_and_mirrors_are_encoded_with_their_captions(backbone):

@@ -307,7 +307,9 @@ def joined(conditions: Sequence[Condition]) -> Condition:
 
 
 def _accelerator(mixed: str, device: torch.device | None) -> Accelerator:
-    """Accelerate keeps one precision a process; start it anew where another one is wanted."""
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
-        AcceleratorState._reset_state(reset_partial_state=True)
+    """Accelerate keeps one precision and one device a process; start it anew where others are wanted."""
+    if AcceleratorState._shared_state:
+        state = AcceleratorState()
+        if state.mixed_precision != mixed or (device is not None and state.device.type != device.type):
+            AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(mixed_precision=mixed, cpu=device is not None and device.type == "cpu")
