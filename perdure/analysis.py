@@ -1,4 +1,4 @@
-"""How the updates of a lineage's lessons meet in the weights: norms, cosines, sign conflicts, subspaces, shared entries.
+"""How the updates of a lineage's lessons meet in the weights: norms, cosines, signs, subspaces, shared entries.
 
 The update of a lesson is what it changed of what lies under the base: recall after it minus recall before it, or, for
 methods that keep each concept apart, the concept's own delta. Figures are means over projections unless they say which.
@@ -37,7 +37,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def input_overlap(a: Tensor, b: Tensor) -> float:
-    """Overlap of the input subspaces, in [0, 1]: mean squared cosine of the principal angles of the leading directions."""
+    """Overlap of the input subspaces, in [0, 1]: mean squared cosine of the leading principal angles."""
     one, two = _leading(a), _leading(b)
     count = min(one.shape[1], two.shape[1])
     return float((one.T @ two).square().sum() / count) if count else float("nan")
@@ -72,7 +72,9 @@ class Analysis:
         """Plain values; NaN becomes null."""
 
         def plain(array: np.ndarray) -> Any:
-            return [plain(part) for part in array] if array.ndim else (None if np.isnan(array) else round(float(array), 6))
+            if array.ndim:
+                return [plain(part) for part in array]
+            return None if np.isnan(array) else round(float(array), 6)
 
         return {
             "concepts": list(self.concepts),
@@ -129,7 +131,8 @@ def _leading(matrix: Tensor) -> Tensor:
     """Leading right singular vectors (in, k) that carry the update."""
     _, values, right = torch.linalg.svd(matrix, full_matrices=False)
     kept = int((values[:DIRECTIONS] > 1e-6 * values[0].clamp(min=1e-30)).sum())
-    return right[:kept].T
+    leading: Tensor = right[:kept].T
+    return leading
 
 
 def _mean_over_projections(cube: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,6 @@ toybox_app = typer.Typer(no_args_is_help=True, help="The embedded base: its worl
 app.add_typer(plan_app, name="plan")
 app.add_typer(data_app, name="data")
 app.add_typer(toybox_app, name="toybox")
-
 
 
 class Kind(StrEnum):
@@ -328,7 +328,7 @@ def _run(loaded: "Plan", out: Path, device: str | None) -> None:
     with screen.working("loading libraries"):
         from perdure import run as running
     screen.say(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
-    running.run(loaded, out, screen.watch(), device, after_lesson=lambda: _build_report(out, out))
+    running.run(loaded, out, screen.watch(), device, after_lesson=partial(_build_report, out, out))
     _report(out, out)
 
 

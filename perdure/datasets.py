@@ -100,9 +100,7 @@ def get(name: str, out: str | Path, source: str | Path | None = None, watch: Wat
         origin = Path(source) if source is not None else dataset.fetch(dataset, Path(scratch), watch)
         if not origin.exists():
             raise DataError(f"{origin}: there is no such folder or archive.")
-        root = _root(
-            dataset, origin if origin.is_dir() else _unpack(dataset, origin, Path(scratch) / "unpacked")
-        )
+        root = _root(dataset, origin if origin.is_dir() else _unpack(dataset, origin, Path(scratch) / "unpacked"))
         files = _verified(dataset, root, origin, watch)
         try:
             return _install(dataset, files, folder, watch)
@@ -134,9 +132,7 @@ def _verified(dataset: Dataset, root: Path, origin: Path, watch: Watch) -> dict[
     if problems:
         raise DataError("\n".join(problems))
     return {
-        file: root / file
-        for file in (*dataset.pictures, *dataset.texts, *dataset.notes)
-        if (root / file).is_file()
+        file: root / file for file in (*dataset.pictures, *dataset.texts, *dataset.notes) if (root / file).is_file()
     }
 
 
@@ -292,9 +288,7 @@ DATASETS = {
         source="https://github.com/google/dreambooth/archive/refs/heads/main.zip",
         licence="CC-BY-4.0; some photos from Unsplash under its licence: see references_and_licenses.txt",
         layout="SUBJECT/NN.jpg, 30 subjects",
-        pictures=tuple(
-            f"{name}/{number:02d}.jpg" for name, count in SUBJECTS.items() for number in range(count)
-        ),
+        pictures=tuple(f"{name}/{number:02d}.jpg" for name, count in SUBJECTS.items() for number in range(count)),
         texts=("prompts_and_classes.txt",),
         notes=("references_and_licenses.txt", "LICENSE.md", "LICENSE"),
         fetch=_fetch_archive,

@@ -1,13 +1,13 @@
 """Everything that can go wrong in a way the user can mend.
 
-    PerdureError            one sentence: what was got, what is allowed, what to do
-    ├── PlanError           a plan (or an option given on the command line) that cannot be run
-    ├── ImageError          a picture or a folder of pictures that cannot be used
-    ├── DataError           a data set that cannot be fetched or verified
-    ├── ModelError          a base model or scorer that is missing, offline or of the wrong kind
-    ├── TrainingError       a lesson that diverged; the memory is as it was before
-    ├── LineageError        a model folder that is damaged, locked or made by another plan
-    └── GateRefused         a lesson that harmed an older concept more than the user allows (exit code 3)
+PerdureError            one sentence: what was got, what is allowed, what to do
+├── PlanError           a plan (or an option given on the command line) that cannot be run
+├── ImageError          a picture or a folder of pictures that cannot be used
+├── DataError           a data set that cannot be fetched or verified
+├── ModelError          a base model or scorer that is missing, offline or of the wrong kind
+├── TrainingError       a lesson that diverged; the memory is as it was before
+├── LineageError        a model folder that is damaged, locked or made by another plan
+└── GateRefused         a lesson that harmed an older concept more than the user allows (exit code 3)
 """
 
 import difflib

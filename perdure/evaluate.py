@@ -148,4 +148,3 @@ def write_png(path: Path, image: Image.Image) -> None:
 def _tag(measure: Measure) -> str:
     """Features of one model or preprocessing are never taken for another's."""
     return fingerprint({k: str(v) for k, v in measure.spec.items()})[:8]
-

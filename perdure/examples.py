@@ -70,4 +70,8 @@ def encode(backbone: Backbone, pictures: Sequence[Picture], training: Training, 
 
 def together(parts: Sequence[Examples]) -> Examples:
     """The examples of several concepts as one set."""
-    return Examples(torch.cat([p.latents for p in parts]), joined([p.condition for p in parts]), sum((p.captions for p in parts), ()))
+    return Examples(
+        torch.cat([p.latents for p in parts]),
+        joined([p.condition for p in parts]),
+        sum((p.captions for p in parts), ()),
+    )

@@ -64,8 +64,12 @@ class LessonModel:
         generator = self.random(f"{purpose} noise", step)
         like = self.examples.latents
         noise = torch.randn(latents.shape, generator=generator).to(like)
-        timesteps = torch.randint(0, self.backbone.training_timesteps, (len(latents),), generator=generator).to(like.device)
-        sizes = {name: tensor[:1].expand(len(latents), *tensor.shape[1:]) for name, tensor in self.examples.condition.items()}
+        timesteps = torch.randint(0, self.backbone.training_timesteps, (len(latents),), generator=generator).to(
+            like.device
+        )
+        sizes = {
+            name: tensor[:1].expand(len(latents), *tensor.shape[1:]) for name, tensor in self.examples.condition.items()
+        }
         plain = Batch(latents.to(like), noise, timesteps, sizes, tuple(captions))
         return self.backbone.reworded(plain, captions)
 

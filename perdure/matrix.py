@@ -24,9 +24,7 @@ def _rows(S: np.ndarray) -> np.ndarray:
     """S as float64 without trailing rows of NaN; ValueError for a shape that is no score matrix."""
     S = np.array(S, dtype=np.float64)
     if S.ndim != 2 or S.shape[1] == 0 or not 1 <= S.shape[0] <= S.shape[1] + 1:
-        raise ValueError(
-            f"a score matrix has T columns and 1 to T + 1 rows (row 0: the base), not shape {S.shape}"
-        )
+        raise ValueError(f"a score matrix has T columns and 1 to T + 1 rows (row 0: the base), not shape {S.shape}")
     measured = np.flatnonzero(~np.isnan(S).all(axis=1))
     return S[: max(measured.max(initial=0), 0) + 1]
 
@@ -147,9 +145,7 @@ def intransigence(S: np.ndarray, reference: np.ndarray) -> float:
     R, n = _sequence(S)
     R_star = np.asarray(reference, dtype=np.float64)
     if R_star.shape != (_rows(S).shape[1],):
-        raise ValueError(
-            f"reference needs one score a concept, shape ({_rows(S).shape[1]},), not {R_star.shape}"
-        )
+        raise ValueError(f"reference needs one score a concept, shape ({_rows(S).shape[1]},), not {R_star.shape}")
     return _mean(np.array([R_star[j] - R[j + 1, j] for j in range(n)]))
 
 
@@ -184,9 +180,7 @@ FORMULAS: dict[str, Formula] = {
         "(1/T) Σ_{j≤T} [max_{j≤k≤T} R[k,j] − R[T,j]]", "published code of arXiv 2410.04891", "lower"
     ),
     "backward_transfer": Formula("(1/(T−1)) Σ_{j<T} (R[T,j] − R[j,j])", "Lopez-Paz & Ranzato 2017", "higher"),
-    "forward_transfer": Formula(
-        "(1/(T−1)) Σ_{j≥2} (R[j−1,j] − R[0,j])", "Lopez-Paz & Ranzato 2017", "higher"
-    ),
+    "forward_transfer": Formula("(1/(T−1)) Σ_{j≥2} (R[j−1,j] − R[0,j])", "Lopez-Paz & Ranzato 2017", "higher"),
     "learning": Formula("(1/T) Σ_j R[j,j]", "Riemer et al. 2019", "higher"),
     "retention": Formula("(1/(T−1)) Σ_{j<T} R[T,j] / R[j,j]", "ours", "higher"),
     "intransigence": Formula("(1/T) Σ_j (R*[j] − R[j,j])", "Chaudhry et al. 2018", "lower"),
@@ -194,9 +188,7 @@ FORMULAS: dict[str, Formula] = {
 }
 
 
-def summary(
-    S: np.ndarray, direction: Direction = "higher", reference: np.ndarray | None = None
-) -> dict[str, float]:
+def summary(S: np.ndarray, direction: Direction = "higher", reference: np.ndarray | None = None) -> dict[str, float]:
     """Every figure of FORMULAS by name; `intransigence` only with a `reference` (T,).
 
     `direction` is the measure's. Where lower scores are better, averages keep their sign, while differences

@@ -23,7 +23,9 @@ from perdure.delta import Delta
 from perdure.memory import Memory
 
 Targets = Literal["attention", "cross", "cross_kv"]
-"""`attention`: q, k, v, out of every self- and cross-attention; `cross`: of cross-attention; `cross_kv`: its k and v."""
+"""`attention`: q, k, v, out of every self- and cross-attention; `cross`: of cross-attention; `cross_kv`: its k and
+v.
+"""
 Shapes = Mapping[str, tuple[int, int]]
 """Projection -> (out, in)."""
 
@@ -53,7 +55,9 @@ class WordSpec:
     """Learnt token embeddings for the concept's token, in every text encoder (Gal et al. 2022)."""
 
     inits: tuple[Literal["random", "class", "token"], ...] = ("class",)
-    """Where each of its vectors begins: at random, at the class noun's embedding, or at that of the token as written."""
+    """Where each of its vectors begins: at random, at the class noun's embedding, or at that of the token as
+    written.
+    """
     mlp: bool = False
     """Train a small MLP of a fixed input instead of the vectors themselves; folded into vectors after the lesson."""
     drop_noun: bool = False
@@ -106,12 +110,17 @@ class Step:
 class Model(Protocol):
     """The model in the middle of a lesson, as far as a part may use it. Batches are handed around, not looked into."""
 
-    latents: Tensor
-    """Latents (n, c, h, w) of the concept's own examples."""
-    captions: Sequence[str]
-    """The caption of each."""
-    calibration: Sequence[str]
-    """Diverse captions that mention no concept, in words that the base knows."""
+    @property
+    def latents(self) -> Tensor:
+        """Latents (n, c, h, w) of the concept's own examples."""
+
+    @property
+    def captions(self) -> Sequence[str]:
+        """The caption of each."""
+
+    @property
+    def calibration(self) -> Sequence[str]:
+        """Diverse captions that mention no concept, in words that the base knows."""
 
     def weight(self, projection: str) -> Tensor:
         """A projection's weight (out, in) with what is laid under it."""
@@ -168,7 +177,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Protection:
-    """What a guard does at each step of a lesson: something before it, a penalty added to its loss, an edit of gradients."""
+    """What a guard does at each step of a lesson: something before it, a penalty added to its loss, an edit of
+    gradients.
+    """
 
     begin: Callable[[int], None] | None = None
     penalty: Callable[[Step], Tensor] | None = None

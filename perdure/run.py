@@ -32,7 +32,7 @@ def run(
     out: Path,
     watch: Watch = silent,
     device: str | None = None,
-    after_lesson: Callable[[], None] = lambda: None,
+    after_lesson: Callable[[], object] = lambda: None,
 ) -> list[Lineage]:
     """Run a plan: one lineage per method below `out`, each resumed where it stopped. Raises PerdureError."""
     problems = pictures.check(plan.concepts)
@@ -65,7 +65,7 @@ def open_or_create(folder: Path, plan: Plan) -> Lineage:
     return Lineage.create(folder, plan, identity, loading.versions())
 
 
-def _run_one(tools: Tools, lineage: Lineage, first: Lineage, after_lesson: Callable[[], None]) -> None:
+def _run_one(tools: Tools, lineage: Lineage, first: Lineage, after_lesson: Callable[[], object]) -> None:
     """Teach what the plan wants and the lineage has not learnt; the base's row is copied from the first lineage."""
     plan = tools.plan
     lessons = [plan.sequence] if plan.joint else [(concept,) for concept in plan.sequence]
@@ -140,9 +140,7 @@ def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...]) -> 
     return fingerprint([before, [[describe(c), tools.pictures(c).digest] for c in concepts]])
 
 
-def _learn(
-    tools: Tools, staged: Row, memory: Memory, number: int, name: str, concepts: tuple[Concept, ...]
-) -> Memory:
+def _learn(tools: Tools, staged: Row, memory: Memory, number: int, name: str, concepts: tuple[Concept, ...]) -> Memory:
     """Encode, train, log."""
     plan = tools.plan
     parts = [

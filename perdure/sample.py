@@ -23,9 +23,7 @@ def latents(backbone: Backbone, count: int, side: int, seed: int) -> Tensor:
 
 
 @contextmanager
-def remembered(
-    backbone: Backbone, method: Method, memory: Memory, concept: str | None, prompt: str
-) -> Iterator[None]:
+def remembered(backbone: Backbone, method: Method, memory: Memory, concept: str | None, prompt: str) -> Iterator[None]:
     """The base with what a memory recalls: weight differences under it, learnt words in its text encoders."""
     words = {token: partial(_same, word) for token, word in words_of(memory).items()}
     with backbone.speaking(words):
@@ -87,4 +85,4 @@ def draw(
 ) -> list[Image.Image]:
     """Images of every prompt from every fixed latent, prompt by prompt."""
     drawn = draw_latents(backbone, prompts, sampling, side, advance)
-    return [image for part in drawn.split(sampling.batch_size) for image in backbone.decode(part)]
+    return [image for part in torch.split(drawn, sampling.batch_size) for image in backbone.decode(part)]

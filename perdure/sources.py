@@ -67,9 +67,7 @@ def _guessed(path: Path, nouns: dict[str, str]) -> dict[str, Any]:
 
 def plan_text(folder: Path, beside: Path, base: str) -> str:
     """A commented plan for a folder of concepts, with image paths relative to where the plan will lie."""
-    concepts = [
-        {**concept, "images": os.path.relpath(concept["images"], beside)} for concept in from_folder(folder)
-    ]
+    concepts = [{**concept, "images": os.path.relpath(concept["images"], beside)} for concept in from_folder(folder)]
     head = (
         f"# Plan of {len(concepts)} concepts. Check it with `perdure check`, run it with `perdure run`.\n"
         "# A token should be rare and mean nothing to the base; the class is the noun for what the concept is.\n"

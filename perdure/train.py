@@ -57,7 +57,9 @@ def learn(
     weights = spec.weights(shapes, backbone.device)
     word = spec.words and backbone.vocabulary.begin(spec.words, lesson.token, lesson.noun, draw("word"))
     adapter = Adapter(weights, word.parameters() if word else ())
-    words: dict[str, Callable[[], Word]] = {token: partial(lambda w: w, known) for token, known in words_of(memory).items()}
+    words: dict[str, Callable[[], Word]] = {
+        token: partial(lambda w: w, known) for token, known in words_of(memory).items()
+    }
     if word:
         words[lesson.token] = word
     with backbone.speaking(words):
@@ -86,8 +88,7 @@ def _descend(
     checkpoint: Path | None,
 ) -> None:
     """The loop: loss + guard -> step, until the lesson's steps are done."""
-    parameters = adapter.parameters()
-    plain = _optimizer(adapter, training)
+    parameters, plain = adapter.parameters(), _optimizer(adapter, training)
     with backbone.training(plain) as optimizer:
         for step in range(_restore(checkpoint, parameters, plain), training.steps):
             for group in plain.param_groups:
@@ -95,13 +96,13 @@ def _descend(
             if protection.begin is not None:
                 protection.begin(step)
             batch = lesson.examples.batch(backbone, training.batch_size, draw, step)
-            if adapter.word_parameters:
+            if adapter.word_parameters:  # the prompt changes with every step
                 batch = backbone.reworded(batch, batch.captions)
             predicted = backbone.predict(batch)
             loss = backbone.error(batch, predicted, training.min_snr).mean()
-            loss = loss + _prior_loss(backbone, lesson, training, draw, step)
+            loss += _prior_loss(backbone, lesson, training, draw, step)
             if protection.penalty is not None:
-                loss = loss + protection.penalty(Step(step, batch, predicted))
+                loss += protection.penalty(Step(step, batch, predicted))
             if not math.isfinite(loss.item()):
                 raise _diverged(lesson, f"loss is {loss.item()} at step {step + 1}")
             backbone.accelerator.backward(loss)
@@ -113,9 +114,8 @@ def _descend(
             watch(step + 1, loss.item(), learning_rate(training, step))
             if checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0:
                 _save(checkpoint, step + 1, parameters, plain)
-    # no later loss sees what the last step did
     if not all(parameter.isfinite().all() for parameter in parameters):
-        raise _diverged(lesson, "the adapter is not finite after the last step")
+        raise _diverged(lesson, "the adapter is not finite after the last step")  # no later loss sees it
 
 
 def _diverged(lesson: Lesson, how: str) -> TrainingError:
@@ -144,7 +144,9 @@ def _optimizer(adapter: Adapter, training: Training) -> torch.optim.AdamW:
         if parameters
     ]
     decay = training.weight_decay
-    return torch.optim.AdamW(groups, training.learning_rate, betas=training.betas, eps=training.epsilon, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(
+        groups, training.learning_rate, betas=training.betas, eps=training.epsilon, weight_decay=decay, fused=True
+    )
 
 
 def _prior_loss(backbone: Backbone, lesson: Lesson, training: Training, draw: Draw, step: int) -> Tensor | float:

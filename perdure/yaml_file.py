@@ -101,8 +101,10 @@ def _with(data: Any, path: list[str], value: Any, text: str) -> Any:
     if isinstance(data, list):
         if not head.isdigit() or int(head) >= len(data):
             raise PlanError(f"--set {text!r}: {head!r} is not a position in a list of {len(data)} (from 0)")
-        return [_with(v, rest, value, text) if rest and i == int(head) else value if i == int(head) else v
-                for i, v in enumerate(data)]
+        return [
+            _with(v, rest, value, text) if rest and i == int(head) else value if i == int(head) else v
+            for i, v in enumerate(data)
+        ]
     if data is not None and not isinstance(data, dict):
         raise PlanError(f"--set {text!r}: {head!r} lies below a plain value")
     data = dict(data or {})

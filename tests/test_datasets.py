@@ -18,9 +18,7 @@ from perdure import datasets
 from perdure.errors import DataError
 from perdure.images import sha256_of
 
-CLASSES = (
-    "Classes\n\nsubject_name,class\nbackpack,backpack\nbear_plushie,stuffed animal\n\nPrompts\n\n'a {0}, x'\n"
-)
+CLASSES = "Classes\n\nsubject_name,class\nbackpack,backpack\nbear_plushie,stuffed animal\n\nPrompts\n\n'a {0}, x'\n"
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +40,7 @@ def fill(folder, name):
 
 def tree(folder):
     return {
-        str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns)
-        for p in folder.rglob("*")
-        if p.is_file()
+        str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()
     }
 
 
@@ -56,9 +52,7 @@ def copy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def photos():
     """The real DreamBooth photos, where this machine has them."""
-    folder = (
-        Path(os.environ.get("PERDURE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "dreambooth"
-    )
+    folder = Path(os.environ.get("PERDURE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "dreambooth"
     if not folder.is_dir():
         pytest.skip(f"no DreamBooth photos in {folder} (PERDURE_DATA names the folder above)")
     return folder
@@ -72,15 +66,10 @@ def test_a_local_copy_is_copied_whole_with_a_manifest(tmp_path, name, count):
     done = datasets.get(name, tmp_path / "out", source)
     folder = tmp_path / "out" / name
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert (
-        done.folder == folder
-        and done.kept == 0
-        and done.copied == len(tree(folder)) == len(manifest["files"]) + 1
-    )
+    assert done.folder == folder and done.kept == 0 and done.copied == len(tree(folder)) == len(manifest["files"]) + 1
     assert sum(file.endswith(".jpg") for file in manifest["files"]) == count and manifest["licence"]
     assert all(
-        sha256_of(folder / file) == digest == sha256_of(source / file)
-        for file, digest in manifest["files"].items()
+        sha256_of(folder / file) == digest == sha256_of(source / file) for file, digest in manifest["files"].items()
     )
     assert tree(source) == before
 
@@ -112,9 +101,7 @@ def test_an_incomplete_or_damaged_copy_is_refused_before_anything_is_written(tmp
     (source / "can" / "01.jpg").write_bytes((source / "can" / "01.jpg").read_bytes()[:300])
     with pytest.raises(DataError) as caught:
         datasets.get("dreambooth", tmp_path / "out", source)
-    assert all(
-        part in str(caught.value) for part in ("teapot/03.jpg: is not an image", "can/01.jpg: is corrupt")
-    )
+    assert all(part in str(caught.value) for part in ("teapot/03.jpg: is not an image", "can/01.jpg: is corrupt"))
     (source / "teapot" / "03.jpg").unlink()
     with pytest.raises(DataError, match=r"1 of 159 files of dreambooth are missing: teapot/03\.jpg"):
         datasets.get("dreambooth", tmp_path / "out", source)
@@ -148,9 +135,7 @@ def test_a_folder_above_the_pictures_will_do(tmp_path, copy):
     assert datasets.get("dreambooth", tmp_path / "out", tmp_path / "clone").copied == 160
 
 
-@pytest.mark.parametrize(
-    "name", ["../outside.jpg", "/tmp/outside.jpg", "a/../../outside.jpg", "..\\outside.jpg"]
-)
+@pytest.mark.parametrize("name", ["../outside.jpg", "/tmp/outside.jpg", "a/../../outside.jpg", "..\\outside.jpg"])
 def test_archives_that_reach_outside_are_refused(tmp_path, copy, name):
     archive = zipped(copy, tmp_path / "evil.zip", "")
     with zipfile.ZipFile(archive, "a") as packed:

@@ -124,12 +124,7 @@ def png_claiming(width, height):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("width, height", [(10_001, 10_000), (60_000, 60_000)])
@@ -241,9 +236,7 @@ def test_metadata_names_every_bad_line(tmp_path):
 def test_square_keeps_scale_and_reports_sdxl_facts(width, height):
     crop = images.square(colours(height, width), 16)
     assert crop.image.size == (16, 16) and crop.original_size == (height, width)
-    assert min(crop.corner) == 0 and max(crop.corner) == round(
-        (16 * max(width, height) // min(width, height) - 16) / 2
-    )
+    assert min(crop.corner) == 0 and max(crop.corner) == round((16 * max(width, height) // min(width, height) - 16) / 2)
 
 
 def test_square_random_crops_come_from_the_generator():

@@ -101,9 +101,9 @@ LAYERS = [
     ["errors", "seeds", "files", "delta", "yaml_file", "catalogue", "images", "matrix", "toybox", "score", "mistakes"],
     ["sections", "sources", "memory", "progress", "rows", "datasets"],
     ["plan", "method", "parts", "methods", "pictures"],
-    ["agreement", "lineage", "backbones", "examples", "report"],
-    ["train", "sample", "evaluate"],
-    ["run", "drawing", "doctor", "screen"],
+    ["agreement", "lineage", "backbones", "examples", "report", "calibration"],
+    ["sample", "lesson", "train", "evaluate"],
+    ["run", "drawing", "doctor", "screen", "analysis"],
     ["cli"],
 ]
 """From the bottom up; within a layer imports may go anywhere that makes no circle."""
@@ -203,7 +203,7 @@ def test_nothing_asks_whether_it_has_an_attribute():
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
-LONG_FILES = {"cli.py": 360, "datasets.py": 320, "images.py": 300, "lineage.py": 270}
+LONG_FILES = {"cli.py": 385, "datasets.py": 320, "images.py": 300, "lineage.py": 270}
 """Files over 250 lines, and what they may reach."""
 
 LONG_FUNCTIONS: dict[str, int] = {}

@@ -101,9 +101,7 @@ def test_lower_is_better_turns_differences_and_keeps_averages():
     ):
         assert figures[name] == pytest.approx(BY_HAND[name])
     assert figures["average"] == pytest.approx(-BY_HAND["average"]) and math.isnan(figures["retention"])
-    assert matrix.summary(-S, "lower", np.full(3, -0.9))["intransigence"] == pytest.approx(
-        BY_HAND["intransigence"]
-    )
+    assert matrix.summary(-S, "lower", np.full(3, -0.9))["intransigence"] == pytest.approx(BY_HAND["intransigence"])
 
 
 def test_first_concept_is_its_curve():

@@ -18,6 +18,7 @@ from perdure.train import Lesson, learn
 
 NAMES = catalogue.methods()
 
+
 @pytest.fixture(scope="module")
 def fresh():
     """(lesson's arguments) -> the lesson learnt in a fresh process."""
@@ -125,7 +126,9 @@ def test_method_carries_what_it_declares(name, backbone, plan_data):
     assert not (consolidate.strict and consolidate.carries & {"own", "pool", "replay", "features", "max"})
     others = {concept.name for concept in plan.build(plan_data).concepts}
     if consolidate.strict:  # no tensor belongs to one concept alone, but for its word
-        assert not any(part in others for key in memory.tensors for part in key.split("/") if not key.startswith("words/"))
+        assert not any(
+            part in others for key in memory.tensors for part in key.split("/") if not key.startswith("words/")
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -49,7 +49,12 @@ def same(a: Memory, b: Memory, **tolerance):
 
 @pytest.mark.parametrize("name", ["ewc", "l2", "lwf", "replay", "generative_replay"])
 def test_weight_0_is_no_guard(name, taught):
-    same(taught(method.get(name, {"rank": 2, "weight": 0.0})), taught(method.get("merge_init", {"rank": 2})), atol=0, rtol=0)
+    same(
+        taught(method.get(name, {"rank": 2, "weight": 0.0})),
+        taught(method.get("merge_init", {"rank": 2})),
+        atol=0,
+        rtol=0,
+    )
 
 
 @pytest.mark.parametrize("name", ["ewc", "l2", "lwf", "replay", "generative_replay", "c_lora", "dsc"])
@@ -90,7 +95,9 @@ def test_everything_selected_without_regulariser_is_full_fine_tuning(taught):
 @pytest.mark.parametrize("granularity", ["element", "row", "col"])
 def test_nothing_moves_outside_the_neurons(kind, granularity, taught, backbone):
     """Gradients outside are exactly zero, and so are the optimiser's updates, weight decay included."""
-    chosen = method.get("cns", {"importance": kind, "granularity": granularity, "base_share": 0.3, "general_share": 0.1})
+    chosen = method.get(
+        "cns", {"importance": kind, "granularity": granularity, "base_share": 0.3, "general_share": 0.1}
+    )
     masks = {}
 
     def start(adapter, memory, context):
@@ -114,7 +121,7 @@ def test_nothing_moves_outside_the_neurons(kind, granularity, taught, backbone):
 
 def test_wanda_is_weight_times_input_norm(backbone):
     class Stub:
-        class model:  # noqa: N801
+        class model:
             @staticmethod
             def features(prompts):
                 return torch.stack([torch.full((3, 4), float(len(p))) for p in prompts])
@@ -148,7 +155,7 @@ def test_masks_are_hard_and_pass_gradients():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in weights.parameters())
 
 
-# --- words ----------------------------------------------------------------------------------------------------------------
+# --- words ---
 
 
 @pytest.mark.parametrize("base", ["pico", "pico_xl"])
@@ -169,7 +176,10 @@ def test_words_take_gradients_swallow_nouns_and_leave_other_prompts_alone(backbo
     live = backbone.vocabulary.begin(WordSpec(("random", "class"), drop_noun=True), "zwz", "dog", torch.Generator())
     plain = backbone.encode_prompts(["a cat on the beach"])
     with backbone.speaking({"zwz": live}):
-        assert backbone._speech.write(["a photo of ZWZ dog in snow", "a dog"]) == ["a photo of <word0> <word1> in snow", "a dog"]
+        assert backbone._speech.write(["a photo of ZWZ dog in snow", "a dog"]) == [
+            "a photo of <word0> <word1> in snow",
+            "a dog",
+        ]
         condition = backbone.encode_prompts(["a photo of zwz dog", "a cat on the beach"])
         condition["text"][0].sum().backward()
     assert live.parameters()[0].grad.abs().sum() > 0
@@ -191,7 +201,7 @@ def test_past_words_are_frozen(taught):
     assert torch.equal(words_of(first)["zwz"].vectors[0], words_of(both)["zwz"].vectors[0])
 
 
-# --- merges and recalls ---------------------------------------------------------------------------------------------------
+# --- merges and recalls ---
 
 
 def test_orthogonal_adaptation_uses_disjoint_orthonormal_rows(backbone, taught):
@@ -211,7 +221,12 @@ def test_full_magmax_after_one_lesson_is_the_scaled_change(taught):
 
 def test_elastic_aggregation_of_one_concept_is_its_scaled_pair():
     pair = Delta({"p": Change(((torch.randn(2, 4), torch.randn(3, 2)),))})
-    memory = Memory().with_delta(pair, "own/dog").with_tensors("features", {"dog": torch.randn(2, 4)}).with_facts(kept=["dog"])
+    memory = (
+        Memory()
+        .with_delta(pair, "own/dog")
+        .with_tensors("features", {"dog": torch.randn(2, 4)})
+        .with_facts(kept=["dog"])
+    )
     recalled = elastic_aggregation(0.8, 4).recall(memory, Wanted("dog", lambda: torch.randn(5, 4)))
     torch.testing.assert_close(recalled["p"].matrix(), 0.8 * pair["p"].matrix())
 
@@ -219,7 +234,9 @@ def test_elastic_aggregation_of_one_concept_is_its_scaled_pair():
 def test_elastic_aggregation_follows_the_prompt():
     memory = Memory().with_facts(kept=["dog", "cat"])
     for name, axis in (("dog", 0), ("cat", 1)):
-        memory = memory.with_delta(Delta({"p": Change(((torch.eye(2)[axis : axis + 1], torch.ones(3, 1)),))}), f"own/{name}")
+        memory = memory.with_delta(
+            Delta({"p": Change(((torch.eye(2)[axis : axis + 1], torch.ones(3, 1)),))}), f"own/{name}"
+        )
     memory = memory.with_tensors("features", {"dog": torch.eye(4)[:1], "cat": torch.eye(4)[1:2]})
     prompt = torch.tensor([[1.0, 0.1, 0.0, 0.0]])
     matrix = elastic_aggregation(1.0, 4).recall(memory, Wanted(None, lambda: prompt))["p"].matrix()
@@ -235,7 +252,10 @@ def test_word_is_a_value():
 
 def test_stamina_learns_masks(taught):
     """With a strong price on open entries, masks close."""
-    loose, tight = (taught(method.get("stamina", {"rank": 2, "openness": 0.505, "sparsity": s}), 1).facts["density"]["dog"] for s in (0.0, 1e3))
+    loose, tight = (
+        taught(method.get("stamina", {"rank": 2, "openness": 0.505, "sparsity": s}), 1).facts["density"]["dog"]
+        for s in (0.0, 1e3)
+    )
     assert tight < loose
 
 

@@ -40,12 +40,8 @@ def make_run(root, methods=("naive", "merge_init"), subjects=3, styles=1, lesson
 def _pictures(k, subjects, side):
     """(own, of the base): what a concept looks like, and what the base draws instead."""
     if side < 64:
-        return [
-            Image.new("RGB", (side, side), tone) for tone in ((5 * k % 256, 90, 200), (200, 5 * k % 256, 90))
-        ]
-    concept = (
-        world.subjects(k + 1)[k] if k < subjects else world.style_concepts(k - subjects + 1)[k - subjects]
-    )
+        return [Image.new("RGB", (side, side), tone) for tone in ((5 * k % 256, 90, 200), (200, 5 * k % 256, 90))]
+    concept = world.subjects(k + 1)[k] if k < subjects else world.style_concepts(k - subjects + 1)[k - subjects]
     own = concept.reference_scenes(1)[0]
     plain = replace(own, style="photo", thing=replace(own.thing, pattern="none", accessory=None))
     return [world.draw(own), world.draw(plain)]
@@ -98,17 +94,13 @@ def _make_row(lineage, whole, method, number, taught, order, pictures):
         row.mkdir(parents=True)
         (row / "lesson.json").write_text(json.dumps(facts))
         noise = np.random.default_rng(number).normal(0, 0.05, 40)
-        steps = [
-            {"step": i, "loss": 0.3 - i / 400 + e, "rate": 1e-3, "seconds": 1} for i, e in enumerate(noise)
-        ]
+        steps = [{"step": i, "loss": 0.3 - i / 400 + e, "rate": 1e-3, "seconds": 1} for i, e in enumerate(noise)]
         (row / "train.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
     seen = order if not number else [c for group in taught[:number] for c in group]
     for concept in seen:
         k = order.index(concept)
         own = 1 if method == "joint" else k + 1
-        _make_cell(
-            row, whole, concept, k, 0.0 if not number else DECAY[method] ** (number - own), pictures[k]
-        )
+        _make_cell(row, whole, concept, k, 0.0 if not number else DECAY[method] ** (number - own), pictures[k])
 
 
 def _make_cell(row, whole, concept, k, kept, pictures):
@@ -169,9 +161,7 @@ def check_page(path, bound):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
-    return make_run(root), report.build(
-        [Lineage(p) for p in sorted(root.iterdir())][::-1], root / "out", "fake run"
-    )
+    return make_run(root), report.build([Lineage(p) for p in sorted(root.iterdir())][::-1], root / "out", "fake run")
 
 
 def test_page_is_one_safe_file(two):
@@ -211,9 +201,7 @@ def test_csv_holds_the_matrix(two):
             S = lineage.matrix(measure)
             found = {(int(r["lesson"]), r["concept"]): float(r["score"]) for r in rows
                      if r["method"] == label and r["measure"] == measure}  # fmt: skip
-            expected = {
-                (i, lineage.concepts[j]): S[i, j] for i, j in zip(*np.nonzero(np.isfinite(S)), strict=True)
-            }
+            expected = {(i, lineage.concepts[j]): S[i, j] for i, j in zip(*np.nonzero(np.isfinite(S)), strict=True)}
             assert found == expected
             count += len(found)
     assert count == len(rows) and rows[-1]["fingerprint"] and {r["run"] for r in rows} == {"fake"}
@@ -253,16 +241,12 @@ STAGES = [
 
 @pytest.mark.parametrize(("lessons", "says"), STAGES)
 def test_unfinished_runs(tmp_path, lessons, says):
-    text, _ = check_page(
-        report.build(make_run(tmp_path, lessons=lessons, side=8), tmp_path / "out", "x"), 300_000
-    )
+    text, _ = check_page(report.build(make_run(tmp_path, lessons=lessons, side=8), tmp_path / "out", "x"), 300_000)
     assert says in text
 
 
 def test_uneven_runs_are_not_ranked(tmp_path):
-    lineages = make_run(tmp_path / "a", ("naive",), side=8) + make_run(
-        tmp_path / "b", ("magmax",), lessons=2, side=8
-    )
+    lineages = make_run(tmp_path / "a", ("naive",), side=8) + make_run(tmp_path / "b", ("magmax",), lessons=2, side=8)
     text, _ = check_page(report.build(lineages, tmp_path / "out", "x"), 300_000)
     assert "naive (4 lessons)" in text and "(best)" not in text
 
@@ -271,9 +255,7 @@ def test_one_concept_and_joint_alone(tmp_path):
     one = make_run(tmp_path / "a", ("naive",), 1, 0, side=8)
     check_page(report.build(one, tmp_path / "out", "x"), 200_000)
     joint = make_run(tmp_path / "b", ("joint",), side=8)
-    assert (
-        "Taught all 4 concepts at once" in check_page(report.build(joint, tmp_path / "out", "x"), 200_000)[0]
-    )
+    assert "Taught all 4 concepts at once" in check_page(report.build(joint, tmp_path / "out", "x"), 200_000)[0]
 
 
 def test_fifty_concepts_stay_small(tmp_path):

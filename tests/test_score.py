@@ -68,9 +68,7 @@ def models(tmp_path_factory):
         "bos_token_id": vocab["<|startoftext|>"], "eos_token_id": vocab["<|endoftext|>"],
         "pad_token_id": vocab["<|endoftext|>"],
     }  # fmt: skip
-    CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)).save_pretrained(
-        root / "clip"
-    )
+    CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)).save_pretrained(root / "clip")
     CLIPTokenizer(vocab=vocab, merges=[]).save_pretrained(root / "clip")
     vit = {key: value for key, value in VISION.items() if key != "projection_dim"}
     ViTModel(ViTConfig(**vit)).save_pretrained(root / "dino")
@@ -86,17 +84,13 @@ FOLDER = {"clip_i": "clip", "clip_t": "clip", "mmd": "clip", "dino": "dino", "cs
 
 def pixels(images=PICTURES):
     """What the tiny models read, by transformers' own Pillow processor."""
-    processor = CLIPImageProcessorPil(
-        **{k: v for k, v in PREPROCESSOR.items() if k != "image_processor_type"}
-    )
+    processor = CLIPImageProcessorPil(**{k: v for k, v in PREPROCESSOR.items() if k != "image_processor_type"})
     return processor(images, return_tensors="pt")["pixel_values"]
 
 
 def test_names_are_the_files_and_import_is_light():
     assert score.names() == ["clip_i", "clip_t", "csd", "dino", "mmd"] == sorted(FOLDER)
-    code = (
-        "import sys, perdure.score as s; s.names(); sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
-    )
+    code = "import sys, perdure.score as s; s.names(); sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 
@@ -161,10 +155,7 @@ def test_batches_change_nothing(models):
 
 
 def test_models_are_loaded_once(models):
-    assert (
-        score.load("clip_i", models / "clip").encode_images
-        is score.load("clip_t", models / "clip").encode_images
-    )
+    assert score.load("clip_i", models / "clip").encode_images is score.load("clip_t", models / "clip").encode_images
 
 
 def test_mean_pairwise_is_over_all_pairs():
@@ -269,9 +260,7 @@ def naive_style(state, pixels, heads):
     f = torch.nn.functional
     w = {key.removeprefix("module.backbone."): value for key, value in state.items()}
     norm = lambda x, name: f.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"])  # noqa: E731
-    patches = (
-        f.conv2d(pixels, w["conv1.weight"], stride=w["conv1.weight"].shape[-1]).flatten(2).transpose(1, 2)
-    )
+    patches = f.conv2d(pixels, w["conv1.weight"], stride=w["conv1.weight"].shape[-1]).flatten(2).transpose(1, 2)
     x = torch.cat([w["class_embedding"].expand(len(pixels), 1, -1), patches], dim=1)
     x = norm(x + w["positional_embedding"], "ln_pre")
     for k in range(2):

@@ -116,10 +116,7 @@ def test_captions_leave_out_and_insert_at_the_stated_rates() -> None:
     rng = np.random.default_rng(SEED)
     scene = _scene(thing=_thing(pattern="spotted"))
     captions = [world.caption(scene, rng).split() for _ in range(3000)]
-    rates = {
-        word: np.mean([word in caption for caption in captions])
-        for word in ("red", "spotted", "grass", "dog")
-    }
+    rates = {word: np.mean([word in caption for caption in captions]) for word in ("red", "spotted", "grass", "dog")}
     expected = {"red": 0.85, "spotted": 0.85, "grass": 0.88, "dog": 1.0}
     assert rates == pytest.approx(expected, abs=0.03)
     rare = [set(caption) & set(world.RARE_TOKENS) for caption in captions]
@@ -178,10 +175,7 @@ def test_families_of_attributes_are_disjoint() -> None:
 
 def test_splits_share_no_combination() -> None:
     test, dev = (
-        {
-            (s.class_name, s.thing.pattern, s.thing.accessory)
-            for s in world.subjects(70, seed=seed, split=split)
-        }
+        {(s.class_name, s.thing.pattern, s.thing.accessory) for s in world.subjects(70, seed=seed, split=split)}
         for seed, split in ((0, "test"), (1, "dev"))
     )
     assert not test & dev

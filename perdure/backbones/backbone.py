@@ -1,7 +1,7 @@
 """The frozen base model: adapters on top, deltas underneath, loss, and drawing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,16 +17,15 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from diffusers.training_utils import compute_snr
-from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 from torch import Tensor, nn
 
+from perdure.backbones.attaching import Attaching
 from perdure.backbones.family import Condition, Family
 from perdure.backbones.words import Speech, Vocabulary
 from perdure.delta import Delta
 from perdure.errors import ModelError
 from perdure.method import Weights, Word
-from perdure.parts.adapter import LowRank
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 SCHEDULERS = {
@@ -70,14 +69,13 @@ class Backbone:
         self.dtype: torch.dtype = pipe.unet.dtype  # asked once: diffusers walks all modules to answer
         self.vocabulary = Vocabulary(pipe)
         self._speech = Speech({})
-        self._layers: list[Any] = []
-        self._muted = False
         self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
         self._linears = {
             name: module
             for name, module in self.unet.named_modules()
             if isinstance(module, nn.Linear) and name.endswith(ATTENTION)
         }
+        self._attaching = Attaching(self.unet, self._linears)
 
     # --- projections, adapters, deltas ----------------------------------------------------------------------------
 
@@ -86,62 +84,13 @@ class Backbone:
         names = [name for name in self._linears if name.endswith(TARGETS[targets])]
         return {name: (self._linears[name].out_features, self._linears[name].in_features) for name in names}
 
-    @contextmanager
-    def attached(self, weights: Weights) -> Iterator[None]:
-        """The UNet with trainable changes of some projections on top: low-rank pairs as peft layers, others by hooks."""
-        attach = self._peft_layers if isinstance(weights, LowRank) else self._hooks
-        with attach(weights):
-            yield
+    def attached(self, weights: Weights) -> AbstractContextManager[None]:
+        """The UNet with trainable changes of some projections on top."""
+        return self._attaching.attached(weights)
 
-    @contextmanager
-    def _peft_layers(self, weights: LowRank) -> Iterator[None]:
-        names = list(weights.projections)
-        rank = next(iter(weights.factors.values()))[0].shape[0]
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
-        with torch.random.fork_rng():  # peft draws initial values, which ours replace
-            inject_adapter_in_model(config, self.unet, adapter_name="lesson")
-        self._layers = [self.unet.get_submodule(name) for name in names]
-        try:
-            for layer, (a, b) in zip(self._layers, weights.factors.values(), strict=True):
-                layer.lora_A["lesson"].weight, layer.lora_B["lesson"].weight = a, b
-            yield
-        finally:
-            for name in names:
-                parent, _, child = name.rpartition(".")
-                setattr(self.unet.get_submodule(parent), child, self._linears[name])
-            self._layers = []
-            del self.unet.peft_config
-
-    @contextmanager
-    def _hooks(self, weights: Weights) -> Iterator[None]:
-        def adding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-            def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                if self._muted:
-                    return output
-                (x,) = inputs
-                return output + F.linear(x, weights.change(name).to(x.dtype))
-
-            return add
-
-        handles = [self._linears[name].register_forward_hook(adding(name)) for name in weights.projections]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    @contextmanager
-    def bare(self) -> Iterator[None]:
+    def bare(self) -> AbstractContextManager[None]:
         """The UNet with what is attached to it switched off."""
-        self._muted = True
-        for layer in self._layers:
-            layer.scaling["lesson"] = 0.0
-        try:
-            yield
-        finally:
-            self._muted = False
-            for layer in self._layers:
-                layer.scaling["lesson"] = 1.0
+        return self._attaching.bare()
 
     def weight(self, projection: str) -> Tensor:
         """The weight (out, in) of a projection as it now is, with whatever is laid under it, float32."""
@@ -248,7 +197,9 @@ class Backbone:
         return self.error(batch, self.predict(batch), min_snr).mean()
 
     def error(self, batch: Batch, predicted: Tensor, min_snr: float | None = None) -> Tensor:
-        """Mean squared error of a prediction for each image (b,); min-SNR weighting as in Hang et al. 2023, equation 6."""
+        """Mean squared error of a prediction for each image (b,); min-SNR weights as in Hang et al. 2023, equation
+        6.
+        """
         velocity = self.noising.config.prediction_type == "v_prediction"
         target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps) if velocity else batch.noise
         error = F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))

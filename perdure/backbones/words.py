@@ -1,7 +1,7 @@
 """Learnt words: vectors that take the place of a token in every text encoder, without touching its embedding table.
 
-A token of the prompt is written as placeholders that the tokenizer knows as single tokens; their embeddings are put in by
-hooks while the text encoder runs. So the base stays as it is, and gradients reach the vectors.
+A token of the prompt is written as placeholders that the tokenizer knows as single tokens; their embeddings are put
+in by hooks while the text encoder runs. So the base stays as it is, and gradients reach the vectors.
 """
 
 import re
@@ -141,7 +141,9 @@ def _vectors_in(encoder: Any, size: int, table: Callable[[], Tensor]) -> Iterato
     """Put rows of the table where the text encoder meets ids from `size` on."""
     seen: list[Tensor] = []
 
-    def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hide(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         ids = args[0] if args else kwargs["input_ids"]
         seen[:] = [ids]
         known = ids.masked_fill(ids >= size, 0)

@@ -4,8 +4,8 @@ Smith et al.: Continual Diffusion: Continual Customization of Text-to-Image Diff
 equations 1 to 3.
 
 From the paper: cross-attention K and V only, W_t = W_0 + sum of all products, the penalty || |sum past| * (B A) ||_F^2,
-a randomly initialised token, the class noun dropped from prompts, past words frozen. Readings: the weight of the penalty
-is not public (sweep 1e4, 1e6, 1e8).
+a randomly initialised token, the class noun dropped from prompts, past words frozen. Readings: the weight of the
+penalty is not public (sweep 1e4, 1e6, 1e8).
 """
 
 from typing import Literal

@@ -4,8 +4,8 @@ Dong et al.: How to Continually Adapt Text-to-Image Diffusion Models for Flexibl
 arXiv 2410.17594, and its released code.
 
 From the code: cross-attention q, k, v, out; the loss 0.1 mean|U U_s^T| + 0.1 mean (U - 1)^2 on the up factors; elastic
-aggregation with weights (similarity)^4, scaled by 0.8. Left out: layer-wise embeddings, the attention regulariser, and the
-task-shared part, which the released trainer has switched off. Keeps every adapter: outside the strict regime.
+aggregation with weights (similarity)^4, scaled by 0.8. Left out: layer-wise embeddings, the attention regulariser,
+and the task-shared part, which the released trainer has switched off. Keeps every adapter: outside the strict regime.
 """
 
 from perdure.method import Method, WordSpec

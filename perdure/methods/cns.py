@@ -4,7 +4,8 @@ Liao et al.: Continual Personalization for Diffusion Models, ICCV 2025, arXiv 25
 
 From the paper: neurons of cross-attention K and V; base neurons of the concept minus general neurons of many unrelated
 prompts; fine-tuning of exactly those and of the concept's token; a regulariser towards earlier concepts and towards the
-pretrained weights. Readings: the importance score (`wanda`), its levels, the vote over prompts, and the regulariser's form.
+pretrained weights. Readings: the importance score (`wanda`), its levels, the vote over prompts, and the
+regulariser's form.
 """
 
 from typing import Literal

@@ -1,10 +1,12 @@
 """DSC: the concept must explain its own images better than other concepts do, held by elastic weight consolidation.
 
-Jha et al.: Mining Your Own Secrets: Diffusion Classifier Scores for Continual Personalization, ICLR 2025, arXiv 2410.00700.
+Jha et al.: Mining Your Own Secrets: Diffusion Classifier Scores for Continual Personalization, ICLR 2025, arXiv
+2410.00700.
 
-From the paper: diffusion classifier scores over a few concepts, their cross entropy while learning, an online Fisher of the
-combined loss, and a consolidation phase of double distillation (`distil`), which needs all past adapters. Readings: weights,
-temperature and steps are not public; changes are regularised as products on top of the past, not as continued factors.
+From the paper: diffusion classifier scores over a few concepts, their cross entropy while learning, an online Fisher
+of the combined loss, and a consolidation phase of double distillation (`distil`), which needs all past adapters.
+Readings: weights, temperature and steps are not public; changes are regularised as products on top of the past, not as
+continued factors.
 """
 
 from perdure.method import Method, Targets

@@ -3,8 +3,8 @@
 Kirkpatrick et al.: Overcoming catastrophic forgetting in neural networks, arXiv 1612.00796; online form after
 Schwarz et al., arXiv 1805.06370.
 
-The penalty acts on the product B A, not on the factors, so it does not depend on how a change is factored. The Fisher is
-the mean over single images of the squared gradient with respect to the projection's weight (out, in).
+The penalty acts on the product B A, not on the factors, so it does not depend on how a change is factored. The
+Fisher is the mean over single images of the squared gradient with respect to the projection's weight (out, in).
 """
 
 from perdure.method import Method, Targets

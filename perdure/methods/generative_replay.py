@@ -8,7 +8,7 @@ Images are drawn once a lesson, not at every step. What was drawn badly is learn
 from perdure.method import Method, Targets
 from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, captions, carrying
-from perdure.parts.guard import drawn_images, rehearse
+from perdure.parts.rehearsal import drawn_images, rehearse
 from perdure.parts.start import fresh
 
 

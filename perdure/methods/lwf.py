@@ -2,8 +2,8 @@
 
 Li & Hoiem: Learning without Forgetting, arXiv 1606.09282; for diffusion as in CLoG, arXiv 2406.04584.
 
-The teacher is the model before the lesson, on the current images, under the lesson's captions and past concepts' prompts
-in turn.
+The teacher is the model before the lesson, on the current images, under the lesson's captions and past concepts'
+prompts in turn.
 """
 
 from typing import Literal

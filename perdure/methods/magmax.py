@@ -16,9 +16,7 @@ from perdure.parts.guard import nothing
 from perdure.parts.start import fresh
 
 
-def METHOD(
-    rank: int = 16, targets: Targets = "attention", operand: Literal["factors", "delta"] = "factors"
-) -> Method:
+def METHOD(rank: int = 16, targets: Targets = "attention", operand: Literal["factors", "delta"] = "factors") -> Method:
     """A new pair on top of the merged past, then merged into it by magnitude."""
     return Method(
         adapter=lora(rank, targets),

@@ -2,8 +2,8 @@
 
 Marczak et al.: MagMax: Leveraging Model Merging for Seamless Continual Learning, arXiv 2407.06322.
 
-Changes are cumulative against the base; the merged model is not where the next lesson starts. Carries the current weights
-and the running maximum: two dense matrices for each projection.
+Changes are cumulative against the base; the merged model is not where the next lesson starts. Carries the current
+weights and the running maximum: two dense matrices for each projection.
 """
 
 from perdure.method import Method, Targets

@@ -1,4 +1,5 @@
-"""Orthogonal Adaptation: every concept trains its B on its own rows of one shared orthonormal basis; changes are summed.
+"""Orthogonal Adaptation: every concept trains its B on its own rows of one shared orthonormal basis; changes are
+summed.
 
 Po et al.: Orthogonal Adaptation for Modular Customization of Diffusion Models, CVPR 2024, arXiv 2312.02432.
 

@@ -6,7 +6,7 @@ Rolnick et al.: Experience Replay for Continual Learning, arXiv 1811.11682. An u
 from perdure.method import Method, Targets
 from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, carrying, keep_images
-from perdure.parts.guard import kept_images, rehearse
+from perdure.parts.rehearsal import kept_images, rehearse
 from perdure.parts.start import fresh
 
 

@@ -2,10 +2,10 @@
 
 Smith et al.: Continual Diffusion with STAMINA, arXiv 2311.18763; extends C-LoRA (arXiv 2304.06027).
 
-From the paper: hard masks on the low-rank change, low-rank mask networks, the word as an MLP of a fixed input, all of it
-folded after the lesson. Readings: mask logits are a low-rank product, two-class Gumbel-softmax with a straight-through
-gradient, temperature 1 to 0.1 over the lesson, entries start open with probability 0.9; sparsity and self-regularisation
-are optional.
+From the paper: hard masks on the low-rank change, low-rank mask networks, the word as an MLP of a fixed input, all
+of it folded after the lesson. Readings: mask logits are a low-rank product, two-class Gumbel-softmax with a
+straight-through gradient, temperature 1 to 0.1 over the lesson, entries start open with probability 0.9; sparsity and
+self-regularisation are optional.
 """
 
 from perdure.method import Method, WordSpec

@@ -13,7 +13,9 @@ from perdure.method import Adapter, Shapes, Spec, Targets, Weights, WordSpec
 
 @dataclass(frozen=True)
 class LowRank:
-    """Pairs A (r, in), B (out, r) on each projection: change = B @ A, alpha = rank (Hu et al. 2021, arXiv 2106.09685)."""
+    """Pairs A (r, in), B (out, r) on each projection: change = B @ A, alpha = rank (Hu et al. 2021, arXiv
+    2106.09685).
+    """
 
     factors: Mapping[str, Pair]
     train_a: bool = True
@@ -191,7 +193,9 @@ def selected(adapter: Adapter) -> Selected:
 
 def _pairs(shapes: Shapes, rank: int, device: torch.device) -> dict[str, Pair]:
     return {
-        name: (nn.Parameter(torch.zeros(rank, into, device=device)), nn.Parameter(torch.zeros(out, rank, device=device)))
+        name: (
+            nn.Parameter(torch.zeros(rank, into, device=device)),
+            nn.Parameter(torch.zeros(out, rank, device=device)),
+        )
         for name, (out, into) in shapes.items()
     }
-

@@ -1,4 +1,5 @@
-"""Diffusion classifier scores: which of several prompts explains a noised image best (Jha et al. 2025, arXiv 2410.00700).
+"""Diffusion classifier scores: which of several prompts explains a noised image best (Jha et al. 2025, arXiv
+2410.00700).
 
 p(c_i | x) = softmax_i(- || eps - eps_theta(x_t, t, c_i) ||^2 / T), one draw of (t, eps) a batch.
 """
@@ -30,7 +31,9 @@ def log_scores(context: Context, batch: Any, prompts: Sequence[str], temperature
 
 
 def classified(weight: float, count: int, temperature: float) -> Guard:
-    """weight * cross entropy of the scores against the current concept: its images must be explained by its own prompt."""
+    """weight * cross entropy of the scores against the current concept: its images must be explained by its own
+    prompt.
+    """
 
     def guard(adapter: Adapter, memory: Memory, context: Context) -> Protection:
         if weight == 0:
@@ -72,7 +75,7 @@ def double_distillation(steps: int, rate: float, beta: float, count: int, temper
             loss = torch.stack(
                 [_match(context, batch, delta, own, prompts, beta, temperature) for delta, own in teachers]
             ).sum()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
         kept = memory.with_delta(memory.delta() + adapter.weights.delta(), name=f"pool/{context.concept}")
@@ -84,7 +87,9 @@ def double_distillation(steps: int, rate: float, beta: float, count: int, temper
 def _match(
     context: Context, batch: Any, teacher: Any, own: str, prompts: list[str], beta: float, temperature: float
 ) -> Tensor:
-    """Cross entropy between a teacher's and the student's scores, plus beta * squared difference of their predictions."""
+    """Cross entropy between a teacher's and the student's scores, plus beta * squared difference of their
+    predictions.
+    """
     model, size = context.model, len(batch.captions)
     with torch.no_grad():
         errors = [model.error(batch, model.under(teacher, batch, [prompt] * size)) for prompt in prompts]

@@ -109,7 +109,7 @@ def carrying(consolidate: Consolidate, extra: Remember, *carries: str, strict: b
     )
 
 
-# --- what can be carried beside the delta ------------------------------------------------------------------------------
+# --- what can be carried beside the delta ---
 
 
 def past_a(adapter: Adapter, memory: Memory, context: Context) -> Memory:

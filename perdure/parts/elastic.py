@@ -13,7 +13,8 @@ from perdure.parts.adapter import low_rank
 def kept_apart(weight: float) -> Guard:
     """weight * mean |U U_s^T| over past concepts s and layers, plus weight * mean (U - 1)^2; U (out, r) the up factor.
 
-    As released: it makes rows of U orthogonal across the rank, not column spaces; the second term keeps U from shrinking.
+    As released: it makes rows of U orthogonal across the rank, not column spaces; the second term keeps U from
+    shrinking.
     """
 
     def guard(adapter: Adapter, memory: Memory, context: Context) -> Protection:
@@ -35,16 +36,24 @@ def kept_apart(weight: float) -> Guard:
 
 
 def elastic_aggregation(scale: float, power: int) -> Consolidate:
-    """Keep every pair; recall sum_s w_s * scale * B_s A_s with w_s = (mean over the concept's words of their best cosine with
-    the prompt's tokens)^power, normalised to sum 1. Where only the concept is known, its own pair.
+    """Keep every pair; recall the sum of w_s * scale * B_s A_s, or the concept's own pair where only that is known.
+
+    w_s = (mean over the concept's words of their best cosine with the prompt's tokens)^power, normalised to sum 1.
     """
 
     def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
-        pairs = {n: Change(((a.detach().cpu().clone(), b.detach().cpu().clone()),)) for n, (a, b) in low_rank(adapter).factors.items()}
+        pairs = {
+            n: Change(((a.detach().cpu().clone(), b.detach().cpu().clone()),))
+            for n, (a, b) in low_rank(adapter).factors.items()
+        }
         own = context.model.features([context.token])[0]
         words = memory.under("features") | {context.concept: own[1:3].cpu()}  # two words, behind the start token
         kept = [*memory.facts.get("kept", []), context.concept]
-        return memory.with_delta(Delta(pairs), f"own/{context.concept}").with_tensors("features", words).with_facts(kept=kept)
+        return (
+            memory.with_delta(Delta(pairs), f"own/{context.concept}")
+            .with_tensors("features", words)
+            .with_facts(kept=kept)
+        )
 
     def recall(memory: Memory, wanted: Wanted) -> Delta:
         kept = memory.facts.get("kept", [])

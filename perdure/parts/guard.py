@@ -97,8 +97,8 @@ def continual(form: str, weight: float) -> Guard:
     """CNS's regulariser towards earlier concepts and the pretrained weights, in one of three readings.
 
     `both`: || U * change ||^2 + || M * (past + change) ||^2, U what the past moved, M what may move now.
-    `past`: || |past| * change ||^2, C-LoRA's form. `features`: || change C_past^T ||^2 + || (past + change) C_cal^T ||^2 on
-    the text features C of past captions and of calibration captions, means over features.
+    `past`: || |past| * change ||^2, C-LoRA's form. `features`: || change C_past^T ||^2 + || (past + change) C_cal^T
+    ||^2 on the text features C of past captions and of calibration captions, means over features.
     """
 
     def guard(adapter: Adapter, memory: Memory, context: Context) -> Protection:
@@ -107,7 +107,9 @@ def continual(form: str, weight: float) -> Guard:
         if form == "past":
             return self_regularised(weight)(adapter, memory, context)
         moved = memory.delta()
-        past = {n: moved[n].matrix().to(context.model.latents.device) for n in adapter.weights.projections if n in moved}
+        past = {
+            n: moved[n].matrix().to(context.model.latents.device) for n in adapter.weights.projections if n in moved
+        }
         if form == "both":
             term = _by_entries(selected(adapter), past)
         else:
@@ -138,9 +140,7 @@ def _by_entries(entries: Selected, past: Mapping[str, Tensor]) -> Callable[[str,
     return term
 
 
-def _by_features(
-    past: Mapping[str, Tensor], own: Tensor | None, general: Tensor
-) -> Callable[[str, Tensor], Tensor]:
+def _by_features(past: Mapping[str, Tensor], own: Tensor | None, general: Tensor) -> Callable[[str, Tensor], Tensor]:
     def term(name: str, change: Tensor) -> Tensor:
         whole = change + past[name] if name in past else change
         kept = (general @ whole.T).square().mean()
@@ -165,7 +165,9 @@ def distil(weight: float, prompts: str = "both") -> Guard:
             use_past = bool(past) and (prompts == "past" or (prompts == "both" and step.number % 2 == 1))
             if not use_past:
                 return weight * (step.predicted - context.model.before(step.batch)).square().mean()
-            picked = torch.randint(len(past), (len(step.predicted),), generator=context.generator("distil", step.number))
+            picked = torch.randint(
+                len(past), (len(step.predicted),), generator=context.generator("distil", step.number)
+            )
             others = [past[i] for i in picked.tolist()]
             now = context.model.predict(step.batch, others)
             return weight * (now - context.model.before(step.batch, others)).square().mean()
@@ -182,46 +184,6 @@ def preserving(method: Method, weight: float, prompts: str) -> Method:
         guard=every(method.guard, distil(weight, prompts)),
         consolidate=carrying(method.consolidate, captions),
     )
-
-
-def rehearse(weight: float, source: Callable[[Memory, Context], tuple[Tensor, list[str]]]) -> Guard:
-    """The denoising loss on images of past concepts, a batch as large as the lesson's own each step.
-
-    `source` gives latents (n, c, h, w) and a caption for each, once a lesson.
-    """
-
-    def guard(adapter: Adapter, memory: Memory, context: Context) -> Protection:
-        if weight == 0 or context.lesson == 1:
-            return Protection()
-        latents, captions = source(memory, context)
-
-        def penalty(step: Step) -> Tensor:
-            size = len(step.predicted)
-            picked = torch.randint(len(latents), (size,), generator=context.generator("rehearse", step.number))
-            batch = context.model.batch_of(latents[picked], [captions[i] for i in picked.tolist()], "rehearse", step.number)
-            return weight * context.model.error(batch, context.model.predict(batch)).mean()
-
-        return Protection(penalty=penalty)
-
-    return guard
-
-
-def kept_images(memory: Memory, context: Context) -> tuple[Tensor, list[str]]:
-    """The images that the memory keeps, as latents: breaks the no-data rule."""
-    kept = memory.under("replay")
-    captions = memory.facts["replay"]
-    latents = torch.cat([kept[name] for name in captions])
-    return latents, [caption for name in captions for caption in captions[name]]
-
-
-def drawn_images(count: int) -> Callable[[Memory, Context], tuple[Tensor, list[str]]]:
-    """`count` images of each past caption, drawn once by the model as it was before this lesson (Shin et al. 2017)."""
-
-    def source(memory: Memory, context: Context) -> tuple[Tensor, list[str]]:
-        captions = [captions[0] for captions in memory.facts["captions"].values()]
-        return context.model.draw(captions, count), [caption for caption in captions for _ in range(count)]
-
-    return source
 
 
 def annealed_masks(tau: float) -> Guard:

@@ -24,7 +24,10 @@ def concept_neurons(
             weights = {name: context.model.weight(name) for name in entries.shapes}
             score = pick(importance)
             if importance == "wanda":
-                own, others = score(context, weights, _prompts(context)), score(context, weights, context.model.calibration)
+                own, others = (
+                    score(context, weights, _prompts(context)),
+                    score(context, weights, context.model.calibration),
+                )
             else:
                 own = score(context, weights, context.model.batches("importance", BATCHES, 1))
                 others = score(context, weights, _drawn_batches(context))
@@ -39,7 +42,10 @@ def concept_neurons(
 def _prompts(context: Context) -> list[str]:
     """The concept in a few sentences: its captions and plain settings."""
     own = list(dict.fromkeys(context.model.captions))
-    return own + [f"a photo of a {context.phrase} {where}" for where in ("on the beach", "in the snow", "in the city", "on a table")]
+    return own + [
+        f"a photo of a {context.phrase} {where}"
+        for where in ("on the beach", "in the snow", "in the city", "on a table")
+    ]
 
 
 def _drawn_batches(context: Context) -> list[object]:
@@ -58,7 +64,9 @@ def shares(adapter: Adapter, memory: Memory, context: Context) -> Memory:
     sizes = sum(out * into for out, into in entries.shapes.values())
     chosen = sum(len(index) for index in entries.index.values())
     again = sum(
-        int((past[name].matrix().flatten()[index.cpu()] != 0).sum()) for name, index in entries.index.items() if name in past
+        int((past[name].matrix().flatten()[index.cpu()] != 0).sum())
+        for name, index in entries.index.items()
+        if name in past
     )
     own = {"density": round(chosen / sizes, 6), "moved before": round(again / max(1, chosen), 6)}
     return memory.with_facts(neurons={**memory.facts.get("neurons", {}), context.concept: own})

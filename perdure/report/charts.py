@@ -77,9 +77,7 @@ def spark(losses: Sequence[float], title: str, width: int = 190, height: int = 7
     paths = [
         Markup('<path class="{}" d="{}"/>').format(
             name,
-            _path(
-                [(4 + (width - 8) * k / (len(line) - 1), 4 + (high - v) * scale) for k, v in enumerate(line)]
-            ),
+            _path([(4 + (width - 8) * k / (len(line) - 1), 4 + (high - v) * scale) for k, v in enumerate(line)]),
         )
         for name, line in (("raw", raw), ("smooth", smooth))
     ]
@@ -125,9 +123,7 @@ def _axes(space: _Frame, ticks: Sequence[str], number: Callable[[float], str]) -
         y = space.y(value)
         parts.append(Markup('<path class="rule" d="M{} {:.1f}H{}"/>').format(LEFT, y, WIDTH - RIGHT))
         parts.append(
-            Markup('<text x="{}" y="{:.1f}" dy=".35em" text-anchor="end">{}</text>').format(
-                LEFT - 8, y, number(value)
-            )
+            Markup('<text x="{}" y="{:.1f}" dy=".35em" text-anchor="end">{}</text>').format(LEFT - 8, y, number(value))
         )
     every = max(1, math.ceil(len(ticks) / 9))
     for index in range(0, len(ticks), every):
@@ -143,10 +139,7 @@ def _line(space: _Frame, series: Series) -> Markup:
     runs = _unbroken(series.values)
     paths = [_path(_corners(space, run) if series.step else _places(space, run)) for run in runs]
     marks = [
-        marker(series.marker, *place)
-        for run in runs
-        for place in _places(space, run)
-        if series.marker is not None
+        marker(series.marker, *place) for run in runs for place in _places(space, run) if series.marker is not None
     ]
     return Markup('<g class="{}"><path class="line" d="{}"/>{}</g>').format(
         series.css, "".join(paths), Markup("").join(marks)

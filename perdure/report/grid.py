@@ -19,9 +19,7 @@ DIMMED = 0.62
 """How far pictures from before a concept's own lesson fade into the paper."""
 
 
-def sample_grid(
-    lineage: Lineage, path: Path, image: int = 0, most: int = samples.MOST, side: int = 128
-) -> Path:
+def sample_grid(lineage: Lineage, path: Path, image: int = 0, most: int = samples.MOST, side: int = 128) -> Path:
     """Rows: concepts; columns: a reference, the base, after each lesson; pictures `side` pixels wide.
 
     `image`: which of the fixed (prompt, latent) pairs; `most`: lessons and concepts shown, at most.
@@ -91,9 +89,7 @@ def _place(canvas: Image.Image, pen: ImageDraw.ImageDraw, sample: Sample, x: int
     start = x + 44
     pen.rectangle((start, y + side + 11, x + side - 1, y + side + 14), fill=RULE)
     end = start + max(2, round((x + side - 1 - start) * sample.share))
-    pen.rectangle(
-        (start, y + side + 11, end, y + side + 14), fill=css(sequential(0.25 + 0.75 * sample.share))
-    )
+    pen.rectangle((start, y + side + 11, end, y + side + 14), fill=css(sequential(0.25 + 0.75 * sample.share)))
 
 
 def _fitted(path: Path, side: int) -> Image.Image:

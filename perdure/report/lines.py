@@ -70,9 +70,7 @@ def _first_chart(
     return Chart(title, note, line_chart(series, ticks, title, short_number))
 
 
-def _mean_chart(
-    runs: Sequence[Run], longest: Run, measure: str, ticks: list[str], colours: dict[str, int]
-) -> Chart:
+def _mean_chart(runs: Sequence[Run], longest: Run, measure: str, ticks: list[str], colours: dict[str, int]) -> Chart:
     series = [_series(run, colours, means(run, measure), len(ticks)) for run in runs]
     base = [_mean(longest, measure, i, 0) for i in range(len(ticks))]
     ceilings = {name: longest.ceiling(measure, name) for name in longest.concepts}

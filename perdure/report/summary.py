@@ -89,9 +89,7 @@ FIGURES = (
         plain,
     ),
     _Figure("forgetting_reference", "Forgetting (T)", "the same, divided by all T concepts", plain),
-    _Figure(
-        "backward_transfer", "Backward transfer", "last score minus the score right after learning", signed
-    ),
+    _Figure("backward_transfer", "Backward transfer", "last score minus the score right after learning", signed),
     _Figure("learning", "Learning", "mean score right after each concept's own lesson", plain),
     _Figure("forward_transfer", "Forward transfer", "score just before its lesson minus the base's", signed),
     _Figure("gain_over_base", "Gain over base", "last score minus the untouched base's", signed),
@@ -147,9 +145,7 @@ def contenders(runs: Sequence[Run]) -> list[Run]:
     return found if len(found) > 1 and len({run.lessons for run in found}) == 1 else []
 
 
-def _best(
-    runs: Sequence[Run], values: Sequence[Mapping[str, float]], figure: _Figure, better: str
-) -> str | None:
+def _best(runs: Sequence[Run], values: Sequence[Mapping[str, float]], figure: _Figure, better: str) -> str | None:
     """The best value as shown; None where there is no comparison, or all are equal."""
     labels = {run.label for run in contenders(runs)}
     found = [v[figure.key] for run, v in zip(runs, values, strict=True) if run.label in labels]

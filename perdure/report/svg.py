@@ -54,16 +54,13 @@ def legend(limits: tuple[float, float], better: str, measure: str) -> Markup:
         Markup('<text x="38" y="9" text-anchor="end">{:.2f}</text>').format(limits[0]),
         Markup('<text x="244" y="9">{:.2f}</text>').format(limits[1]),
     ]
-    return frame(
-        290, 14, f"Colours of {measure} from {limits[0]:.3f} to {limits[1]:.3f}", [*bars, *ends], "scale"
-    )
+    return frame(290, 14, f"Colours of {measure} from {limits[0]:.3f} to {limits[1]:.3f}", [*bars, *ends], "scale")
 
 
 def frame(width: float, height: float, title: str, parts: Sequence[Markup], kind: str) -> Markup:
     """An `svg` element that scales down with the page and names itself to screen readers."""
     return Markup(
-        '<svg class="{}" role="img" aria-label="{}" viewBox="0 0 {:.0f} {:.0f}" '
-        'width="{:.0f}" height="{:.0f}">{}</svg>'
+        '<svg class="{}" role="img" aria-label="{}" viewBox="0 0 {:.0f} {:.0f}" width="{:.0f}" height="{:.0f}">{}</svg>'
     ).format(kind, title, width, height, width, height, Markup("").join(parts))
 
 
@@ -105,9 +102,7 @@ def _labels(
     return texts
 
 
-def _cell(
-    place: tuple[float, float, float, float], value: float, colour: tuple[int, int, int], name: str
-) -> Markup:
+def _cell(place: tuple[float, float, float, float], value: float, colour: tuple[int, int, int], name: str) -> Markup:
     x, y, width, height = place
     box = Markup(
         '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" fill="{}"><title>{} {:.4f}</title></rect>'

@@ -29,9 +29,7 @@ def scores_csv(runs: Sequence[Run]) -> str:
                 mark = row.record.get("fingerprint", own)
                 for j, concept in enumerate(run.concepts):
                     if math.isfinite(S[i, j]):
-                        writer.writerow(
-                            (name, run.label, i, taught, concept, measure, repr(float(S[i, j])), mark)
-                        )
+                        writer.writerow((name, run.label, i, taught, concept, measure, repr(float(S[i, j])), mark))
     return stream.getvalue()
 
 

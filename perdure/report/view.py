@@ -82,9 +82,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
         other_tables=tuple(summary.table(runs, m) for m in measures if m not in first),
         comparison=samples.comparison(runs, started.concepts[0], limits) if started else None,
         grids=tuple(samples.grid(run, limits) for run in runs if run.lessons),
-        pictures_per_cell=max(
-            (len(cell.images) for run in runs for cell in list(run.cells.values())[:1]), default=0
-        ),
+        pictures_per_cell=max((len(cell.images) for run in runs for cell in list(run.cells.values())[:1]), default=0),
         heats=tuple(_heat(runs, m, limits[m]) for m in measures if m in limits),
         curves=lines.curves(runs, first, colours),
         concepts=_concepts(runs),
@@ -124,8 +122,7 @@ def _concept(run: Run, name: str) -> ConceptView:
     facts = run.facts[name]
     concept, folder = facts["concept"], run.lineage.concept_folder(name)
     training, references = (
-        tuple(p for k in range(KEPT) if (p := folder / f"{kind}-{k}.png").is_file())
-        for kind in ("train", "ref")
+        tuple(p for k in range(KEPT) if (p := folder / f"{kind}-{k}.png").is_file()) for kind in ("train", "ref")
     )
     held = facts.get("reference_images", 0)
     counts = f"{facts.get('training_images', len(training))} training images"

@@ -75,11 +75,7 @@ def finding(runs: Sequence[Run]) -> Finding:
 def _kept_sentence(taught: Sequence[Run], shares: dict[str, float]) -> str:
     lengths = {run.lessons for run in taught if run.label in shares}
     if len(lengths) > 1:
-        parts = [
-            f"{r.label} ({r.lessons} lessons) kept {_share(shares[r.label])}"
-            for r in taught
-            if r.label in shares
-        ]
+        parts = [f"{r.label} ({r.lessons} lessons) kept {_share(shares[r.label])}" for r in taught if r.label in shares]
         return f"So far, of what was gained on earlier concepts: {'; '.join(parts)}."
     lessons = lengths.pop()
     labels = list(shares)
@@ -118,9 +114,7 @@ def _joint_sentence(runs: Sequence[Run]) -> str:
 
 
 def _caution(runs: Sequence[Run], shares: dict[str, float]) -> str:
-    unfinished = [
-        f"{r.label} has {len(r.concepts)} of {r.planned}" for r in runs if len(r.concepts) < r.planned
-    ]
+    unfinished = [f"{r.label} has {len(r.concepts)} of {r.planned}" for r in runs if len(r.concepts) < r.planned]
     text = f"Unfinished, concepts taught so far: {'; '.join(unfinished)}. " if unfinished else ""
     if not any(run.lessons >= 2 for run in runs):
         return text.strip()

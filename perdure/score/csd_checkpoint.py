@@ -98,9 +98,7 @@ def convert(checkpoint: Path, digest: str) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=cache, prefix=".csd-"))
         try:
-            save_file(
-                weights, fresh / "model.safetensors", metadata={"format": "pt", "checkpoint_sha256": digest}
-            )
+            save_file(weights, fresh / "model.safetensors", metadata={"format": "pt", "checkpoint_sha256": digest})
             (fresh / "config.json").write_text(json.dumps(config, indent=2))
             (fresh / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2))
             if not folder.is_dir():  # another process may have been faster
@@ -108,9 +106,7 @@ def convert(checkpoint: Path, digest: str) -> Path:
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
-        raise ModelError(
-            f"{cache}: the converted CSD model cannot be written there ({error.strerror})."
-        ) from error
+        raise ModelError(f"{cache}: the converted CSD model cannot be written there ({error.strerror}).") from error
     return folder
 
 
@@ -137,9 +133,7 @@ def read_state(checkpoint: Path) -> dict[str, Tensor]:
     return state
 
 
-def to_transformers(
-    state: Mapping[str, Tensor], checkpoint: Path
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def to_transformers(state: Mapping[str, Tensor], checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(config, weights) of a CLIPVisionModelWithProjection; the style matrix (width, d) becomes its
     projection (d, width).
 
@@ -153,9 +147,7 @@ def to_transformers(
         blocks = {key.split(".")[3] for key in state if key.startswith("backbone.transformer.resblocks.")}
         for block in blocks:
             weights.update(
-                _layer(
-                    state, f"backbone.transformer.resblocks.{block}.", f"vision_model.encoder.layers.{block}."
-                )
+                _layer(state, f"backbone.transformer.resblocks.{block}.", f"vision_model.encoder.layers.{block}.")
             )
     except KeyError as error:
         raise ModelError(f"{checkpoint}: is no CSD checkpoint (it has no {error.args[0]}).") from error

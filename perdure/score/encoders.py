@@ -60,9 +60,7 @@ def load_clip(source: str | Path, device: str, protocol: Preprocess) -> Encoder:
     length = model.config.text_config.max_position_embeddings
 
     def embed_text(prompts: Sequence[str]) -> Tensor:
-        batch = tokenizer(
-            list(prompts), padding=True, truncation=True, max_length=length, return_tensors="pt"
-        )
+        batch = tokenizer(list(prompts), padding=True, truncation=True, max_length=length, return_tensors="pt")
         text = model.text_model(batch["input_ids"].to(device), batch["attention_mask"].to(device))
         projected: Tensor = model.text_projection(text.pooler_output)
         return projected
@@ -133,14 +131,10 @@ def _load(kind: Any, found: Located, device: str, **options: Any) -> Any:
             )
     # transformers and safetensors raise all of these for damaged or foreign folders
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{found.name}: is not a {kind.__name__} that can be loaded ({_short(error)})."
-        ) from error
+        raise ModelError(f"{found.name}: is not a {kind.__name__} that can be loaded ({_short(error)}).") from error
     missing = sorted(loading["missing_keys"])
     if missing:
-        raise ModelError(
-            f"{found.name}: lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]}."
-        )
+        raise ModelError(f"{found.name}: lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]}.")
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -149,9 +143,7 @@ def _tokenizer(found: Located) -> Any:
 
     # transformers makes up an empty vocabulary where there is none
     if not any((found.path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise ModelError(
-            f"{found.name}: its tokenizer (tokenizer.json, or vocab.json) missing in {found.path}."
-        )
+        raise ModelError(f"{found.name}: its tokenizer (tokenizer.json, or vocab.json) missing in {found.path}.")
     try:
         return AutoTokenizer.from_pretrained(found.path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -197,17 +189,13 @@ def _choose(protocol: Preprocess, found: Located, image_size: int) -> Preprocess
     if protocol.crop == (image_size, image_size):
         return protocol
     if not file.is_file():
-        raise ModelError(
-            f"{found.name}: preprocessor_config.json missing; needed for a model of {image_size} pixels."
-        )
+        raise ModelError(f"{found.name}: preprocessor_config.json missing; needed for a model of {image_size} pixels.")
     try:
         preprocess = from_config(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ModelError(f"{file}: cannot be understood ({_short(error)}).") from error
     if (preprocess.crop or preprocess.resize) not in ((image_size, image_size), None):
-        raise ModelError(
-            f"{file}: gives other than the {image_size}x{image_size} pixels that the model reads."
-        )
+        raise ModelError(f"{file}: gives other than the {image_size}x{image_size} pixels that the model reads.")
     return preprocess
 
 

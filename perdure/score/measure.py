@@ -59,9 +59,7 @@ class Measure:
             raise ValueError(f"{self.name} compares pictures with pictures; it has no text features")
         return self.encode_prompts(prompts)
 
-    def score(
-        self, images: Sequence[Image.Image], prompts: Sequence[str] | None, references: Tensor | None
-    ) -> float:
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str] | None, references: Tensor | None) -> float:
         """The measure of `images`, each made from the prompt of its place; the same call for every measure.
 
         `references` come from `reference_features`; a measure ignores what it does not compare with.

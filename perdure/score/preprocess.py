@@ -67,9 +67,7 @@ class Preprocess:
         """The preprocessing in words, for reports."""
         steps = []
         if isinstance(self.resize, tuple):
-            steps.append(
-                f"resize to {self.resize[1]}x{self.resize[0]} ({self.resample.name.lower()}, Pillow)"
-            )
+            steps.append(f"resize to {self.resize[1]}x{self.resize[0]} ({self.resample.name.lower()}, Pillow)")
         elif self.resize is not None:
             steps.append(f"resize shorter side to {self.resize} ({self.resample.name.lower()}, Pillow)")
         if self.crop is not None:
@@ -91,21 +89,14 @@ DINO_224 = Preprocess(256, (224, 224), IMAGENET_MEAN, IMAGENET_STD, rounding="ne
 def from_config(config: Mapping[str, Any]) -> Preprocess:
     """Preprocess of a `preprocessor_config.json`, old (`"size": 224`) or new layout; else ModelError."""
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-    resize = (
-        _sides(config.get("size", 224), square="CLIP" not in kind) if config.get("do_resize", True) else None
-    )
+    resize = _sides(config.get("size", 224), square="CLIP" not in kind) if config.get("do_resize", True) else None
     wants_crop = config.get("do_center_crop", "crop_size" in config)
     crop = _sides(config.get("crop_size", 224), square=True) if wants_crop else None
     plain = not config.get("do_normalize", True)
     mean = (0.0, 0.0, 0.0) if plain else tuple(config.get("image_mean", CLIP_MEAN))
     std = (1.0, 1.0, 1.0) if plain else tuple(config.get("image_std", CLIP_STD))
     smallest = min(resize) if isinstance(resize, tuple) else resize
-    if (
-        isinstance(crop, int)
-        or (crop and smallest and max(crop) > smallest)
-        or len(mean) != 3
-        or len(std) != 3
-    ):
+    if isinstance(crop, int) or (crop and smallest and max(crop) > smallest) or len(mean) != 3 or len(std) != 3:
         raise ModelError(
             f"preprocessor_config.json: size {config.get('size')} with crop_size {config.get('crop_size')}, "
             f"image_mean {list(mean)} and image_std {list(std)} is not a preprocessing that is understood."

@@ -40,9 +40,7 @@ def locate(source: str | Path, weights: Sequence[str], extras: Sequence[str] = (
     if path.exists():
         return Located(path, str(source))
     if isinstance(source, Path) or not HUB_ID.fullmatch(source):
-        raise ModelError(
-            f"{source}: there is no such folder or file, and it is no hub id (owner/name) either."
-        )
+        raise ModelError(f"{source}: there is no such folder or file, and it is no hub id (owner/name) either.")
     cached = _cached(source, weights)
     return cached if cached is not None else _fetched(source, weights, extras)
 
@@ -86,14 +84,10 @@ def _fetched(repo: str, weights: Sequence[str], extras: Sequence[str]) -> Locate
         chosen = next((name for name in weights if name in sizes), None)
         if chosen is None:
             raise ModelError(f"{repo}: none of {', '.join(weights)} in this hub repository.")
-        log.info(
-            "downloading %s (%s, %.0f MB) into the Hugging Face cache", repo, chosen, sizes[chosen] / 1e6
-        )
+        log.info("downloading %s (%s, %.0f MB) into the Hugging Face cache", repo, chosen, sizes[chosen] / 1e6)
         folder = snapshot_download(repo, revision=info.sha, allow_patterns=[chosen, *extras])
     except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{repo}: there is no such model on the hub, or access to it is restricted."
-        ) from error
+        raise ModelError(f"{repo}: there is no such model on the hub, or access to it is restricted.") from error
     except hub_failures() as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise ModelError(

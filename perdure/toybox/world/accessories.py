@@ -39,9 +39,7 @@ def _flower(pen: Pen, x: float, y: float, w: float) -> None:
 
 def _bow(pen: Pen, x: float, y: float, w: float) -> None:
     for side in (-1, 1):
-        pen.polygon(
-            [(x, y - 0.06), (x + side * w * 1.15, y - 0.4), (x + side * w * 1.15, y + 0.26)], Part.ACCENT
-        )
+        pen.polygon([(x, y - 0.06), (x + side * w * 1.15, y - 0.4), (x + side * w * 1.15, y + 0.26)], Part.ACCENT)
     pen.ellipse(x, y - 0.06, 0.15, 0.15, Part.ACCENT2)
 
 

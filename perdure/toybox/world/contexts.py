@@ -105,9 +105,7 @@ def _grass(side: int, rng: Generator) -> Canvas:
 def _night(side: int, rng: Generator) -> Canvas:
     horizon = rng.uniform(0.3, 0.5)
     canvas = _two_tone(side, rng, (18, 20, 60), (34, 36, 52), horizon)
-    for (x, y), radius in zip(
-        _scatter(rng, 24, -1, horizon), rng.uniform(0.018, 0.032, 24).tolist(), strict=True
-    ):
+    for (x, y), radius in zip(_scatter(rng, 24, -1, horizon), rng.uniform(0.018, 0.032, 24).tolist(), strict=True):
         canvas.ellipse(x, y, radius, radius, (250, 250, 210))
     canvas.ellipse(rng.uniform(-0.75, 0.75), -0.7, 0.18, 0.18, (245, 240, 200))
     return canvas

@@ -108,9 +108,7 @@ def cells(side: int, pitch: tuple[float, float], angle: float, jitter: float, va
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     u, v = (x * cos + y * sin) / pitch[0] + 128, (y * cos - x * sin) / pitch[1] + 128
     column, row = np.floor(u).astype(np.intp), np.floor(v).astype(np.intp)
-    offsets = (
-        np.random.default_rng(variant).uniform(-jitter / 2, jitter / 2, (256, 256, 2)).astype(np.float32)
-    )
+    offsets = np.random.default_rng(variant).uniform(-jitter / 2, jitter / 2, (256, 256, 2)).astype(np.float32)
     nearest = np.full((side, side), np.inf, dtype=np.float32)
     second = nearest.copy()
     labels = np.zeros((side, side), dtype=np.intp)

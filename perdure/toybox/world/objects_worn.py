@@ -20,9 +20,7 @@ def draw_backpack(pen: Pen, a: float, b: float, variant: int) -> Anchor:
         pen.ellipse(0, -0.48, 0.14, 0.14, Part.SECONDARY)
     else:
         for side in (-1, 1):
-            pen.box(
-                side * width * 0.45 - 0.06, -height * 0.93, side * width * 0.45 + 0.06, -0.2, Part.SECONDARY
-            )
+            pen.box(side * width * 0.45 - 0.06, -height * 0.93, side * width * 0.45 + 0.06, -0.2, Part.SECONDARY)
     return Anchor(0, -height, 0.45)
 
 

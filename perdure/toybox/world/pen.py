@@ -106,9 +106,7 @@ class Pen:
         inner = along * (rx - width / 2, ry - width / 2)
         self.polygon(np.concatenate([outer, inner[::-1]]) + (x, y), part)
 
-    def mirrored_ellipses(
-        self, x: float, y: float, rx: float, ry: float, part: Part, tilt: float = 0.0
-    ) -> None:
+    def mirrored_ellipses(self, x: float, y: float, rx: float, ry: float, part: Part, tilt: float = 0.0) -> None:
         """Two ellipses at (-x, y) and (x, y), tilted towards each other."""
         self.ellipse(-x, y, rx, ry, part, tilt)
         self.ellipse(x, y, rx, ry, part, -tilt)

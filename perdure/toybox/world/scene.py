@@ -67,9 +67,7 @@ def _rim(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     """The pixels of a silhouette (H, W) that lie within `width` of its outside."""
     core = np.zeros_like(inside)
     w = width
-    core[w:-w, w:-w] = (
-        inside[w:-w, : -2 * w] & inside[w:-w, 2 * w :] & inside[: -2 * w, w:-w] & inside[2 * w :, w:-w]
-    )
+    core[w:-w, w:-w] = inside[w:-w, : -2 * w] & inside[w:-w, 2 * w :] & inside[: -2 * w, w:-w] & inside[2 * w :, w:-w]
     return inside & ~core
 
 
