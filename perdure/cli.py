@@ -207,9 +207,9 @@ def methods(
     if as_json:
         typer.echo(json.dumps([asdict(card) for card in cards], indent=1))
     elif markdown:
-        from perdure import method
+        from perdure import pages
 
-        typer.echo(method.table(cards))
+        typer.echo(pages.methods_table(cards))
     else:
         screen.console.print(screen.methods_table(cards))
 

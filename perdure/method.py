@@ -243,13 +243,3 @@ def get(name: str, options: Mapping[str, Any] | None = None) -> Method:
     catalogue.check(name, dict(options or {}))
     method: Method = importlib.import_module(f"perdure.methods.{name}").METHOD(**(options or {}))
     return method
-
-
-def table(cards: Sequence[catalogue.MethodCard]) -> str:
-    """The methods as a Markdown table: the four choices as written in the files, and what each declares."""
-    rows = ["| method | adapter | start | guard | consolidate | knows | strict |", "|---|---|---|---|---|---|---|"]
-    for card in cards:
-        declared = get(card.name).consolidate
-        choices = " | ".join(f"`{choice}`" for choice in (card.adapter, card.start, card.guard, card.consolidate))
-        rows.append(f"| {card.name} | {choices} | {declared.knows} | {'yes' if declared.strict else 'no'} |")
-    return "\n".join(rows)

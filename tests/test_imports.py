@@ -103,7 +103,7 @@ LAYERS = [
     ["plan", "method", "parts", "methods", "pictures"],
     ["agreement", "lineage", "backbones", "examples", "report", "calibration"],
     ["sample", "lesson", "train", "evaluate"],
-    ["run", "drawing", "doctor", "screen", "analysis"],
+    ["run", "drawing", "doctor", "screen", "analysis", "pages"],
     ["cli"],
 ]
 """From the bottom up; within a layer imports may go anywhere that makes no circle."""
@@ -203,7 +203,7 @@ def test_nothing_asks_whether_it_has_an_attribute():
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
-LONG_FILES = {"cli.py": 385, "datasets.py": 320, "images.py": 300, "lineage.py": 270}
+LONG_FILES = {"backbones/backbone.py": 270, "cli.py": 385, "datasets.py": 320, "images.py": 300, "lineage.py": 270}
 """Files over 250 lines, and what they may reach."""
 
 LONG_FUNCTIONS: dict[str, int] = {}

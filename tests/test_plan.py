@@ -156,7 +156,7 @@ METHODS = {
     "method: {name: naive, rank: big}": "option 'rank' of method 'naive' is 'big'; it must be of type int",
     "method: {name: naive, rank: true}": "it must be of type int",
     "method: {name: naive, rank: 0}": "option 'rank' of method 'naive' is 0; it must be at least 1",
-    "method: {name: naive, targets: all}": "option 'targets' of method 'naive' is 'all'; allowed: attention, cross, cross_kv",
+    "method: {name: naive, targets: all}": "'targets' of method 'naive' is 'all'; allowed: attention, cross, cross_kv",
     "method: {name: naive, label: a/b}": "label 'a/b' names a folder",
     "method: {rank: 3}": "method.name: is required and missing",
     "method:": "method: must be a mapping of keys to values (got None)",
