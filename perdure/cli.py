@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perdure.errors import PerdureError
+from perdure.toybox.pretrain import cli as pretrain
 
 if TYPE_CHECKING:
     from perdure.plan import Plan
@@ -31,6 +32,7 @@ toybox_app = typer.Typer(no_args_is_help=True, help="The embedded base: its worl
 app.add_typer(plan_app, name="plan")
 app.add_typer(data_app, name="data")
 app.add_typer(toybox_app, name="toybox")
+toybox_app.add_typer(pretrain.app, name="pretrain")
 
 
 class Kind(StrEnum):
