@@ -25,7 +25,7 @@ a test bed for continual personalisation: real in every part, and small enough f
 ```python
 from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained("weights")
-pipeline("a photo of a red teapot on the beach", num_inference_steps=20, guidance_scale=3.0).images[0]
+pipeline("a photo of a red teapot on the beach", num_inference_steps=20, guidance_scale=3.5).images[0]
 ```
 
 ## What is in it

@@ -92,7 +92,7 @@ def evaluate(
     photos: Photos = None,
     out: Annotated[Path, typer.Option(help="Where figures.json and the sheets go.")] = Path("toybox-figures"),
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.5,
 ) -> None:
     """Measure an exported folder and draw its sheets."""
     from .evaluate import Sampling

@@ -35,7 +35,7 @@ class Sampling:
     """How pictures are made for the figures."""
 
     steps: int = 20
-    guidance: float = 3.0
+    guidance: float = 3.5
 
 
 class Shipped:
