@@ -142,9 +142,9 @@ def test_shipped_weights_are_whole_and_small():
 
 
 def _copy_data(source: Path, folder: Path) -> None:
-    """Pictures and latents of a work folder, by links."""
-    for kind in ("pictures", "latents"):
-        for path in source.glob(f"{kind}-*"):
+    """Pictures, latents and the start of the text encoder of a work folder, by links."""
+    for kind in ("pictures-*", "latents-*", "words"):
+        for path in source.glob(kind):
             (folder / path.name).symlink_to(path)
 
 

@@ -82,15 +82,16 @@ def _quiet(fetching: bool) -> Iterator[None]:
 
 
 def identity(base: str, vae: str | None = None) -> str:
-    """16 hex digits that tell bases apart: file names, sizes, and the contents of all files up to 64 MB.
+    """16 hex digits that tell bases apart: file names, sizes, and contents up to 64 MB, of the pipeline's own files.
 
-    For a hub id, the id itself. Another autoencoder makes another base.
+    For a hub id, the id itself. Another autoencoder makes another base; scorers and figures beside it do not.
     """
     folder = EMBEDDED if base == TOYBOX else Path(base)
     digest = hashlib.sha256(f"{identity(vae)}+".encode() if vae else b"")
     if not folder.is_dir():
         digest.update(base.encode())
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
+    own = [p for p in (*folder.glob("*"), *folder.glob("*/*")) if p.suffix in (".safetensors", ".json", ".txt")]
+    for path in sorted(p for p in own if p.name != "figures.json"):
         digest.update(f"{path.relative_to(folder)}:{path.stat().st_size}".encode())
         if path.stat().st_size <= 64 << 20:
             digest.update(path.read_bytes())

@@ -112,9 +112,9 @@ class Recipe:
         600, 64, rate=1.5e-3, muon_rate=0.02, decay_steps=600, warmup=30, save_every=200, measure_every=50
     )
     base: BaseRecipe = field(default_factory=BaseRecipe)
-    clip: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(1200, 128)))
-    instance: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(800, 192)))
-    style: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(600, 192), layers=4))
+    clip: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(1700, 128)))
+    instance: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(450, 192)))
+    style: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(700, 192), layers=4))
 
 
 def _scorer_schedule(steps: int, batch: int) -> TrainRecipe:
