@@ -1,7 +1,5 @@
 """The autoencoder: diffusers' AutoencoderTiny, four times smaller each way, its latents centred and scaled."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +8,14 @@ from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .data import HELD_OUT, TRAIN, Pictures, to_pixels, to_tensor
-from .draws import Order, numpy_draws, torch_draws
-from .filters import random_filter
-from .log import log_line
-from .photos import TRAINING_PHOTOS, load_photos, random_picture
-from .precision import half_precision
-from .recipe import AutoencoderRecipe, Recipe
-from .trainer import Decay, Trainer, latest_weights
+from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures, to_pixels, to_tensor
+from perdure.toybox.pretrain.draws import Order, numpy_draws, torch_draws
+from perdure.toybox.pretrain.filters import random_filter
+from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.photos import TRAINING_PHOTOS, load_photos, random_picture
+from perdure.toybox.pretrain.precision import half_precision
+from perdure.toybox.pretrain.recipe import AutoencoderRecipe, Recipe
+from perdure.toybox.pretrain.trainer import Decay, Trainer, latest_weights
 
 LATENT_SPREAD = 0.5  # deviation of each latent channel before scaling; the decoder squashes at 3
 _MEASURED = 512  # held-out pictures in the regular measurement

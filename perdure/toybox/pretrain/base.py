@@ -1,7 +1,5 @@
 """The generator: UNet and text encoder, trained together from scratch on cached latents."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -10,15 +8,15 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .data import HELD_OUT, TRAIN, Pictures
-from .draws import Order, torch_draws
-from .latents import Latents
-from .log import log_line
-from .precision import half_precision
-from .processes import rank_and_count
-from .recipe import LATENT_SIDE, PROMPT_LENGTH, BaseRecipe, Recipe
-from .tokenizer import encode
-from .trainer import Decay, Trainer, latest_weights, train_eagerly
+from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
+from perdure.toybox.pretrain.draws import Order, torch_draws
+from perdure.toybox.pretrain.latents import Latents
+from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.precision import half_precision
+from perdure.toybox.pretrain.processes import rank_and_count
+from perdure.toybox.pretrain.recipe import LATENT_SIDE, PROMPT_LENGTH, BaseRecipe, Recipe
+from perdure.toybox.pretrain.tokenizer import encode
+from perdure.toybox.pretrain.trainer import Decay, Trainer, latest_weights, train_eagerly
 
 _MEASURED = 256  # held-out pairs in the regular measurement
 

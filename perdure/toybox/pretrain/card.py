@@ -1,16 +1,13 @@
 """The model card of the shipped folder, written from the recipe and the measured figures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
+from perdure.toybox.pretrain.export import seconds_spent
+from perdure.toybox.pretrain.files import read_json
+from perdure.toybox.pretrain.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS
+from perdure.toybox.pretrain.recipe import PROMPT_LENGTH, Recipe
 from perdure.toybox.world import CLASSES, COLOURS, CONTEXTS, HELD_OUT_STYLES, SEEN_STYLES
-
-from .export import seconds_spent
-from .files import read_json
-from .photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS
-from .recipe import PROMPT_LENGTH, Recipe
 
 _TEXT = """---
 license: apache-2.0

@@ -1,7 +1,5 @@
 """`perdure toybox pretrain`: the stages of the recipe, the figures, the export. Heavy imports wait for a command."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +31,8 @@ def stage(
     """Run one stage; it resumes where it stopped and does nothing when it is finished."""
     from dataclasses import replace
 
-    from .recipe import Recipe
-    from .stages import STAGES, run_stage
+    from perdure.toybox.pretrain.recipe import Recipe
+    from perdure.toybox.pretrain.stages import STAGES, run_stage
 
     if name not in STAGES:
         raise typer.BadParameter(f"{name!r} is not a stage; choose from {', '.join(STAGES)}")
@@ -55,8 +53,8 @@ def run_all(
     target: Annotated[Path, typer.Option(help="Where the finished folder goes.")] = Path("toybox-weights"),
 ) -> None:
     """The whole recipe: every stage, the export, the figures."""
-    from .recipe import Recipe
-    from .stages import STAGES, run_stage
+    from perdure.toybox.pretrain.recipe import Recipe
+    from perdure.toybox.pretrain.stages import STAGES, run_stage
 
     _use_one_thread()
     for name in STAGES:
@@ -69,7 +67,7 @@ def run_all(
 @app.command("rewind")
 def rewind_base(work: Work = DEFAULT_WORK) -> None:
     """Set the base back to its checkpoint from before the final decay, to train it further from there."""
-    from .stages import rewind
+    from perdure.toybox.pretrain.stages import rewind
 
     typer.echo(f"base: at step {rewind(work / 'base', 'before-decay')} again")
 
@@ -95,7 +93,7 @@ def evaluate(
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.5,
 ) -> None:
     """Measure an exported folder and draw its sheets."""
-    from .evaluate import Sampling
+    from perdure.toybox.pretrain.evaluate import Sampling
 
     _use_one_thread()
     _measure(weights, photos, out, Sampling(steps, guidance))
@@ -110,12 +108,11 @@ def _use_one_thread() -> None:
 def _measure(weights: Path, photos: Path | None, out: Path, sampling: Any) -> dict[str, Any]:
     import json
 
+    from perdure.toybox.pretrain.data import to_pixels
+    from perdure.toybox.pretrain.evaluate import all_figures, held_out_scenes
+    from perdure.toybox.pretrain.files import write_json
+    from perdure.toybox.pretrain.sheets import labelled_sheet, paired_sheet, save_sheet
     from perdure.toybox.world import caption_full
-
-    from .data import to_pixels
-    from .evaluate import all_figures, held_out_scenes
-    from .files import write_json
-    from .sheets import labelled_sheet, paired_sheet, save_sheet
 
     figures, made, pairs = all_figures(weights, photos, sampling)
     write_json(out / "figures.json", figures)
@@ -127,10 +124,10 @@ def _measure(weights: Path, photos: Path | None, out: Path, sampling: Any) -> di
 
 
 def _package(work: Path, photos: Path | None, target: Path, evaluated: bool) -> None:
-    from .card import model_card
-    from .evaluate import Sampling
-    from .export import export, seconds_spent, size_in_bytes
-    from .recipe import Recipe
+    from perdure.toybox.pretrain.card import model_card
+    from perdure.toybox.pretrain.evaluate import Sampling
+    from perdure.toybox.pretrain.export import export, seconds_spent, size_in_bytes
+    from perdure.toybox.pretrain.recipe import Recipe
 
     draft = work / "export"
     export(Recipe(), work, draft)

@@ -3,8 +3,6 @@
 The short sentences are those of the zero-shot questions ("this is a dog"), so that each attribute is judged on its own.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
+from perdure.toybox.pretrain.contrast import distorted, paired_loss
+from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
+from perdure.toybox.pretrain.draws import Order, torch_draws
+from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.precision import half_precision
+from perdure.toybox.pretrain.recipe import Recipe
+from perdure.toybox.pretrain.scorers import build_clip, embed, image_features, text_features
+from perdure.toybox.pretrain.tokenizer import encode
+from perdure.toybox.pretrain.trainer import Decay, Trainer, train_eagerly
 from perdure.toybox.world import CLASSES, COLOURS, CONTEXTS, SEEN_STYLES, STYLES, Scene
 from perdure.toybox.world.captions import with_article
-
-from .contrast import distorted, paired_loss
-from .data import HELD_OUT, TRAIN, Pictures
-from .draws import Order, torch_draws
-from .log import log_line
-from .precision import half_precision
-from .recipe import Recipe
-from .scorers import build_clip, embed, image_features, text_features
-from .tokenizer import encode
-from .trainer import Decay, Trainer, train_eagerly
 
 #: Styles that show no colours, in which the colour of a thing cannot be asked for.
 COLOURLESS = ("sketch", "old photo", "ink")

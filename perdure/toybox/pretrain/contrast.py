@@ -1,7 +1,5 @@
 """What the scorers' trainings share: contrastive losses, mild distortions of pictures, the area under the ROC curve."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Training pictures: number i is a pure function of (seed, split, i); they are drawn once, in shards on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -11,11 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from perdure.toybox.pretrain.draws import numpy_draws
+from perdure.toybox.pretrain.files import write_array
+from perdure.toybox.pretrain.recipe import PICTURE_SIDE, DataRecipe
 from perdure.toybox.world import Scene, caption, caption_full, draw, random_scene
-
-from .draws import numpy_draws
-from .files import write_array
-from .recipe import PICTURE_SIDE, DataRecipe
 
 TRAIN, HELD_OUT = "train", "held-out"
 

@@ -1,7 +1,5 @@
 """Random draws with owners: every generator is derived from (seed, purpose, position) and nothing else."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 

@@ -1,7 +1,5 @@
 """The figures of an exported folder, measured through the standard classes as any user would load them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection, ViTModel
 
+from perdure.toybox.pretrain.autoencoder import psnr, reconstruct
+from perdure.toybox.pretrain.clip import answers_right
+from perdure.toybox.pretrain.contrast import same_against_other
+from perdure.toybox.pretrain.data import HELD_OUT, scene_at, to_tensor
+from perdure.toybox.pretrain.draws import torch_draws
+from perdure.toybox.pretrain.instance import subject_auc, subject_pictures
+from perdure.toybox.pretrain.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS, centre_picture, load_photos
+from perdure.toybox.pretrain.recipe import LATENT_SIDE, PICTURE_SIDE, DataRecipe
+from perdure.toybox.pretrain.scorers import embed
+from perdure.toybox.pretrain.style import style_pictures
 from perdure.toybox.world import HELD_OUT_STYLES, Scene, caption_full, draw
-
-from .autoencoder import psnr, reconstruct
-from .clip import answers_right
-from .contrast import same_against_other
-from .data import HELD_OUT, scene_at, to_tensor
-from .draws import torch_draws
-from .instance import subject_auc, subject_pictures
-from .photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS, centre_picture, load_photos
-from .recipe import LATENT_SIDE, PICTURE_SIDE, DataRecipe
-from .scorers import embed
-from .style import style_pictures
 
 PROMPTS = 200
 

@@ -1,7 +1,5 @@
 """The shipped folder: a StableDiffusionPipeline in float16 with the scorers beside it, model card and checksums."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from pathlib import Path
@@ -12,13 +10,13 @@ from diffusers import StableDiffusionPipeline
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, PreTrainedModel, ViTImageProcessor
 
-from .autoencoder import load_autoencoder
-from .base import build_base, build_scheduler
-from .files import read_json, replace_folder, write_json, write_text
-from .recipe import PICTURE_SIDE, Recipe
-from .scorers import MEAN, STD, build_clip, build_instance_encoder, build_style_encoder
-from .stages import tokenizer_of
-from .trainer import latest_weights
+from perdure.toybox.pretrain.autoencoder import load_autoencoder
+from perdure.toybox.pretrain.base import build_base, build_scheduler
+from perdure.toybox.pretrain.files import read_json, replace_folder, write_json, write_text
+from perdure.toybox.pretrain.recipe import PICTURE_SIDE, Recipe
+from perdure.toybox.pretrain.scorers import MEAN, STD, build_clip, build_instance_encoder, build_style_encoder
+from perdure.toybox.pretrain.stages import tokenizer_of
+from perdure.toybox.pretrain.trainer import latest_weights
 
 SCORERS = ("clip", "dino", "csd")
 Module = TypeVar("Module", bound=nn.Module)

@@ -1,7 +1,5 @@
 """Atomic files: each is written under a temporary name, synced, then renamed. safetensors, JSON and npy only."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

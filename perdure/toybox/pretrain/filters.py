@@ -5,8 +5,6 @@ are generic (colour maps, screens, cells, lines, grain); no held-out style of th
 some draws come near one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

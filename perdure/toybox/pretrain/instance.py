@@ -1,7 +1,5 @@
 """The instance encoder, in DINO's role: two pictures of one individual lie close, those of two lie apart."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +7,16 @@ import torch
 from torch import Tensor
 from transformers import ViTModel
 
+from perdure.toybox.pretrain.contrast import distorted, paired_loss, same_against_other
+from perdure.toybox.pretrain.data import to_tensor
+from perdure.toybox.pretrain.draws import numpy_draws, torch_draws
+from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.precision import half_precision
+from perdure.toybox.pretrain.recipe import PICTURE_SIDE, Recipe
+from perdure.toybox.pretrain.scorers import build_instance_encoder, embed, image_features
+from perdure.toybox.pretrain.things import Things
+from perdure.toybox.pretrain.trainer import Decay, Trainer, train_eagerly
 from perdure.toybox.world import CLASSES, draw, subjects
-
-from .contrast import distorted, paired_loss, same_against_other
-from .data import to_tensor
-from .draws import numpy_draws, torch_draws
-from .log import log_line
-from .precision import half_precision
-from .recipe import PICTURE_SIDE, Recipe
-from .scorers import build_instance_encoder, embed, image_features
-from .things import Things
-from .trainer import Decay, Trainer, train_eagerly
 
 
 def train_instance_encoder(recipe: Recipe, work: Path, until: int | None = None, decay: Decay = None) -> ViTModel:

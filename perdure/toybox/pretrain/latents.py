@@ -1,7 +1,5 @@
 """The drawn pictures as latents of the trained autoencoder, encoded once and kept as float16."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +8,9 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from .data import Pictures
-from .files import write_array
-from .recipe import Recipe
+from perdure.toybox.pretrain.data import Pictures
+from perdure.toybox.pretrain.files import write_array
+from perdure.toybox.pretrain.recipe import Recipe
 
 
 class Latents:

@@ -1,7 +1,5 @@
 """The log of a stage: one JSON object a line in `<work>/<stage>.jsonl`, and the same on the terminal."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

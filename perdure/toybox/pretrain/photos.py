@@ -1,7 +1,5 @@
 """The real photos (DreamBooth's) that the autoencoder learns from, and those that only measure it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from .recipe import PICTURE_SIDE
+from perdure.toybox.pretrain.recipe import PICTURE_SIDE
 
 #: Folders whose photos may enter the autoencoder's training.
 TRAINING_PHOTOS: tuple[str, ...] = (

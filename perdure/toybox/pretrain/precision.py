@@ -1,7 +1,5 @@
 """bfloat16 arithmetic where the processor has it; weights and sums stay float32."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 
 import torch

@@ -1,7 +1,5 @@
 """Several training processes on one machine, each on one thread, joined by gloo; with one process nothing is joined."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Every number of the recipe in one frozen value; nothing in it depends on the clock or on the machine."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 PROMPT_LENGTH = 24  # tokens, start and end included

@@ -1,7 +1,5 @@
 """The three small judges, untrained: standard transformers classes on 64 px pictures."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from transformers import (
@@ -14,7 +12,7 @@ from transformers import (
     ViTModel,
 )
 
-from .recipe import PICTURE_SIDE, PROMPT_LENGTH, ScorerRecipe
+from perdure.toybox.pretrain.recipe import PICTURE_SIDE, PROMPT_LENGTH, ScorerRecipe
 
 #: Pixels are normalised with these, per channel, on [0, 1]: the input then lies in [-1, 1].
 MEAN = STD = (0.5, 0.5, 0.5)

@@ -1,7 +1,5 @@
 """Sheets of pictures to look at: samples with their prompts, originals above reconstructions."""
 
-from __future__ import annotations
-
 import textwrap
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import write_atomically
+from perdure.toybox.pretrain.files import write_atomically
 
 _LINE = 11  # pixels a line of text
 

@@ -1,24 +1,21 @@
 """The stages in order, each a function of (recipe, work folder); finished work is found on disk and not done again."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
 
 from transformers import CLIPTokenizer
 
+from perdure.toybox.pretrain.autoencoder import load_autoencoder, train_autoencoder, train_decoder
+from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
+from perdure.toybox.pretrain.files import read_json, write_json
+from perdure.toybox.pretrain.latents import Latents
+from perdure.toybox.pretrain.processes import run_together
+from perdure.toybox.pretrain.recipe import Recipe
+from perdure.toybox.pretrain.tokenizer import build_tokenizer
+from perdure.toybox.pretrain.trainer import Decay
+from perdure.toybox.pretrain.words import train_words
 from perdure.toybox.world import VOCABULARY
-
-from .autoencoder import load_autoencoder, train_autoencoder, train_decoder
-from .data import HELD_OUT, TRAIN, Pictures
-from .files import read_json, write_json
-from .latents import Latents
-from .processes import run_together
-from .recipe import Recipe
-from .tokenizer import build_tokenizer
-from .trainer import Decay
-from .words import train_words
 
 STAGES = ("draw", "autoencoder", "latents", "decoder", "clip", "instance", "style", "words", "base")
 
@@ -50,15 +47,15 @@ def train_generator(recipe: Recipe, work: Path, until: int | None = None, decay:
 def train_scorer(name: str, recipe: Recipe, work: Path, until: int | None = None, decay: Decay = None) -> None:
     """Train one of "clip", "instance" and "style"."""
     if name == "clip":
-        from .clip import train_clip
+        from perdure.toybox.pretrain.clip import train_clip
 
         train_clip(recipe, work, tokenizer_of(), until, decay)
     elif name == "instance":
-        from .instance import train_instance_encoder
+        from perdure.toybox.pretrain.instance import train_instance_encoder
 
         train_instance_encoder(recipe, work, until, decay)
     else:
-        from .style import train_style_encoder
+        from perdure.toybox.pretrain.style import train_style_encoder
 
         train_style_encoder(recipe, work, until, decay)
 

@@ -1,7 +1,5 @@
 """The style encoder, in CSD's role: pictures in one style lie close, whatever they show."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +7,16 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
+from perdure.toybox.pretrain.contrast import distorted, grouped_loss, same_against_other
+from perdure.toybox.pretrain.data import TRAIN, Pictures, to_tensor
+from perdure.toybox.pretrain.draws import numpy_draws, torch_draws
+from perdure.toybox.pretrain.filters import random_filter
+from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.precision import half_precision
+from perdure.toybox.pretrain.recipe import PICTURE_SIDE, Recipe
+from perdure.toybox.pretrain.scorers import build_style_encoder, embed, image_features
+from perdure.toybox.pretrain.trainer import Decay, Trainer, train_eagerly
 from perdure.toybox.world import HELD_OUT_STYLES, SEEN_STYLES, Scene, draw, random_scene
-
-from .contrast import distorted, grouped_loss, same_against_other
-from .data import TRAIN, Pictures, to_tensor
-from .draws import numpy_draws, torch_draws
-from .filters import random_filter
-from .log import log_line
-from .precision import half_precision
-from .recipe import PICTURE_SIDE, Recipe
-from .scorers import build_style_encoder, embed, image_features
-from .trainer import Decay, Trainer, train_eagerly
 
 _EACH = 4  # pictures of each style in a batch
 _WORLD_SHARE = 0.25  # of the batch's styles that are the world's own; the others are random filters

@@ -1,18 +1,15 @@
 """Individuals for the instance encoder: each seen in several contexts and poses, drawn once into shards."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from perdure.toybox.pretrain.draws import draw_seed, numpy_draws
+from perdure.toybox.pretrain.files import write_array
+from perdure.toybox.pretrain.recipe import PICTURE_SIDE, ScorerRecipe
 from perdure.toybox.world import CLASSES, CONTEXTS, Scene, Thing, draw, random_pose, random_scorer_thing, random_thing
-
-from .draws import draw_seed, numpy_draws
-from .files import write_array
-from .recipe import PICTURE_SIDE, ScorerRecipe
 
 _SHARD = 1024  # things
 

@@ -1,7 +1,5 @@
 """A CLIPTokenizer over the toy world's words: every known word is one token, unknown words fall to letters."""
 
-from __future__ import annotations
-
 import json
 import string
 import tempfile
@@ -11,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from .recipe import PROMPT_LENGTH
+from perdure.toybox.pretrain.recipe import PROMPT_LENGTH
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"

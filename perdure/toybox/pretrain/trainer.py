@@ -5,8 +5,6 @@ several processes the gradients are averaged, each process orthogonalises its sh
 are exchanged; every process then holds the same weights.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import time
@@ -20,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .files import read_json, read_tensors, write_json, write_tensors
-from .recipe import TrainRecipe
+from perdure.toybox.pretrain.files import read_json, read_tensors, write_json, write_tensors
+from perdure.toybox.pretrain.recipe import TrainRecipe
 
 RateOf = Callable[[str], float]
 Decay = tuple[int, int] | None  # (first step, length in steps) of the final decay of the learning rate

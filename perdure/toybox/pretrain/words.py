@@ -5,8 +5,6 @@ where the caption is silent). It takes a minute, needs no pictures, and spares t
 that starts from random weights is shaped only by what trickles through the cross-attention.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -14,15 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from perdure.toybox.pretrain.base import build_base
+from perdure.toybox.pretrain.draws import numpy_draws
+from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.precision import half_precision
+from perdure.toybox.pretrain.recipe import Recipe
+from perdure.toybox.pretrain.tokenizer import encode
+from perdure.toybox.pretrain.trainer import Decay, Trainer, train_eagerly
 from perdure.toybox.world import CLASSES, COLOURS, CONTEXTS, PLAIN_PATTERNS, SEEN_STYLES, STYLES, caption, random_scene
-
-from .base import build_base
-from .draws import numpy_draws
-from .log import log_line
-from .precision import half_precision
-from .recipe import Recipe
-from .tokenizer import encode
-from .trainer import Decay, Trainer, train_eagerly
 
 #: What the heads tell apart; the last answer of each is "unsaid".
 _STYLES = ("photo", *SEEN_STYLES)

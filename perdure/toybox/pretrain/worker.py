@@ -3,24 +3,21 @@
 The JSON object names its arguments: recipe, seed, work folder, until, decay.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from .processes import join
+from perdure.toybox.pretrain.processes import join
 
 
 def main(meeting: str, rank: str, count: str, order: str) -> None:
     """Join the others and train the generator."""
     join(Path(meeting), int(rank), int(count))
+    from perdure.toybox.pretrain.base import train_base
+    from perdure.toybox.pretrain.recipe import RECIPES
+    from perdure.toybox.pretrain.tokenizer import build_tokenizer
     from perdure.toybox.world import VOCABULARY
-
-    from .base import train_base
-    from .recipe import RECIPES
-    from .tokenizer import build_tokenizer
 
     wanted = json.loads(order)
     recipe = replace(RECIPES[wanted["recipe"]], seed=wanted["seed"], processes=int(count))
