@@ -1,5 +1,4 @@
-"""Orthogonal Adaptation: every concept trains its B on its own rows of one shared orthonormal basis; changes are
-summed.
+"""Orthogonal Adaptation: each concept trains B on its own rows of a shared orthonormal basis; changes are summed.
 
 Po et al.: Orthogonal Adaptation for Modular Customization of Diffusion Models, CVPR 2024, arXiv 2312.02432.
 
