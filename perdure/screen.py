@@ -59,14 +59,15 @@ def concepts_table(plan: "Plan", shown: list[tuple[Concept, "Pictures"]]) -> Tab
 
 
 def methods_table(cards: list[MethodCard]) -> Table:
-    """The methods and their four choices."""
+    """The methods: what each does, and below it the four choices and the options, so that 80 columns are enough."""
     table = Table(show_lines=True)
-    for column in ("method", "what it does", "adapter", "start", "guard", "consolidate", "options"):
-        table.add_column(column, no_wrap=column == "method")
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it does, and its four choices")
     for card in cards:
-        options = "\n".join(f"{o.name}={o.default}" for o in card.options)
-        texts = (card.summary, card.adapter, card.start, card.guard, card.consolidate, options)
-        table.add_row(card.name, *(Text(text) for text in texts))
+        choices = {"adapter": card.adapter, "start": card.start, "guard": card.guard, "consolidate": card.consolidate}
+        choices["options"] = " ".join(f"{option.name}={option.default}" for option in card.options)
+        lines = [card.summary, *(f"{slot + ':':<13}{filler}" for slot, filler in choices.items())]
+        table.add_row(card.name, Text("\n".join(lines)))
     return table
 
 
