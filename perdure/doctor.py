@@ -11,6 +11,7 @@ import torch
 from perdure import __version__, score
 from perdure.backbones import loading
 from perdure.plan import TOYBOX
+from perdure.score.sources import offline
 
 HUB_MODELS = {
     "Stable Diffusion 1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -27,7 +28,7 @@ def examine() -> dict[str, Any]:
         "device": device(),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
         "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB",
-        "network": "switched off (HF_HUB_OFFLINE)" if loading.offline() else "allowed",
+        "network": "switched off (HF_HUB_OFFLINE)" if offline() else "allowed",
         "embedded base": loading.available(TOYBOX),
         **{f"base {name}": loading.available(hub_id) for name, hub_id in HUB_MODELS.items()},
         "measures": ", ".join(score.names()),

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from perdure.backbones.backbone import Backbone
 from perdure.backbones.family import Family
 from perdure.errors import ModelError
 from perdure.plan import TOYBOX
+from perdure.score.sources import offline
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +98,6 @@ def identity(base: str, vae: str | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
-def offline() -> bool:
-    """Whether the user asked for no network (HF_HUB_OFFLINE, or the older TRANSFORMERS_OFFLINE)."""
-    values = [os.environ.get(key, "") for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")]
-    return any(value.lower() in ("1", "true", "yes", "on") for value in values)
-
-
 def available(base: str) -> str:
     """In words: where a base would come from, without loading it."""
     if base == TOYBOX:
@@ -173,11 +167,6 @@ def _from_pretrained(cls: Any, source: str, name: str, config_only: bool = False
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def families() -> str:
-    """The supported pipelines, for messages and docs."""
-    return ", ".join(sorted(FAMILIES))
 
 
 def versions() -> dict[str, str]:
