@@ -104,7 +104,7 @@ LAYERS = [
     ["agreement", "lineage", "backbones", "examples", "report", "calibration"],
     ["sample", "lesson", "train", "evaluate"],
     ["run", "drawing", "doctor", "screen", "analysis", "pages"],
-    ["cli"],
+    ["cli", "__main__"],
 ]
 """From the bottom up; within a layer imports may go anywhere that makes no circle."""
 
@@ -193,7 +193,7 @@ def test_errors_are_caught_by_name():
                 node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
             ):
                 broad.append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    assert len(broad) == 1 and broad[0].startswith("cli.py:")
+    assert len(broad) == 1 and broad[0].startswith("cli/__init__.py:")
 
 
 def test_nothing_asks_whether_it_has_an_attribute():
@@ -203,7 +203,7 @@ def test_nothing_asks_whether_it_has_an_attribute():
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
-LONG_FILES = {"backbones/backbone.py": 270, "cli.py": 385, "datasets.py": 320, "images.py": 300, "lineage.py": 270}
+LONG_FILES = {"backbones/backbone.py": 270, "datasets.py": 320, "images.py": 300, "lineage.py": 270}
 """Files over 250 lines, and what they may reach."""
 
 LONG_FUNCTIONS: dict[str, int] = {}

@@ -1,0 +1,61 @@
+"""The command line: thin, and quick to answer. Heavy imports are inside the commands."""
+
+import os
+import sys
+
+import typer
+
+from perdure.cli import looking, modelling, planning, running, toybox
+from perdure.errors import PerdureError
+from perdure.toybox.pretrain import cli as pretrain
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+app = typer.Typer(
+    name="perdure",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Teach one text-to-image diffusion model concept after concept, and see what each lesson cost.",
+)
+for command in (
+    running.demo, running.run, running.check,
+    modelling.init, modelling.teach, modelling.draw, modelling.log, modelling.undo,
+    looking.methods, looking.report, looking.analyse, looking.doctor,
+):  # fmt: skip
+    app.command()(command)
+
+plan_app = typer.Typer(no_args_is_help=True, help="Write plans.")
+plan_app.command("new")(planning.plan_new)
+data_app = typer.Typer(no_args_is_help=True, help="Fetch the data sets of the published protocols.")
+data_app.command("get")(planning.data_get)
+toybox_app = typer.Typer(no_args_is_help=True, help="The embedded base: its world, and how it is pretrained.")
+toybox_app.command("draw")(toybox.toybox_draw)
+toybox_app.add_typer(pretrain.app, name="pretrain")
+app.add_typer(plan_app, name="plan")
+app.add_typer(data_app, name="data")
+app.add_typer(toybox_app, name="toybox")
+
+
+def main() -> None:
+    """Entry point: errors that the user can mend become one sentence and an exit code."""
+    try:
+        app()
+    except PerdureError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        sys.exit(error.exit_code)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            typer.echo("stopped; the same command continues where it was", err=True)
+        raise
+    except Exception as error:
+        if os.environ.get("PERDURE_DEBUG"):
+            raise
+        typer.echo(f"error: {type(error).__name__}: {error} (set PERDURE_DEBUG=1 to see where)", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

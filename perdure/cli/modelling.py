@@ -1,0 +1,120 @@
+"""Commands on one model: init, teach, draw, log, undo."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from perdure.cli.options import Device, Json, Model, Overrides
+
+
+class Kind(StrEnum):
+    """Kinds of concepts."""
+
+    subject = "subject"
+    style = "style"
+
+
+def init(
+    model: Model,
+    base: Annotated[str, typer.Option(help="`toybox`, a hub id, or a local diffusers folder.")] = "toybox",
+    method: Annotated[str, typer.Option(help="How lessons are kept apart; see `perdure methods`.")] = "merge_init",
+    overrides: Overrides = None,
+) -> None:
+    """Begin a new model: a folder that will hold its lessons."""
+    from perdure import plan, screen, yaml_file
+
+    name = plan.name_from(model.absolute().name)
+    data = yaml_file.override({"name": name, "base": base, "method": method}, tuple(overrides or ()))
+    made = plan.build(data, where="perdure init")
+    with screen.working("looking at the base"):
+        from perdure.backbones import loading
+        from perdure.lineage import Lineage
+
+        loading.load(made.base, made.training.precision, "cpu", made.vae)
+    Lineage.create(model, made, loading.identity(made.base, made.vae), loading.versions())
+    screen.say(f"{model} is ready. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
+
+
+def teach(
+    model: Model,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images; `refs/` in it is held out.")],
+    prompt: Annotated[str, typer.Option(help="The prompt that will call it: a rare token and the class noun.")] = "",
+    name: Annotated[str | None, typer.Option(help="The concept's name; the folder's by default.")] = None,
+    kind: Annotated[Kind, typer.Option(help="What is to be learnt of the images.")] = Kind.subject,
+    token: Annotated[str, typer.Option(help="The rare token, or the style's words.")] = "",
+    noun: Annotated[str, typer.Option("--class", help="The class noun.")] = "",
+    references: Annotated[Path | None, typer.Option(help="Folder of held-out images to score against.")] = None,
+    hold_out: Annotated[int, typer.Option(help="Hold out the last N images instead.")] = 0,
+    max_forgetting: Annotated[
+        float | None, typer.Option(help="Refuse the lesson (exit code 3) if an older concept's score falls by more.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Teach a model one more concept, and see what that did to the older ones."""
+    from perdure import plan, screen
+    from perdure.errors import LineageError
+    from perdure.lineage import Lineage
+
+    lineage = Lineage(model)
+    called = name or plan.name_from(images.absolute().name)
+    if called in lineage.concepts:
+        raise LineageError(f"{model} already knows a concept {called!r}; choose another --name, or undo that lesson")
+    given: dict[str, Any] = {"kind": kind.value, "token": token, "class": noun, "prompt": prompt, "hold_out": hold_out}
+    if references is not None:
+        given["references"] = references
+    concept = plan.concept({"name": called, "images": images, **given}, where=f"teach {called}")
+    with screen.working("loading libraries"):
+        from perdure import run as running
+    row = running.teach(lineage, concept, screen.watch(), max_forgetting, device)
+    screen.console.print(screen.log_table(lineage))
+    spent = row.record["seconds"]
+    screen.say(f"lesson {row.number} took {spent['train']:.0f} s of training and {spent['evaluate']:.0f} s of scoring")
+
+
+def draw(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
+    out: Annotated[Path, typer.Option(help="The picture file (PNG).")] = Path("drawn.png"),
+    count: Annotated[int, typer.Option(min=1, help="How many images, side by side.")] = 4,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    after: Annotated[int | None, typer.Option(min=0, help="As the model was after this lesson (0: the base).")] = None,
+    concept: Annotated[str | None, typer.Option(help="For methods that must be told which concept is meant.")] = None,
+    device: Device = None,
+) -> None:
+    """Draw with a model, as it is now or as it was after an earlier lesson."""
+    from perdure import screen
+    from perdure.lineage import Lineage
+
+    lineage = Lineage(model)
+    with screen.working("loading libraries"):
+        from perdure import drawing
+    drawing.draw(lineage, prompt, out, count=count, seed=seed, after=after, concept=concept, device=device)
+    screen.say(f"wrote {out}")
+
+
+def log(model: Model, as_json: Json = False) -> None:
+    """The chain of lessons: scores now and when learnt, forgetting, bytes, seconds."""
+    from perdure import screen
+    from perdure.lineage import Lineage
+
+    lineage = Lineage(model)
+    if as_json:
+        typer.echo(json.dumps(screen.log_entries(lineage), indent=1))
+    elif lineage.lessons:
+        screen.console.print(screen.log_table(lineage))
+    else:
+        screen.say(f"{model} has learnt nothing yet. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
+
+
+def undo(model: Model) -> None:
+    """Take back the last lesson; the model is again what it was before."""
+    from perdure import screen
+    from perdure.lineage import Lineage
+
+    lineage = Lineage(model)
+    with lineage.locked():
+        row = lineage.undo()
+    screen.say(f"lesson {row.number} ({', '.join(row.concepts)}) is undone; lessons left: {len(lineage.lessons)}")

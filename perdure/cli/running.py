@@ -1,0 +1,70 @@
+"""Commands that carry out plans: demo, run, check."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perdure.cli.looking import build_report, write_report
+from perdure.cli.options import DataFolder, Device, Overrides, PlanFile
+
+if TYPE_CHECKING:
+    from perdure.plan import Plan
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("runs"),
+    overrides: Overrides = None,
+) -> None:
+    """Watch a small model learn and forget: the embedded base, on this machine, in a few minutes."""
+    _run(load_plan(Path("demo"), overrides), out / "demo", None)
+
+
+def run(
+    plan: PlanFile,
+    out: Annotated[Path | None, typer.Option(help="Folder for the result; runs/<plan> by default.")] = None,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    device: Device = None,
+) -> None:
+    """Run a plan: every method on every concept, scores, report. Continues where it was stopped."""
+    loaded = load_plan(plan, overrides, data)
+    _run(loaded, out or Path("runs") / loaded.name, device)
+
+
+def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None) -> None:
+    """Check a plan and every image it names, and say what it would do. Trains nothing."""
+    from perdure import pictures, screen
+    from perdure.errors import PlanError
+
+    loaded = load_plan(plan, overrides, data)
+    problems = pictures.check(loaded.concepts)
+    if problems:
+        raise PlanError(problems)
+    shown = [(concept, pictures.of(concept)) for concept in loaded.sequence]
+    screen.console.print(screen.concepts_table(loaded, shown))
+    screen.say(screen.amount(loaded))
+
+
+def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None) -> "Plan":
+    from perdure import plan
+
+    found = path if path.exists() or path.suffix else plan.ready(path.name)
+    extra = [f"data={json.dumps(str(data.absolute()))}"] if data is not None else []
+    return plan.load(found, (*(overrides or ()), *extra))
+
+
+def _run(loaded: "Plan", out: Path, device: str | None) -> None:
+    from perdure import screen
+    from perdure.errors import PlanError
+
+    if not loaded.concepts:
+        raise PlanError(f"plan {loaded.name!r} has no concepts to teach")
+    screen.say(f"{loaded.name}: {screen.amount(loaded)}")
+    with screen.working("loading libraries"):
+        from perdure import run as running
+    screen.say(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
+    running.run(loaded, out, screen.watch(), device, after_lesson=partial(build_report, out, out))
+    write_report(out, out)
