@@ -69,6 +69,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 def write_report(folder: Path, out: Path) -> None:
+    """Build the report, and say where it is."""
     from perdure import screen
 
     screen.say(f"report: {build_report(folder, out).absolute().as_uri()}")

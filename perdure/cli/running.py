@@ -49,6 +49,7 @@ def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None) 
 
 
 def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None) -> "Plan":
+    """A plan file, or a ready plan by its name, with the overrides of the command line. Raises PlanError."""
     from perdure import plan
 
     found = path if path.exists() or path.suffix else plan.ready(path.name)
