@@ -7,7 +7,7 @@ from PIL import Image
 from perdure import agreement, memory, method, sample
 from perdure.backbones import loading
 from perdure.errors import LineageError
-from perdure.evaluate import write_png
+from perdure.files import write_png
 from perdure.lineage import Lineage
 from perdure.memory import Memory
 

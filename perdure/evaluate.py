@@ -1,6 +1,5 @@
 """One cell of the score matrix: a concept drawn from a memory, and scored."""
 
-import io
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +89,7 @@ def evaluate(tools: Tools, lineage: Lineage, concept: Concept, memory: Memory, c
         listed = []
         for number, (image, prompt) in enumerate(zip(images, per_image, strict=True)):
             file = f"{number:03d}.png"
-            write_png(partial / file, image)
+            files.write_png(partial / file, image)
             listed.append({"file": file, "prompt": prompt, "latent": number % count})
         record = {"concept": concept.name, "scores": scores, "ceiling": ceilings, "measures": specs, "images": listed}
         files.write_json(partial / "cell.json", {**record, "seconds": round(time.perf_counter() - started, 3)})
@@ -135,14 +134,7 @@ def record_concept(tools: Tools, lineage: Lineage, concept: Concept) -> None:
             if not path.is_file():
                 small = image.copy()
                 small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-                write_png(path, small)
-
-
-def write_png(path: Path, image: Image.Image) -> None:
-    """A PNG, atomically; the same pixels give the same bytes."""
-    buffer = io.BytesIO()
-    image.save(buffer, "png")
-    files.write_bytes(path, buffer.getvalue())
+                files.write_png(path, small)
 
 
 def _tag(measure: Measure) -> str:

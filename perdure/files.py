@@ -1,10 +1,13 @@
 """Files that appear whole or not at all: written to a temporary name, synced, renamed."""
 
+import io
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from perdure.errors import LineageError, PerdureError
 
@@ -34,6 +37,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; NaN and infinities are refused, for no other reader takes them."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, default=str) + "\n")
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write a picture as PNG, atomically; the same pixels give the same bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    write_bytes(path, buffer.getvalue())
 
 
 def read_json(path: Path) -> Any:

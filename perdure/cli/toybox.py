@@ -11,7 +11,7 @@ def toybox_draw(
 ) -> None:
     """Draw sheets of the world: classes, contexts, styles, subjects."""
     from perdure import screen
-    from perdure.evaluate import write_png
+    from perdure.files import write_png
     from perdure.toybox import world
     from perdure.toybox.world import sheets
 

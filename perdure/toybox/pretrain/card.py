@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from perdure.files import read_json
 from perdure.toybox.pretrain.export import seconds_spent
-from perdure.toybox.pretrain.files import read_json
 from perdure.toybox.pretrain.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS
 from perdure.toybox.pretrain.recipe import PROMPT_LENGTH, Recipe
 from perdure.toybox.world import CLASSES, COLOURS, CONTEXTS, HELD_OUT_STYLES, SEEN_STYLES

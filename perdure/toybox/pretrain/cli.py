@@ -108,17 +108,17 @@ def _use_one_thread() -> None:
 def _measure(weights: Path, photos: Path | None, out: Path, sampling: Any) -> dict[str, Any]:
     import json
 
+    from perdure.files import write_json, write_png
     from perdure.toybox.pretrain.data import to_pixels
     from perdure.toybox.pretrain.evaluate import all_figures, held_out_scenes
-    from perdure.toybox.pretrain.files import write_json
-    from perdure.toybox.pretrain.sheets import labelled_sheet, paired_sheet, save_sheet
+    from perdure.toybox.pretrain.sheets import labelled_sheet, paired_sheet
     from perdure.toybox.world import caption_full
 
     figures, made, pairs = all_figures(weights, photos, sampling)
     write_json(out / "figures.json", figures)
     prompts = [caption_full(scene) for scene in held_out_scenes(64)]
-    save_sheet(labelled_sheet(to_pixels(made[:64]), prompts), out / "samples.png")
-    save_sheet(paired_sheet(to_pixels(pairs[0]), to_pixels(pairs[1])), out / "reconstructions.png")
+    write_png(out / "samples.png", labelled_sheet(to_pixels(made[:64]), prompts))
+    write_png(out / "reconstructions.png", paired_sheet(to_pixels(pairs[0]), to_pixels(pairs[1])))
     typer.echo(json.dumps(figures, indent=2))
     return figures
 

@@ -10,9 +10,10 @@ from diffusers import StableDiffusionPipeline
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, PreTrainedModel, ViTImageProcessor
 
+from perdure.files import read_json, write_json, write_text
 from perdure.toybox.pretrain.autoencoder import load_autoencoder
 from perdure.toybox.pretrain.base import build_base, build_scheduler
-from perdure.toybox.pretrain.files import read_json, replace_folder, write_json, write_text
+from perdure.toybox.pretrain.files import replace_folder
 from perdure.toybox.pretrain.recipe import PICTURE_SIDE, Recipe
 from perdure.toybox.pretrain.scorers import MEAN, STD, build_clip, build_instance_encoder, build_style_encoder
 from perdure.toybox.pretrain.stages import tokenizer_of

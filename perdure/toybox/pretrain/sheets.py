@@ -1,13 +1,10 @@
 """Sheets of pictures to look at: samples with their prompts, originals above reconstructions."""
 
 import textwrap
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-
-from perdure.toybox.pretrain.files import write_atomically
 
 _LINE = 11  # pixels a line of text
 
@@ -39,11 +36,6 @@ def paired_sheet(above: NDArray[np.uint8], below: NDArray[np.uint8], columns: in
             y = 4 + number // columns * (2 * height + 12) + half * (height + 2)
             sheet.paste(_enlarged(picture, scale), (x, y))
     return sheet
-
-
-def save_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write a PNG."""
-    write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG", optimize=True))
 
 
 def _enlarged(picture: NDArray[np.uint8], scale: int) -> Image.Image:

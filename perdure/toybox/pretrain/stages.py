@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
+from perdure.files import read_json, write_json
 from perdure.toybox.pretrain.autoencoder import load_autoencoder, train_autoencoder, train_decoder
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
-from perdure.toybox.pretrain.files import read_json, write_json
 from perdure.toybox.pretrain.latents import Latents
 from perdure.toybox.pretrain.processes import run_together
 from perdure.toybox.pretrain.recipe import Recipe

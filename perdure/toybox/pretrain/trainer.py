@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from perdure.toybox.pretrain.files import read_json, read_tensors, write_json, write_tensors
+from perdure.files import read_json, write_json
+from perdure.toybox.pretrain.files import read_tensors, write_tensors
 from perdure.toybox.pretrain.recipe import TrainRecipe
 
 RateOf = Callable[[str], float]
