@@ -32,8 +32,9 @@ from perdure.sections import (
 __all__ = ["Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Training", "fill"]
 
 TOYBOX = "toybox"
-NOT_SETTINGS = {"name", "description", "data", "concepts", "order", "joint"}
-"""Keys of a plan that do not decide how a lesson goes."""
+NOT_SETTINGS = dict.fromkeys(("name", "description", "data", "concepts", "order", "joint"), True)
+NOT_SETTINGS |= {"training": {"prompts": True}}
+"""Keys of a plan that do not decide how a lesson goes: each concept says by itself what prompt it has."""
 
 
 class Plan(Section):
@@ -76,8 +77,11 @@ class Plan(Section):
         return self.concepts if self.order is None else tuple(self.concepts[i - 1] for i in self.order)
 
     def narrowed(self, choice: MethodChoice) -> "Plan":
-        """The same plan with one method only."""
-        return self.model_copy(update={"methods": (choice,), "joint": False})
+        """The same plan with one method only, trained as that method wants it."""
+        own = choice.training
+        wanted = {key: getattr(own, key) for key in own.model_fields_set} if own else {}
+        training = self.training.model_copy(update=wanted)
+        return self.model_copy(update={"methods": (choice,), "joint": False, "training": training})
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides a lesson but the concepts: plain JSON values, no paths of concepts."""
@@ -124,12 +128,18 @@ def build(
         data["methods"] = [data.pop("method")]
     if data.get("data") is not None:
         data["data"] = sources.resolve(folder, data["data"])
-    data["concepts"] = sources.expand(data.get("concepts", []), data.get("data") or folder)
+    prompts = _mapping(_mapping(data.get("training")).get("prompts"))
+    data["concepts"] = sources.expand(data.get("concepts", []), data.get("data") or folder, prompts)
     complete = yaml_file.merge(yaml_file.read_packaged("defaults.yaml")[base_family(data)], data)
     try:
         return Plan.model_validate(_located(complete, folder))
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, Plan, where, lines, single)) from None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A value that is a mapping; an empty one for any other, which the plan's own checks refuse."""
+    return value if isinstance(value, dict) else {}
 
 
 def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -50,8 +50,9 @@ def run(
 def joint_plan(plan: Plan) -> Plan:
     """All concepts in one lesson with the first method's adapter, and as many steps as their lessons have together."""
     choice = plan.methods[0].model_copy(update={"label": JOINT})
-    longer = plan.training.model_copy(update={"steps": plan.training.steps * len(plan.concepts)})
-    return plan.narrowed(choice).model_copy(update={"training": longer, "joint": True})
+    own = plan.narrowed(choice)
+    longer = own.training.model_copy(update={"steps": own.training.steps * len(plan.concepts)})
+    return own.model_copy(update={"training": longer, "joint": True})
 
 
 def open_or_create(folder: Path, plan: Plan) -> Lineage:

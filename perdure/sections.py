@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from perdure import catalogue, score
 from perdure.errors import did_you_mean
@@ -62,7 +62,8 @@ class Concept(Section):
     noun: str = Field("", alias="class")
     """The class noun: backpack, dog, ..."""
     prompt: str = ""
-    """Training prompt; `{token}` and `{class}` are filled in. Captions beside the images take precedence."""
+    """Training prompt; `{token}` and `{class}` are filled in. Captions beside the images take precedence. That of a
+    drawn style keeps its `{class}`: each of its pictures shows another thing."""
     phrase: str = ""
     """What stands for `{concept}` in evaluation prompts; by default token + class (subject) or token (style); without a
     token, what the prompt shows."""
@@ -75,43 +76,17 @@ class Concept(Section):
             raise ValueError("give either `images` (a folder or files) or `drawn` (a toybox concept)")
         if not (self.prompt or self.token or self.noun):
             raise ValueError("give a `prompt`, or a `token` and a `class`, so that the concept can be called")
-        prompt = self.prompt or ("a photo of {token} {class}" if self.kind == "subject" else "{token} image of {class}")
-        prompt = squeeze(fill(prompt, token=self.token, noun=self.noun))
-        if unknown := PLACEHOLDER.search(prompt):
+        many = self.drawn is not None and self.drawn.what == "style"
+        usual = "a photo of {token} {class}" if self.kind == "subject" else "{token} image of {class}"
+        prompt = self.prompt or ("{token} image of a {class}" if many else usual)
+        prompt = squeeze(fill(prompt, token=self.token, noun="{class}" if many else self.noun))
+        plain = squeeze(prompt.replace("{class}", "")) if many else prompt
+        if unknown := PLACEHOLDER.search(plain):
             raise ValueError(f"prompt: {unknown[0]} is not known; {{token}} and {{class}} are filled in")
         words = f"{self.token} {self.noun}" if self.kind == "subject" else self.token
-        phrase = self.phrase or (words if self.token else _without_lead(prompt))
+        phrase = self.phrase or (words if self.token else _without_lead(plain))
         object.__setattr__(self, "prompt", prompt)
         object.__setattr__(self, "phrase", squeeze(phrase))
-        return self
-
-
-class MethodChoice(Section):
-    """A method by the name of its file in `methods/`, and the options that differ from its defaults."""
-
-    name: str
-    options: dict[str, Any] = {}
-    label: str = ""
-    """Name of the run's folder and of its row in tables; by default made from name and options."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and "options" not in value:
-            known = {key: value[key] for key in ("name", "label") if key in value}
-            return {**known, "options": {k: v for k, v in value.items() if k not in known}}
-        return value
-
-    @model_validator(mode="after")
-    def _known(self) -> "MethodChoice":
-        catalogue.check(self.name, self.options)
-        if not self.label:
-            parts = [self.name, *(f"{key}-{value}" for key, value in sorted(self.options.items()))]
-            object.__setattr__(self, "label", re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts)))
-        elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.label):
-            raise ValueError(f"label {self.label!r} names a folder: use letters, digits, dots, dashes and underscores")
         return self
 
 
@@ -131,9 +106,25 @@ class Preserve(Section):
     """Under the lesson's own captions, past concepts' captions, or both in turn."""
 
 
+class TrainingPrompts(Section):
+    """Training prompts of the concepts of a kind that have none of their own; `{token}` and `{class}` are filled in."""
+
+    subject: str | None = None
+    style: str | None = None
+
+    @field_validator("subject", "style")
+    @classmethod
+    def _calls_concept(cls, prompt: str | None) -> str | None:
+        if prompt is not None and "{token}" not in prompt:
+            raise ValueError(f"prompt {prompt!r} does not contain {{token}}")
+        return prompt
+
+
 class Training(Section):
     """How one lesson is trained."""
 
+    prompts: TrainingPrompts | None = None
+    """Training prompts for all concepts of a kind."""
     resolution: int = Field(512, ge=16, multiple_of=8)
     """Side of the square training images in pixels."""
     steps: int = Field(850, ge=1)
@@ -164,6 +155,41 @@ class Training(Section):
     """False: every lesson draws the same numbers, as the reference code does by resetting its seed."""
     checkpoint_every: int = Field(0, ge=0)
     """Save the unfinished lesson every so many steps, so that a killed run goes on inside the lesson; 0: do not."""
+
+
+class MethodChoice(Section):
+    """A method by the name of its file in `methods/`, and the options that differ from its defaults."""
+
+    name: str
+    options: dict[str, Any] = {}
+    training: Training | None = None
+    """Keys of `training` that this method wants otherwise, such as its own learning rate."""
+    label: str = ""
+    """Name of the run's folder and of its row in tables; by default made from name and options."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "options" not in value:
+            known = {key: value[key] for key in ("name", "label", "training") if key in value}
+            return {**known, "options": {k: v for k, v in value.items() if k not in known}}
+        return value
+
+    @model_validator(mode="after")
+    def _known(self) -> "MethodChoice":
+        catalogue.check(self.name, self.options)
+        if not self.label:
+            parts = [self.name, *(f"{key}-{value}" for key, value in sorted(self.options.items()))]
+            object.__setattr__(self, "label", re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts)))
+        elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.label):
+            raise ValueError(f"label {self.label!r} names a folder: use letters, digits, dots, dashes and underscores")
+        return self
+
+    @field_serializer("training")
+    def _only_what_differs(self, value: Training | None) -> dict[str, Any] | None:
+        return None if value is None else value.model_dump(mode="json", exclude_unset=True)
 
 
 class Prompts(Section):

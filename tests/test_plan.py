@@ -226,6 +226,17 @@ def test_set(tmp_path):
     assert made.concepts[0].hold_out == 1 and made.sampling.scheduler == "ddim"
 
 
+def test_a_method_may_train_its_own_way(tmp_path):
+    made = load(tmp_path, SOUND, "training.steps=7", "method={name: naive, training: {learning_rate: 0.01}}")
+    own = made.narrowed(made.methods[0])
+    assert (own.training.learning_rate, own.training.steps) == (0.01, 7) and made.methods[0].options == {}
+    assert made.training.learning_rate != 0.01
+    again = load(tmp_path, plan.plan_text(made))
+    assert again.fingerprint() == made.fingerprint() != load(tmp_path, SOUND, "training.steps=7").fingerprint()
+    with pytest.raises(PlanError, match=r"learning_rat: no such key; did you mean 'learning_rate'\?"):
+        load(tmp_path, SOUND, "method={name: cns, training: {learning_rat: 0.01}}")
+
+
 def test_set_changes_the_way_a_method_is_named(tmp_path):
     assert [m.label for m in load(tmp_path, SOUND, "methods=[naive, magmax]").methods] == ["naive", "magmax"]
     several = SOUND.replace("method: naive", "methods: [naive, magmax]")
