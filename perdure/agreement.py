@@ -1,10 +1,18 @@
-"""Whether a plan, a base and a concept are those that a lineage was made with; the first difference in words."""
+"""Whether a plan, a base and a concept are those that a lineage was made with; the first difference in words.
+
+Settings are compared key by key. A key that a lineage of an older version lacks counts as the key's own default (not
+that of a base, in defaults.yaml): a new key is a new possibility, and by default does what was done before.
+Fingerprints are labels of what a version understood, and are not compared: they change with every key that is added.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from perdure import mistakes
 from perdure.errors import LineageError
-from perdure.plan import Concept, Plan, describe, fingerprint, portable
+from perdure.plan import Concept, Plan, describe, portable
 
 if TYPE_CHECKING:
     from perdure.lineage import Lineage
@@ -12,11 +20,7 @@ if TYPE_CHECKING:
 
 def on_plan(lineage: "Lineage", plan: Plan) -> None:
     """Refuse a plan that did not make this lineage; one with more concepts continues it. Raises LineageError."""
-    if fingerprint(portable(plan.settings())) != lineage.facts["fingerprint"]:
-        where = difference(portable(lineage.settings), portable(plan.settings()))
-        raise LineageError(
-            f"{lineage.folder} was made by another plan: {where}; give another --out folder, or delete this one"
-        )
+    on_settings(lineage, plan)
     names = [concept.name for concept in plan.sequence]
     planned = [set(names)] if plan.joint else [{name} for name in names]
     if [set(row.concepts) for row in lineage.lessons] != planned[: len(lineage.lessons)]:
@@ -29,6 +33,25 @@ def on_plan(lineage: "Lineage", plan: Plan) -> None:
             on_concept(lineage.folder, lineage.concept_facts(concept.name)["described"], concept)
 
 
+def on_settings(lineage: "Lineage", plan: Plan) -> None:
+    """Refuse a plan that would teach otherwise; concepts and order do not count. Raises LineageError."""
+    mine, theirs = portable(completed(lineage)), portable(plan.settings())
+    if mine != theirs:
+        raise LineageError(
+            f"{lineage.folder} was made by another plan: {difference(mine, theirs)}; "
+            "give another --out folder, or delete this one"
+        )
+
+
+def completed(lineage: "Lineage") -> dict[str, Any]:
+    """The settings of a lineage, with the defaults of keys that it lacks. Raises LineageError for unknown ones."""
+    try:
+        return Plan.model_validate(lineage.settings).settings()
+    except ValidationError as error:
+        told = "; ".join(mistakes.sentences(error, Plan, str(lineage.folder / "lineage.json"), None))
+        raise LineageError(f"{told} (was it made by a later version of perdure?)") from None
+
+
 def on_base(lineage: "Lineage", identity: str) -> None:
     """Refuse other weights than the lineage was begun on. Raises LineageError."""
     if identity != lineage.facts["base_identity"]:
@@ -38,12 +61,26 @@ def on_base(lineage: "Lineage", identity: str) -> None:
 
 def on_concept(folder: Path, known: dict[str, Any], concept: Concept) -> None:
     """Refuse a concept of other settings than the recorded ones. Raises LineageError."""
-    if known != describe(concept):
-        where = difference(known, describe(concept))
+    if not alike(known, concept):
+        where = difference(_described(known), describe(concept))
         raise LineageError(
             f"{folder}: concept {concept.name!r} was taught with other settings: {where}; "
             "give another --out folder, or delete this one"
         )
+
+
+def alike(known: dict[str, Any], concept: Concept) -> bool:
+    """Whether a concept is the one recorded, keys that the record lacks being at their defaults."""
+    return _described(known) == describe(concept)
+
+
+def _described(known: dict[str, Any]) -> dict[str, Any]:
+    """A recorded description with the defaults of keys that it lacks; as it is where this version cannot read it."""
+    pictures = {} if known.get("drawn") else {"images": "."}
+    try:
+        return describe(Concept.model_validate({**known, **pictures}))
+    except ValidationError:
+        return known
 
 
 def difference(mine: Any, theirs: Any, at: str = "") -> str:

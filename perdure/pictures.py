@@ -9,8 +9,9 @@ from PIL import Image
 
 from perdure import images
 from perdure.errors import ImageError, PlanError
-from perdure.sections import Concept, fill, squeeze
+from perdure.sections import Concept
 from perdure.toybox import world
+from perdure.wording import fill, squeeze
 
 REFERENCES = "refs"
 """Name of the sub-folder of a concept's images that holds its held-out references."""
@@ -106,7 +107,7 @@ def _drawn(concept: Concept) -> tuple[tuple[Picture, ...], tuple[Image.Image, ..
     if drawn.what == "style":
         style = world.style_concepts(drawn.index + 1)[drawn.index]
         scenes, references = style.training_scenes(drawn.images), style.reference_scenes(drawn.references)
-        captions = [squeeze(f"{concept.token} image of a {scene.thing.class_name}") for scene in scenes]
+        captions = [squeeze(fill(concept.prompt, token=concept.token, noun=scene.thing.class_name)) for scene in scenes]
     else:
         subject = world.subjects(drawn.index + 1, split=drawn.split)[drawn.index]
         scenes, references = subject.training_scenes(drawn.images), subject.reference_scenes(drawn.references)

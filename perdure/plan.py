@@ -25,15 +25,18 @@ from perdure.sections import (
     Scoring,
     Section,
     Training,
-    fill,
-    squeeze,
 )
+from perdure.wording import squeeze
 
-__all__ = ["Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Training", "fill"]
+__all__ = ["Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Training"]
 
 TOYBOX = "toybox"
-NOT_SETTINGS = dict.fromkeys(("name", "description", "data", "concepts", "order", "joint"), True)
-NOT_SETTINGS |= {"training": {"prompts": True}}
+JOINT = "joint"
+"""Label of the run that is taught all concepts at once."""
+NOT_SETTINGS: dict[str, Any] = dict.fromkeys(
+    ("name", "description", "data", "concepts", "order", "joint", "protocol"), True
+)
+NOT_SETTINGS["training"] = {"prompts": True}
 """Keys of a plan that do not decide how a lesson goes: each concept says by itself what prompt it has."""
 
 
@@ -43,6 +46,8 @@ class Plan(Section):
     version: Literal[1] = 1
     name: Name = "plan"
     description: str = ""
+    protocol: str | None = None
+    """The published protocol that the plan follows; `perdure compare` shows its numbers beside."""
     base: str = TOYBOX
     """`toybox`, a hub id, or a local diffusers folder (Stable Diffusion 1.x, 2.x or SDXL)."""
     vae: str | None = None
@@ -63,10 +68,12 @@ class Plan(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Plan":
-        labels = [m.label for m in self.methods] + ["joint"] * self.joint  # each names a folder
+        labels = [m.label for m in self.methods] + [JOINT] * self.joint  # each names a folder
         problems = [*_clashes(self.concepts), *_doubles("method", labels)]
         if self.order is not None and sorted(self.order) != list(range(1, len(self.concepts) + 1)):
             problems.append(f"order {list(self.order)} is not an ordering of 1..{len(self.concepts)}")
+        if self.protocol and self.protocol not in (known := yaml_file.read_packaged("compare/published.yaml")):
+            problems.append(f"no published protocol is called {self.protocol!r}{did_you_mean(self.protocol, known)}")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -82,6 +89,12 @@ class Plan(Section):
         wanted = {key: getattr(own, key) for key in own.model_fields_set} if own else {}
         training = self.training.model_copy(update=wanted)
         return self.model_copy(update={"methods": (choice,), "joint": False, "training": training})
+
+    def joined(self) -> "Plan":
+        """All concepts in one lesson with the first method's adapter, and the steps of all their lessons together."""
+        own = self.narrowed(self.methods[0].model_copy(update={"label": JOINT}))
+        longer = own.training.model_copy(update={"steps": own.training.steps * len(self.concepts)})
+        return own.model_copy(update={"training": longer, "joint": True})
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides a lesson but the concepts: plain JSON values, no paths of concepts."""
@@ -132,7 +145,7 @@ def build(
     data["concepts"] = sources.expand(data.get("concepts", []), data.get("data") or folder, prompts)
     complete = yaml_file.merge(yaml_file.read_packaged("defaults.yaml")[base_family(data)], data)
     try:
-        return Plan.model_validate(_located(complete, folder))
+        return Plan.model_validate(located(complete, folder))
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, Plan, where, lines, single)) from None
 
@@ -142,7 +155,7 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same values with absolute paths for models on this machine; hub ids, and what is no name, as they are."""
 
     def path(name: Any) -> Any:

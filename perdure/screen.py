@@ -1,7 +1,10 @@
 """What the command line shows: tables, bars and texts. It reads, and decides nothing."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +14,7 @@ from perdure.catalogue import MethodCard
 from perdure.sections import Concept
 
 if TYPE_CHECKING:
+    from perdure.analysis.record import Analysis
     from perdure.lineage import Lineage
     from perdure.pictures import Pictures
     from perdure.plan import Plan
@@ -132,11 +136,56 @@ def size(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def pairs_table(measure: str, concepts: tuple[str, ...], matrix: Any) -> Table:
-    """One measure of all pairs of lessons."""
-    table = Table(title=Text(f"{measure} of the updates (rows with columns)"))
-    for column in ("", *concepts):
-        table.add_column(column, justify="right")
-    for name, row in zip(concepts, matrix, strict=True):
-        table.add_row(name, *(f"{value:.3f}" for value in row))
+def pairs_table(measure: str, lessons: Sequence[str], matrix: Any) -> Table:
+    """One measure of all pairs of lessons, columns by their numbers: 80 columns are enough for ten lessons."""
+    table = _slim(f"{measure}: row with column")
+    table.add_column(no_wrap=True, max_width=20)
+    for number in range(1, len(lessons) + 1):
+        table.add_column(str(number), justify="right", no_wrap=True)
+    for number, (name, row) in enumerate(zip(lessons, matrix, strict=True), start=1):
+        cells = ("" if k == number else _brief(value) for k, value in enumerate(row, start=1))
+        table.add_row(Text(f"{number} {name}", overflow="ellipsis"), *cells)
     return table
+
+
+def updates_table(found: "Analysis") -> Table:
+    """How large each lesson's update is, how much it moved, and what the method noted of its choice of weights."""
+    table = _slim("updates")
+    table.add_column(no_wrap=True, max_width=24)
+    chosen = bool(found.selection)
+    for column in ("norm", "per weight", "moved", *(("chosen", "of these moved before") if chosen else ())):
+        table.add_column(column, justify="right")
+    whole = found.parts["all"]
+    for k, name in enumerate(found.lessons):
+        noted = found.selection.get(name, {})
+        notes = [f"{noted[key]:.2%}" if key in noted else "" for key in ("density", "moved before")] if chosen else []
+        size = f"{whole.norms[k]:.4g}", f"{whole.rms[k]:.2e}", f"{whole.moved[k]:.2%}"
+        table.add_row(Text(f"{k + 1} {name}", overflow="ellipsis"), *size, *notes)
+    return table
+
+
+def kinds_table(found: "Analysis") -> Table:
+    """Means over all pairs of lessons, for each kind of layer, and by chance."""
+    table = _slim("mean over all pairs of lessons")
+    for column in ("layers", *found.telling):
+        table.add_column(column, justify="left" if column == "layers" else "right")
+    for kind, part in found.parts.items():
+        table.add_row(kind, *(_brief(part.between(m)) for m in found.telling))
+    table.add_row("by chance", *(_brief(found.chance.get(m, math.nan)) for m in found.telling))
+    return table
+
+
+def _slim(title: str) -> Table:
+    narrow: dict[str, Any] = {
+        "box": box.SIMPLE_HEAD,
+        "padding": (0, 1, 0, 0),
+        "pad_edge": False,
+        "min_width": len(title),
+    }
+    return Table(title=Text(title), title_justify="left", **narrow)
+
+
+def _brief(value: float) -> str:
+    """Two places, without the leading zero: .58, -.10, 1.00."""
+    # adding 0 makes -0 a 0
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1) if math.isfinite(value) else ""

@@ -8,8 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serial
 
 from perdure import catalogue, score
 from perdure.errors import did_you_mean
+from perdure.wording import PLACEHOLDER, fill, squeeze, without_lead
 
-PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
 Kind = Literal["subject", "style"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 
@@ -84,7 +84,7 @@ class Concept(Section):
         if unknown := PLACEHOLDER.search(plain):
             raise ValueError(f"prompt: {unknown[0]} is not known; {{token}} and {{class}} are filled in")
         words = f"{self.token} {self.noun}" if self.kind == "subject" else self.token
-        phrase = self.phrase or (words if self.token else _without_lead(plain))
+        phrase = self.phrase or (words if self.token else without_lead(plain))
         object.__setattr__(self, "prompt", prompt)
         object.__setattr__(self, "phrase", squeeze(phrase))
         return self
@@ -239,22 +239,3 @@ class Scoring(Section):
             if name not in score.names():
                 raise ValueError(f"no measure {name!r}{did_you_mean(name, score.names())}")
         return names
-
-
-def fill(text: str, *, token: str, noun: str) -> str:
-    """Replace `{token}`, `{class}`, and the trainers' trigger placeholders in a prompt or caption."""
-    trigger = f"{token} {noun}".strip()
-    for placeholder, value in (("{token}", token), ("{class}", noun), ("{trigger}", trigger), ("[trigger]", trigger)):
-        text = text.replace(placeholder, value)
-    return text
-
-
-def squeeze(text: str) -> str:
-    """Single spaces, none at the ends."""
-    return " ".join(text.split())
-
-
-def _without_lead(prompt: str) -> str:
-    for lead in ("a photo of ", "a picture of ", "an image of ", "photo of "):
-        prompt = prompt.removeprefix(lead)
-    return prompt

@@ -5,7 +5,7 @@ Everything here returns plain mappings in the plan's own keys; `plan.Concept` ch
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,20 @@ KOHYA = re.compile(r"^\d+_(?P<token>\S+)(?: (?P<noun>.+))?$")
 """Folder names of kohya's trainers: repeats, underscore, token and class (`10_zwz backpack`)."""
 
 
-def expand(concepts: Any, folder: Path) -> Any:
+def expand(concepts: Any, folder: Path, prompts: Mapping[str, Any] | None = None) -> Any:
     """The plan's `concepts` as a list of mappings, relative paths resolved against `folder`.
 
     Accepts a list of concepts, `{folder: PATH}`, or `{toybox: {subjects: N}}` / `{toybox: {styles: N}}` with an
-    optional `split`. What is none of these is handed back as it is, for the plan to refuse.
+    optional `split` and `tokens`. What is none of these is handed back as it is, for the plan to refuse.
+    `prompts`: kind -> training prompt of the concepts that have none of their own.
     """
     if isinstance(concepts, dict) and set(concepts) == {"folder"}:
-        return from_folder(resolve(folder, str(concepts["folder"])))
-    if isinstance(concepts, dict) and set(concepts) == {"toybox"}:
-        return _from_toybox(concepts["toybox"])
+        concepts = from_folder(resolve(folder, str(concepts["folder"])))
+    elif isinstance(concepts, dict) and set(concepts) == {"toybox"}:
+        concepts = _from_toybox(concepts["toybox"])
     if not isinstance(concepts, list):
         return concepts
-    return [_resolved(concept, folder) if isinstance(concept, dict) else concept for concept in concepts]
+    return [_resolved(concept, folder, prompts) if isinstance(concept, dict) else concept for concept in concepts]
 
 
 def from_folder(folder: Path) -> list[dict[str, Any]]:
@@ -102,10 +103,10 @@ def resolve(folder: Path, path: Any) -> Any:
     return Path(os.path.abspath(folder / Path(path).expanduser())) if isinstance(path, str | Path) else path
 
 
-def _resolved(concept: dict[str, Any], folder: Path) -> dict[str, Any]:
-    concept = dict(concept)
-    if isinstance(concept.get("drawn"), dict):
-        concept = {**_drawn_facts(concept["drawn"]), **concept}
+def _resolved(concept: dict[str, Any], folder: Path, prompts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    facts = _drawn_facts(concept["drawn"]) if isinstance(concept.get("drawn"), dict) else {}
+    shared = (prompts or {}).get(str(concept.get("kind", facts.get("kind", "subject"))))
+    concept = {**facts, **({"prompt": shared} if shared is not None else {}), **concept}
     for key in ("images", "references"):
         if isinstance(concept.get(key), list):
             concept[key] = [resolve(folder, path) for path in concept[key]]
@@ -116,13 +117,22 @@ def _resolved(concept: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _from_toybox(wanted: Any) -> list[dict[str, Any]]:
     kinds = {"subjects": "subject", "styles": "style"}
-    if not isinstance(wanted, dict) or not set(wanted) <= {*kinds, "split"} or not set(wanted) & set(kinds):
-        raise PlanError("concepts.toybox: write `{subjects: N}` or `{styles: N}`, with an optional `split: test|dev`")
+    if not isinstance(wanted, dict) or not set(wanted) <= {*kinds, "split", "tokens"} or not set(wanted) & set(kinds):
+        raise PlanError(
+            "concepts.toybox: write `{subjects: N}` or `{styles: N}`, with an optional `split: test|dev`, and "
+            "`tokens: rare` to call styles by rare tokens instead of their own words"
+        )
     counts, split = {key: wanted.get(key, 0) for key in kinds}, wanted.get("split", "test")
     if not all(isinstance(count, int) and count >= 0 for count in counts.values()) or split not in ("test", "dev"):
         raise PlanError("concepts.toybox: subjects and styles are whole numbers from 0; split is test or dev")
+    if (tokens := wanted.get("tokens", "own")) not in ("own", "rare"):
+        raise PlanError(f"concepts.toybox: tokens is own (a style is called by its words) or rare (got {tokens!r})")
+    rare = dict(enumerate(world.RARE_TOKENS[counts["subjects"] :])) if tokens == "rare" else {}
     return [
-        _resolved({"drawn": {"what": kinds[key], "index": index, "split": split}}, Path())
+        {
+            "drawn": {"what": kinds[key], "index": index, "split": split},
+            **({"token": rare[index]} if key == "styles" and index in rare else {}),
+        }
         for key, count in counts.items()
         for index in range(count)
     ]

@@ -92,21 +92,27 @@ def override(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", error)
             raise PlanError(f"--set {text!r}: the value is not valid YAML: {problem}") from None
-        data = _with(data, key.split("."), read, text)
+        data = put(data, key, read, f"--set {text!r}")
     return data
+
+
+def put(data: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
+    """`data` with another value under a dotted key; list positions count from 0. Raises PlanError."""
+    changed: dict[str, Any] = _with(data, key.split("."), value, where)
+    return changed
 
 
 def _with(data: Any, path: list[str], value: Any, text: str) -> Any:
     head, rest = path[0], path[1:]
     if isinstance(data, list):
         if not head.isdigit() or int(head) >= len(data):
-            raise PlanError(f"--set {text!r}: {head!r} is not a position in a list of {len(data)} (from 0)")
+            raise PlanError(f"{text}: {head!r} is not a position in a list of {len(data)} (from 0)")
         return [
             _with(v, rest, value, text) if rest and i == int(head) else value if i == int(head) else v
             for i, v in enumerate(data)
         ]
     if data is not None and not isinstance(data, dict):
-        raise PlanError(f"--set {text!r}: {head!r} lies below a plain value")
+        raise PlanError(f"{text}: {head!r} lies below a plain value")
     data = dict(data or {})
     data[head] = _with(data.get(head), rest, value, text) if rest else value
     return data

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perdure import datasets
+from perdure import datasets, pictures, plan, sources
+from perdure.datasets import archives, customconcept101, dreambooth, unlearncanvas
 from perdure.errors import DataError
 from perdure.images import sha256_of
 
@@ -28,14 +29,17 @@ def no_waiting_for_the_disk(monkeypatch):
 
 def fill(folder, name):
     """A fake copy of data set `name` in `folder`: every picture there, each with bytes of its own."""
-    dataset = datasets.DATASETS[name]
-    for number, file in enumerate(dataset.pictures):
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((16, 16, 3), number, np.uint8)).save(path)
-    if dataset.texts:
+    module = {"dreambooth": dreambooth, "unlearncanvas": unlearncanvas}[name]
+    for number, file in enumerate(module.PICTURES):
+        paint(folder / file, number)
+    if module is dreambooth:
         (folder / "prompts_and_classes.txt").write_text(CLASSES)
     return folder
+
+
+def paint(path, number):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((16, 16, 3), (number % 256, number // 256, 0), np.uint8)).save(path)
 
 
 def tree(folder):
@@ -159,7 +163,7 @@ def test_links_swollen_files_and_nonsense_in_archives_are_refused(tmp_path, copy
     with pytest.raises(DataError, match="is not a sound zip or tar archive"):
         datasets.get("dreambooth", tmp_path / "out", tmp_path / "junk.zip")
     archive = zipped(copy, tmp_path / "large.zip", "")
-    monkeypatch.setattr(datasets, "LARGEST", 100)
+    monkeypatch.setattr(archives, "LARGEST", 100)
     with pytest.raises(DataError, match="more than 100 bytes"):
         datasets.get("dreambooth", tmp_path / "out", archive)
 
@@ -192,6 +196,7 @@ def test_offline_is_said_in_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(urllib.request, "urlopen", down)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", no_hub)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_hub)
     for name in datasets.DATASETS:
         with pytest.raises(DataError) as caught:
             datasets.get(name, tmp_path / "out")
@@ -205,15 +210,186 @@ def test_unknown_names_suggest(tmp_path):
 
 
 def test_classes(tmp_path, copy):
-    assert datasets.dreambooth_classes(copy) == {"backpack": "backpack", "bear_plushie": "stuffed animal"}
+    assert dreambooth.dreambooth_classes(copy) == {"backpack": "backpack", "bear_plushie": "stuffed animal"}
     with pytest.raises(DataError, match="prompts_and_classes"):
-        datasets.dreambooth_classes(tmp_path)
+        dreambooth.dreambooth_classes(tmp_path)
 
 
 def test_the_real_photos(tmp_path, photos):
     done = datasets.get("dreambooth", tmp_path, photos)
     assert done.kept == 0 and len(list(done.folder.glob("*/*.jpg"))) == 158
     assert datasets.get("dreambooth", tmp_path, photos).copied == 0
-    classes = datasets.dreambooth_classes(done.folder)
-    assert set(classes) == set(datasets.SUBJECTS) and len(set(classes.values())) == 15
+    classes = dreambooth.dreambooth_classes(done.folder)
+    assert set(classes) == set(dreambooth.SUBJECTS) and len(set(classes.values())) == 15
     assert classes["grey_sloth_plushie"] == "stuffed animal"
+
+
+# --- CustomConcept101 ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def concepts(tmp_path_factory):
+    """The layout of `benchmark_dataset.zip`, with three small pictures a concept and names of several kinds."""
+    folder = tmp_path_factory.mktemp("concepts") / "benchmark_dataset"
+    for number, concept in enumerate(customconcept101.CONCEPTS):
+        for position, file in enumerate(("10.JPG", "2.jpeg", "some-body-x1y2-unsplash.png")):
+            paint(folder / concept / file, 3 * number + position)
+    return folder
+
+
+def test_custom_concepts_are_numbered_in_natural_order(tmp_path, concepts):
+    done = datasets.get("customconcept101", tmp_path / "one", concepts)
+    own = sorted(path.name for path in (done.folder / "pet_cat5").iterdir())
+    assert len(customconcept101.CONCEPTS) == 101 and done.copied == 101 * 4 + 1
+    assert own == ["00.jpeg", "01.jpg", "02.png", "concept.yaml"]
+    assert sha256_of(done.folder / "pet_cat5/00.jpeg") == sha256_of(concepts / "pet_cat5/2.jpeg")
+    assert (done.folder / "actionfigure_1/concept.yaml").read_text() == "class: action figure\n"
+    assert datasets.get("customconcept101", tmp_path / "one", concepts.parent).copied == 0
+
+
+def test_custom_concepts_come_from_the_hub_as_an_archive(tmp_path, concepts, monkeypatch):
+    import huggingface_hub
+
+    archive = zipped(concepts.parent, tmp_path / "benchmark_dataset.zip", "")
+    with zipfile.ZipFile(archive, "a") as packed:
+        packed.writestr("__MACOSX/benchmark_dataset/pet_cat5/._2.jpeg", "left by a Mac")
+        packed.writestr("benchmark_dataset/somebody_else/0.jpg", "not one of them")
+    asked = []
+
+    def download(*words, **how):
+        asked.append((words, how))
+        return str(archive)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    fetched = datasets.get("customconcept101", tmp_path / "fetched")
+    repository = {"repo_type": "dataset", "revision": "main"}
+    assert asked == [(("nupurkmr9/custom-diffusion", "benchmark_dataset.zip"), repository)]
+    copied = datasets.get("customconcept101", tmp_path / "copied", concepts)
+    assert {k: v[0] for k, v in tree(fetched.folder).items()} == {k: v[0] for k, v in tree(copied.folder).items()}
+
+
+def test_custom_concepts_that_are_not_whole_are_refused(tmp_path, concepts):
+    part = tmp_path / "part"
+    for concept in list(customconcept101.CONCEPTS)[1:]:
+        (part / concept).parent.mkdir(exist_ok=True)
+        (part / concept).symlink_to(concepts / concept)
+    with pytest.raises(DataError, match="1 of 101 concepts of customconcept101 are missing: scene_barn"):
+        datasets.get("customconcept101", tmp_path / "out", part)
+    paint(part / "scene_barn/0.jpg", 1)
+    with pytest.raises(DataError, match="fewer than 3 pictures of scene_barn"):
+        datasets.get("customconcept101", tmp_path / "out", part)
+
+
+# --- landmarks and faces -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Google Landmarks v2 as it unpacks: landmark 7 with 3 pictures, 12 with 2 of 4, 100 with 3."""
+    listed = {12: ("c0", "c1", "c2", "c3"), 100: ("b2", "b0", "b1"), 7: ("a0", "a1", "a2")}
+    ids = {number: [f"{short}{number:014d}" for short in shorts] for number, shorts in listed.items()}
+    rows = [f"{number},{' '.join(own)}" for number, own in ids.items()]
+    (tmp_path / "gldv2").mkdir()
+    (tmp_path / "gldv2/train_clean.csv").write_text("\n".join(["landmark_id,images", *rows]) + "\n")
+    for number, own in ids.items():
+        for position, picture in enumerate(own[: 2 if number == 12 else 3]):
+            paint(tmp_path / "gldv2/train" / Path(*picture[:3]) / f"{picture}.jpg", number + position)
+    return tmp_path / "gldv2"
+
+
+def test_landmarks_with_pictures_enough_are_taken_by_rising_id(tmp_path, world):
+    pick = datasets.Pick(concepts=2, images=3)
+    done = datasets.get("landmarks", tmp_path / "out", world, pick=pick)
+    rows = (done.folder / "origins.csv").read_text().splitlines()
+    assert rows[1] == "landmark-01/00.jpg,7,a000000000000007.jpg"
+    assert rows[4] == "landmark-02/00.jpg,100,b000000000000100.jpg" and len(rows) == 7
+    assert datasets.get("landmarks", tmp_path / "out", world, pick=pick).copied == 0
+    own = datasets.get("landmarks", tmp_path / "own", world, pick=datasets.Pick(images=2, only=("12", "7")))
+    assert [row.split(",")[1] for row in (own.folder / "origins.csv").read_text().split()[1::2]] == ["12", "7"]
+    planned = sources.from_folder(done.folder)
+    assert [(c["name"], c["class"]) for c in planned] == [("landmark-01", "landmark"), ("landmark-02", "landmark")]
+
+
+def test_landmarks_that_are_not_there_are_named(tmp_path, world):
+    for pick, words in (
+        (datasets.Pick(3, 3), "2 landmarks have 3 pictures or more here, and 3 are asked for"),
+        (datasets.Pick(images=3, only=("12",)), "landmark 12 has 2 pictures here, not 3"),
+        (datasets.Pick(only=("niagara",)), "no landmark 'niagara'"),
+    ):
+        with pytest.raises(DataError, match=words):
+            datasets.get("landmarks", tmp_path / "out", world, pick=pick)
+    (world / "train_clean.csv").write_text("landmark_id,images\n7,../../../etc/passwd\n")
+    with pytest.raises(DataError, match="image ids of 16 hexadecimal digits"):
+        datasets.get("landmarks", tmp_path / "out", world)
+    archive = zipped(world, tmp_path / "world.zip", "")
+    with pytest.raises(DataError, match="is a file; unpack it and name the folder"):
+        datasets.get("landmarks", tmp_path / "out", archive)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """CelebAMask-HQ with five pictures: 0, 2 and 10 of person 9, 1 of person 3, 3 of nobody known."""
+    folder = tmp_path / "celeba"
+    for number in (0, 1, 2, 3, 10):
+        paint(folder / f"CelebAMask-HQ/CelebA-HQ-img/{number}.jpg", number)
+    return folder
+
+
+def test_faces_are_the_same_by_either_list_of_identities(tmp_path, faces):
+    with pytest.raises(DataError, match="does not say who is on the pictures: put CelebA-HQ-identity"):
+        datasets.get("celeba-hq", tmp_path / "out", faces)
+    mapping = "idx orig_idx orig_file\n0 118 000119.jpg\n1 99 000100.jpg\n10 5 000006.jpg\n2 17 000018.jpg\n"
+    (faces / "CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt").write_text(mapping)
+    (faces / "identity_CelebA.txt").write_text("000006.jpg 9\n000018.jpg 9\n000100.jpg 3\n000119.jpg 9\n")
+    pick = datasets.Pick(concepts=1, images=2)
+    official = datasets.get("celeba-hq", tmp_path / "official", faces, pick=pick)
+    (faces / "CelebA-HQ-identity.txt").write_text("0.jpg 9\n1.jpg 3\n10.jpg 9\n2.jpg 9\n")
+    own = datasets.get("celeba-hq", tmp_path / "own", faces, pick=pick)
+    assert tree(official.folder).keys() == tree(own.folder).keys()
+    assert (own.folder / "origins.csv").read_text().split()[1:] == ["face-01/00.jpg,9,0.jpg", "face-01/01.jpg,9,2.jpg"]
+    assert datasets.get("celeba-hq", tmp_path / "three", faces, pick=datasets.Pick(2, 1)).folder.is_dir()
+    (faces / "CelebA-HQ-identity.txt").write_text("0.jpg 9\nnonsense\n")
+    with pytest.raises(DataError, match="line 2 is not one of this table"):
+        datasets.get("celeba-hq", tmp_path / "out", faces)
+
+
+def test_only_what_is_picked_from_takes_a_pick(tmp_path, copy):
+    with pytest.raises(
+        DataError, match="laid out whole; --concepts, --images and --only are for landmarks and celeba-hq"
+    ):
+        datasets.get("dreambooth", tmp_path, copy, pick=datasets.Pick())
+
+
+# --- plans ---------------------------------------------------------------------------------------------------------
+
+
+def found_by(name, data):
+    """The concepts of a ready plan whose pictures are all in a folder of data, as `check` sees it."""
+    made = plan.load(plan.ready(name), (f"data={data}",))
+    assert pictures.check(made.concepts) == []
+    return made.concepts
+
+
+def test_the_plan_of_twenty_finds_its_concepts(tmp_path, concepts):
+    done = datasets.get("customconcept101", tmp_path, concepts)
+    assert len(found_by("cns-20", done.folder)) == 20
+
+
+def test_the_plan_of_fifty_finds_its_concepts(tmp_path):
+    ids = {number: [f"{number:02d}{picture:02d}{0:012d}" for picture in range(15)] for number in range(26)}
+    rows = [f"{number},{' '.join(own)}" for number, own in ids.items()]
+    world, faces = tmp_path / "world", tmp_path / "faces"
+    world.mkdir()
+    (world / "train_clean.csv").write_text("\n".join(["landmark_id,images", *rows]))
+    for number, picture in ((number, picture) for number, own in ids.items() for picture in own):
+        paint(world / Path(*picture[:3]) / f"{picture}.jpg", number)
+    for number in range(26 * 15):
+        paint(faces / f"CelebA-HQ-img/{number}.jpg", number)
+    people = [f"{number}.jpg {number // 15}" for number in range(26 * 15)]
+    (faces / "CelebA-HQ-identity.txt").write_text("\n".join(people))
+    datasets.get("landmarks", tmp_path / "data", world)
+    datasets.get("celeba-hq", tmp_path / "data", faces)
+    concepts = found_by("stamina-50", tmp_path / "data")
+    assert len({concept.images for concept in concepts}) == 50
+    assert {concept.noun for concept in concepts} == {"landmark", "person"}

@@ -53,7 +53,11 @@ def teach(
     ] = None,
     device: Device = None,
 ) -> None:
-    """Teach a model one more concept, and see what that did to the older ones."""
+    """Teach a model one more concept, and see what that did to the older ones.
+
+    Every lesson of a model is taught with the settings that `perdure init --set` gave it. For other ones (steps,
+    learning rate, prompts, ...) begin another model; its folder's plan.yaml shows them all.
+    """
     from perdure import plan, screen
     from perdure.errors import LineageError
     from perdure.lineage import Lineage

@@ -22,12 +22,31 @@ def plan_new(
 
 
 def data_get(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="dreambooth or unlearncanvas")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="dreambooth, unlearncanvas, customconcept101, landmarks or celeba-hq")
+    ],
     source: Annotated[Path | None, typer.Option("--from", help="A local copy, instead of the public source.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that will hold the data sets.")] = Path("data"),
+    concepts: Annotated[
+        int | None, typer.Option(min=1, help="landmarks, celeba-hq: how many are taken, by rising id; 25 by default.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="landmarks, celeba-hq: how many pictures each must have; 15 by default.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="landmarks, celeba-hq: this id, instead (repeat it for more)."),
+    ] = None,
 ) -> None:
-    """Fetch, verify and lay out a data set; never overwrites."""
+    """Fetch, verify and lay out a data set; never overwrites.
+
+    customconcept101 is 3.4 GB. landmarks and celeba-hq cannot be fetched: give a copy with --from. Fetching was only
+    tried against stand-ins for the servers; --from was tried.
+    """
     from perdure import datasets, screen
 
-    got = datasets.get(name, out, source, screen.watch())
+    given = {"concepts": concepts, "images": images, "only": tuple(dict.fromkeys(only or ())) or None}
+    asked = {key: value for key, value in given.items() if value is not None}
+    pick = datasets.Pick(**asked) if asked else None  # type: ignore[arg-type]
+    got = datasets.get(name, out, source, screen.watch(), pick)
     screen.say(f"{got.folder}: {got.copied} files copied, {got.kept} were there already; all verified")

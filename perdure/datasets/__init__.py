@@ -1,0 +1,66 @@
+"""Public sets of pictures that the published protocols use: fetched or copied, verified, never overwritten.
+
+One file per data set. Only the files that a protocol needs are taken, under names that are made here: nothing that an
+archive or a folder says about paths decides where anything is written.
+"""
+
+import tempfile
+from pathlib import Path
+
+from perdure.datasets import celeba_hq, customconcept101, dreambooth, landmarks, unlearncanvas
+from perdure.datasets.archives import unpack
+from perdure.datasets.dataset import Copy, Dataset, Pick
+from perdure.datasets.installing import Fetched, check, install
+from perdure.errors import DataError, did_you_mean
+from perdure.progress import Watch, silent
+
+__all__ = ["DATASETS", "Dataset", "Fetched", "Pick", "get"]
+
+_ALL = (dreambooth, unlearncanvas, customconcept101, landmarks, celeba_hq)
+DATASETS: dict[str, Dataset] = {module.DATASET.name: module.DATASET for module in _ALL}
+
+
+def get(
+    name: str, out: str | Path, source: str | Path | None = None, watch: Watch = silent, pick: Pick | None = None
+) -> Fetched:
+    """Data set `name` into `out`/`name`, from its public source or from a local copy (folder, zip or tar).
+
+    `pick`: which concepts, for data sets with more than a protocol needs. A file that is there with the same bytes is
+    kept; if any differs, or anything is missing or no picture, nothing at all is changed. Raises DataError in each of
+    these cases, and when the source cannot be reached or there is none.
+    """
+    dataset = _named(name)
+    if pick is not None and not dataset.picked:
+        picked = " and ".join(other.name for other in DATASETS.values() if other.picked)
+        raise DataError(f"{name} is laid out whole; --concepts, --images and --only are for {picked}.")
+    folder = Path(out) / name
+    with tempfile.TemporaryDirectory(prefix="perdure-") as scratch:
+        if source is not None:
+            origin = Path(source)
+        elif dataset.fetch is not None:
+            origin = dataset.fetch(dataset, Path(scratch), watch)
+        else:
+            raise DataError(dataset.closed)
+        chosen = dataset.choose(dataset, _copy(dataset, origin, Path(scratch)), pick or Pick(), watch)
+        check(dataset, chosen, watch)
+        try:
+            return install(dataset, chosen, folder, watch)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be written ({error.strerror or error}).") from error
+
+
+def _named(name: str) -> Dataset:
+    if name not in DATASETS:
+        raise DataError(f"there is no data set {name!r}{did_you_mean(name, DATASETS)}")
+    return DATASETS[name]
+
+
+def _copy(dataset: Dataset, origin: Path, scratch: Path) -> Copy:
+    """A folder as it is, an archive unpacked into the scratch folder."""
+    if not origin.exists():
+        raise DataError(f"{origin}: there is no such folder or archive.")
+    if origin.is_dir():
+        return Copy(origin, origin)
+    if dataset.wanted is None:
+        raise DataError(f"{origin}: is a file; unpack it and name the folder ({dataset.layout}).")
+    return Copy(unpack(origin, scratch / "unpacked", dataset.wanted), origin)

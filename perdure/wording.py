@@ -1,0 +1,25 @@
+"""Prompts and captions as text: placeholders filled in, spaces squeezed."""
+
+import re
+
+PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
+
+
+def fill(text: str, *, token: str, noun: str) -> str:
+    """Replace `{token}`, `{class}`, and the trainers' trigger placeholders in a prompt or caption."""
+    trigger = f"{token} {noun}".strip()
+    for placeholder, value in (("{token}", token), ("{class}", noun), ("{trigger}", trigger), ("[trigger]", trigger)):
+        text = text.replace(placeholder, value)
+    return text
+
+
+def squeeze(text: str) -> str:
+    """Single spaces, none at the ends."""
+    return " ".join(text.split())
+
+
+def without_lead(prompt: str) -> str:
+    """A prompt without its opening words: what it shows."""
+    for lead in ("a photo of ", "a picture of ", "an image of ", "photo of "):
+        prompt = prompt.removeprefix(lead)
+    return prompt

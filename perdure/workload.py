@@ -1,0 +1,58 @@
+"""How much work a plan is: lessons, training steps, evaluation images."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from perdure.pictures import Pictures
+from perdure.plan import Concept, Plan
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Totals over all runs of a plan.
+
+    images: drawn for the score matrices, row 0 (which the runs share) included; what a method or prior preservation
+    draws to train on is not.
+    """
+
+    lessons: int
+    steps: int
+    images: int
+
+
+def of(plan: Plan) -> Workload:
+    """The work of a plan that is begun from nothing.
+
+    After each lesson every concept learnt so far is drawn, or every concept of the plan if `sampling.unseen`.
+    """
+    each = [len(plan.prompts_for(concept)) * plan.sampling.images_per_prompt for concept in plan.sequence]
+    runs, lessons = len(plan.methods), len(plan.methods) * len(each) + plan.joint
+    rows = [sum(each) if plan.sampling.unseen else sum(each[:number]) for number in range(1, len(each) + 1)]
+    return Workload(
+        lessons=lessons,
+        steps=(runs + plan.joint) * len(each) * plan.training.steps,  # joint: one lesson, as long as all of a run
+        images=sum(each) + runs * sum(rows) + plan.joint * sum(each),
+    )
+
+
+def described(plan: Plan, shown: Sequence[tuple[Concept, Pictures]]) -> dict[str, Any]:
+    """What a plan would do, as plain values: identity, runs, concepts in order with their pictures' counts, totals."""
+    concepts = [
+        {
+            "name": concept.name,
+            "kind": concept.kind,
+            "captions": list(dict.fromkeys(picture.caption for picture in own.training)),
+            "training_images": len(own.training),
+            "reference_images": len(own.references) if own.held_out else 0,
+        }
+        for concept, own in shown
+    ]
+    return {
+        "name": plan.name,
+        "base": plan.base,
+        "fingerprint": plan.fingerprint(),
+        "runs": [choice.label for choice in plan.methods] + ["joint"] * plan.joint,
+        "concepts": concepts,
+        **asdict(of(plan)),
+    }
