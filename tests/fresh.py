@@ -1,4 +1,4 @@
-"""One lesson per line of standard input, each in a process of its own that has done nothing but import.
+"""One job (a lesson, or a drawing) per line of standard input, each in a process that has done nothing but import.
 
 Importing takes seconds, so it is done once, in a parent that never touches a model; a fork of it is a fresh process.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from perdure import examples, method, pictures, plan
+from perdure import examples, method, pictures, plan, sample
 from perdure import memory as memories
 from perdure.backbones import loading
 from perdure.memory import Memory
@@ -31,9 +31,26 @@ def lesson(data: dict, number: int, name: str, before: str, after: str, store: s
     memories.save(learn(backbone, method.get(name), start, todo, made), Path(after), Path(store))
 
 
+def drawing(data: dict, name: str, memory: str, store: str, called: str, out: str) -> None:
+    """Draw a concept from a stored memory, every prompt and latent of a plan, and store the raw pixels."""
+    torch.rand(7)
+    made = plan.build(data)
+    backbone = loading.load(made.base, device="cpu")
+    remembered = memories.load(Path(memory), Path(store))
+    concept = next(c for c in made.concepts if c.name == called)
+    images = sample.images(
+        backbone, method.get(name), remembered, called, made.prompts_for(concept), made.sampling, 32
+    )  # fmt: skip
+    Path(out).write_bytes(b"".join(image.tobytes() for image in images))
+
+
+JOBS = {"lesson": lesson, "drawing": drawing}
+
+
 if __name__ == "__main__":
     for line in sys.stdin:
         if (child := os.fork()) == 0:
-            lesson(*json.loads(line))
+            job, arguments = json.loads(line)
+            JOBS[job](*arguments)
             os._exit(0)
         print("failed" if os.waitpid(child, 0)[1] else "done", flush=True)

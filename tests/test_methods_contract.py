@@ -11,6 +11,7 @@ import torch
 
 from perdure import catalogue, examples, method, pictures, plan, sample
 from perdure import memory as memories
+from perdure.analysis.updates import Shelf, Stored
 from perdure.backbones import loading
 from perdure.memory import Memory
 from perdure.method import Wanted
@@ -21,16 +22,16 @@ NAMES = catalogue.methods()
 
 @pytest.fixture(scope="module")
 def fresh():
-    """(lesson's arguments) -> the lesson learnt in a fresh process."""
+    """(job of tests/fresh.py, its arguments) -> done in a fresh process."""
     command = [sys.executable, str(Path(__file__).parent / "fresh.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
 
-        def learn_there(*arguments):
-            parent.stdin.write(json.dumps(arguments) + "\n")
+        def do_there(job, *arguments):
+            parent.stdin.write(json.dumps([job, arguments]) + "\n")
             parent.stdin.flush()
             assert parent.stdout.readline() == "done\n"
 
-        yield learn_there
+        yield do_there
         parent.stdin.close()
 
 
@@ -58,7 +59,7 @@ def test_only_the_memory_is_carried(name, backbone, plan_data, tmp_path, fresh):
     before = ""
     for number in (1, 2):
         after = str(tmp_path / f"{number}.json")
-        fresh(plan_data, number, name, before, after, str(tmp_path / "store"))
+        fresh("lesson", plan_data, number, name, before, after, str(tmp_path / "store"))
         assert memories.load(tmp_path / f"{number}.json", tmp_path / "store").digest == chain[number].digest
         before = after
 
@@ -94,6 +95,42 @@ def test_memory_round_trip_and_recall(name, backbone, plan_data, tmp_path):
         for projection, change in recalled.items():
             assert change.shape == shapes[projection]
             assert torch.equal(change.matrix(), again[projection].matrix())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_memory_on_disk_is_enough_to_draw(name, backbone, plan_data, tmp_path, fresh):
+    """Read in a fresh process, recalled and drawn, a memory gives the pixels that it gives where it was made."""
+    made = plan.build(plan_data)
+    last = taught(backbone, name, json.dumps(plan_data))[-1]
+    memories.save(last, tmp_path / "memory.json", tmp_path / "store")
+    drawn = {}
+    for concept in made.concepts[:2]:
+        out = tmp_path / concept.name
+        fresh(
+            "drawing", plan_data, name, str(tmp_path / "memory.json"), str(tmp_path / "store"), concept.name, str(out)
+        )
+        images = sample.images(
+            backbone, method.get(name), last, concept.name, made.prompts_for(concept), made.sampling, 32
+        )  # fmt: skip
+        drawn[concept.name] = b"".join(image.tobytes() for image in images)
+        assert out.read_bytes() == drawn[concept.name] and len(images) == 4
+    assert drawn["dog"] != drawn["cat"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recall_treats_each_projection_by_itself(name, backbone, plan_data, tmp_path):
+    """What `perdure analyse` relies on: a memory cut down to one projection recalls that projection's change."""
+    last = taught(backbone, name, json.dumps(plan_data))[-1]
+    memories.save(last, tmp_path / "memory.json", tmp_path / "store")
+    shelf = Shelf(tmp_path / "store")
+    stored = Stored.at(tmp_path / "memory.json", shelf)
+    recall = method.get(name).consolidate.recall
+    whole = recall(last, Wanted("dog"))
+    assert set(stored.places) == set(whole)
+    for projection in list(whole)[:: max(1, len(whole) // 4)]:
+        alone = recall(stored.slice(projection, shelf, {}), Wanted("dog"))
+        assert list(alone) == [projection]
+        assert torch.equal(alone[projection].matrix(), whole[projection].matrix())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from perdure import files, plan, report
+from perdure.analysis import record
 from perdure.lineage import Lineage
 from perdure.report import figures, grid, reading, samples, summary, tables, words
 from perdure.toybox import world
@@ -25,6 +26,11 @@ DECAY = {
     "merge_ortho": 0.83,
     "magmax": 0.7,
     "joint": 0.9,
+    "replay": 0.9,
+}
+DECLARED = {
+    "independent": {"knows": "concept", "strict": False, "carries": {"own": 2_600_000, "words": 900}},
+    "replay": {"knows": "nothing", "strict": False, "carries": {"delta": 1_300_000, "replay": 70_000}},
 }
 SPEC = {"model": "toy", "preprocessing": "resize to 64", "averaging": "all pairs"}
 TEMPLATES = {"subject": ["a photo of {concept}", "{concept} in snow"], "style": ["{concept} image of a dog"]}
@@ -89,7 +95,8 @@ def _make_row(lineage, whole, method, number, taught, order, pictures):
             "seconds": {"train": 41.5, "evaluate": 9.0},
             "bytes": {"carried": 1_300_000 * (number if method != "naive" else 1), "stored": 1_300_000},
             "peak_memory": 812_000_000, "device": "cpu", "precision": "fp32", "final_loss": 0.21,
-            "fingerprint": "feedbeef", "method": {"label": method}, "versions": {},
+            "fingerprint": "feedbeef", "method": {"label": method}, "versions": {}, "memory": f"{method} {number}",
+            **DECLARED.get(method, {"knows": "nothing", "strict": True, "carries": {"delta": 1_300_000}}),
         }  # fmt: skip
         row.mkdir(parents=True)
         (row / "lesson.json").write_text(json.dumps(facts))
@@ -230,6 +237,81 @@ def test_bounds_are_never_best(tmp_path):
     best = {run.label: sum(e.best for e in entries) for run, entries in table.rows}
     assert best["independent"] == best["joint"] == 0 and best["merge_init"] > best["naive"]
     assert tables.table_tex(runs).index(r"\midrule" + "\nindependent") > 0
+
+
+def test_who_breaks_the_rules_is_marked(tmp_path):
+    """In the tables of figures, in a table of its own, in the LaTeX table, in the CSV."""
+    lineages = make_run(tmp_path, ("naive", "replay", "independent", "joint"), 2, 1, side=8)
+    text, page = check_page(report.build(lineages, tmp_path / "out", "rules"), 400_000)
+    daggers = [a["title"] for tag, a in page.elements if a.get("class") == "dagger" and tag == "a"]
+    figures = 3  # dino, clip_i, csd; and the table of rules
+    assert sorted(set(daggers)) == [
+        "independent keeps every concept's adapter and is told which concept is meant",
+        "joint saw the images of all concepts at once",
+        "replay keeps images of past concepts",
+    ]
+    assert len(daggers) == 3 * (figures + 1)
+    assert text.count('<p class="footnote">') == figures
+    assert 'every concept&#39;s adapter <span class="soft">2.6 MB' in text and "learnt words" in text
+    tex = (tmp_path / "out" / "table.tex").read_text()
+    assert r"replay$^{\dagger}$ &" in tex and r"joint$^{\dagger}$ &" in tex and "naive &" in tex
+    assert r"replay keeps images of past concepts;" in tex
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open(newline="")))
+    assert {(r["method"], r["knows"], r["strict"]) for r in rows} == {
+        ("naive", "nothing", "yes"), ("replay", "nothing", "no"), ("independent", "concept", "no"),
+        ("joint", "nothing", "no"),
+    }  # fmt: skip
+
+
+def test_records_of_old_say_nothing_of_rules_and_are_not_marked(tmp_path):
+    lineages = make_run(tmp_path, ("naive",), 2, 0, side=8)
+    for row in lineages[0].lessons:
+        kept = {k: v for k, v in row.record.items() if k not in ("knows", "strict", "carries")}
+        (row.folder / "lesson.json").write_text(json.dumps(kept))
+    text, _ = check_page(report.build(lineages, tmp_path / "out", "x"), 300_000)
+    assert 'class="dagger"' not in text and "<td>–</td><td>–</td><td>–</td>" in text
+
+
+def analysed(lineage, moved=1.0):
+    """An analysis of made-up numbers kept beside a lineage."""
+    count = len(lineage.lessons)
+    pairs = {m: np.full((count, count), 0.1 * (k + 1)) for k, m in enumerate(record.MEASURES)}
+    pairs["cosine"] = -pairs["cosine"]
+    part = record.Part(100, np.arange(1.0, count + 1), np.full(count, moved), pairs)
+    parts = dict.fromkeys(("all", "self", "cross", "q", "k", "v", "out", "down", "mid", "up"), part)
+    names, digests = tuple(record.names(lineage)), tuple(record.digests(lineage))
+    selection = {"thing_0": {"density": 0.06, "moved before": 0.4}} if moved < 1 else {}
+    record.write(lineage, record.Analysis(names, digests, False, parts, {"input overlap": 0.123}, selection))
+
+
+def test_the_weights_are_shown_where_they_were_compared(tmp_path):
+    lineages = make_run(tmp_path, ("naive", "merge_init", "magmax"), 3, 1, side=8)
+    analysed(lineages[0])
+    analysed(lineages[1], moved=0.06)
+    text, page = check_page(report.build(lineages, tmp_path / "out", "x"), 500_000)
+    labels = [a["aria-label"] for a in page.all("svg") if "aria-label" in a]
+    for measure in ("sign conflict", "overturned", "cosine", "input overlap", "output overlap"):
+        shown = {label.split(" of ")[1].split(":")[0] for label in labels if label.startswith(f"{measure} of ")}
+        assert shown == {"naive", "merge_init"}, measure
+    assert [label.split(":")[0] for label in labels if "shared entries of" in label] == ["shared entries of merge_init"]
+    assert "0.12 by chance" in text and 'href="#weights"' in text and ">−.300<" in text
+    assert "Weights moved by each lesson" in text and "Weights chosen for each concept" in text
+
+
+def test_a_stale_comparison_is_not_shown(tmp_path):
+    lineage = make_run(tmp_path, ("naive",), 3, 0, side=8)[0]
+    analysed(lineage)
+    assert 'id="weights"' in report.build([lineage], tmp_path / "out", "x").read_text()
+    shutil.rmtree(lineage.lessons[-1].folder)
+    assert 'id="weights"' not in report.build([lineage], tmp_path / "out", "x").read_text()
+
+
+def test_many_lessons_in_the_weights_stay_small(tmp_path):
+    lineage = make_run(tmp_path, ("naive",), 14, 0, side=8)[0]
+    analysed(lineage)
+    text, page = check_page(report.build([lineage], tmp_path / "out", "x"), 900_000)
+    assert "Maps show 12 of 14 lessons" in text
+    assert len([a for a in page.all("svg") if a.get("aria-label", "").startswith("cosine of naive")]) == 1
 
 
 STAGES = [

@@ -2,11 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perdure.cli.options import Json, Model
+from perdure.errors import PerdureError
+
+if TYPE_CHECKING:
+    from perdure.analysis.record import Analysis
+    from perdure.lineage import Lineage
+
+FITTING = 10
+"""Lessons whose pairs fit into a terminal of 80 columns."""
 
 
 def methods(
@@ -32,26 +40,64 @@ def methods(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model's folder, or a run's with several.")],
     out: Annotated[Path | None, typer.Option(help="Where to write; the folder itself by default.")] = None,
+    figures: Annotated[bool, typer.Option("--figures", help="Also write all figures as pictures, for papers.")] = False,
 ) -> None:
     """Write report.html, scores.csv and table.tex again."""
     write_report(folder, out or folder)
+    if figures:
+        from perdure import screen
+        from perdure.report import album
+
+        written = album.write(taught_in(folder), (out or folder) / "figures")
+        screen.say(f"figures: {len(written)} pictures in {(out or folder) / 'figures'}")
 
 
-def analyse(model: Model, as_json: Json = False) -> None:
-    """How the lessons' updates meet in the weights: sign conflicts, cosines, shared subspaces and entries."""
+def analyse(
+    model: Model,
+    out: Annotated[Path | None, typer.Option(help="Folder for figures and CSV tables, layer by layer.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How the lessons' updates meet in the weights: norms, sign conflicts, cosines, shared subspaces and entries.
+
+    What is found is kept in the model's folder (analysis.json), where `perdure report` shows it.
+    """
     from perdure import screen
     from perdure.lineage import Lineage
+    from perdure.progress import silent
 
     lineage = Lineage(model)
-    with screen.working("comparing updates"):
-        from perdure import analysis
-
-        found = analysis.analyse(lineage)
+    with screen.working("loading libraries"):
+        from perdure.analysis import analyse as analysing
+        from perdure.analysis import record
+    found = analysing.analyse(lineage, silent if as_json else screen.watch())
+    try:
+        record.write(lineage, found)
+    except PerdureError as error:  # a model that may only be read can still be looked at
+        typer.echo(f"not kept for the report: {error}", err=True)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1))
+    else:
+        _show(found)
+    if out is not None:
+        from perdure.report import weights_figures
+
+        weights_figures.write(found, out)
+        typer.echo(f"figures and tables: {out.absolute()}", err=as_json)
+
+
+def _show(found: "Analysis") -> None:
+    from perdure import screen
+
+    screen.console.print(screen.updates_table(found))
+    if len(found.lessons) < 2:
+        screen.say("one lesson: there is nothing to compare it with yet")
         return
-    for measure, matrix in found.pairs.items():
-        screen.console.print(screen.pairs_table(measure, found.concepts, matrix))
+    whole = found.parts["all"]
+    for measure in found.telling if len(found.lessons) <= FITTING else ():
+        screen.console.print(screen.pairs_table(measure, found.lessons, whole.pairs[measure]))
+    screen.console.print(screen.kinds_table(found))
+    if len(found.lessons) > FITTING:
+        screen.say(f"pairs of {len(found.lessons)} lessons do not fit a terminal; see --out FOLDER or --json")
 
 
 def doctor(as_json: Json = False) -> None:
@@ -76,8 +122,14 @@ def write_report(folder: Path, out: Path) -> None:
 
 
 def build_report(folder: Path, out: Path) -> Path:
-    """The report of a model, or of all models in a folder that have learnt anything, in the order of their making."""
+    """The report of a model, or of all models in a folder that have learnt anything."""
     from perdure import report as reports
+
+    return reports.build(taught_in(folder), out, title=folder.name)
+
+
+def taught_in(folder: Path) -> list["Lineage"]:
+    """A model, or all models in a folder that have learnt anything, in the order of their making."""
     from perdure.errors import LineageError
     from perdure.lineage import Lineage
 
@@ -86,7 +138,7 @@ def build_report(folder: Path, out: Path) -> Path:
     taught = [lineage for mark in marks if (lineage := Lineage(mark.parent)).lessons]
     if not taught:
         raise LineageError(f"{folder} holds no perdure model that has learnt anything (lineage.json in it or below it)")
-    return reports.build(taught, out, title=folder.name)
+    return taught
 
 
 def _age(path: Path) -> int:

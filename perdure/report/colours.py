@@ -1,6 +1,7 @@
 """Colours of reports and figures, chosen so that they can be told apart without colour vision."""
 
 import math
+from collections.abc import Sequence
 
 Rgb = tuple[int, int, int]
 
@@ -9,6 +10,11 @@ SCALE: tuple[Rgb, ...] = (
 )  # fmt: skip
 """Sequential, pale to deep: the lightness falls all the way, so that it reads in grey, too."""
 
+DIVERGING: tuple[Rgb, ...] = (
+    (118, 42, 12), (196, 98, 46), (236, 184, 140), (246, 241, 230), (150, 188, 178), (48, 124, 138), (10, 48, 76),
+)  # fmt: skip
+"""For signed values, from below 0 over pale 0 to above: orange and blue, which no common colour blindness mixes up."""
+
 METHODS = ("#0a6fb0", "#d1500a", "#0b8a63", "#a8407f", "#8a6d00", "#5b4bb5", "#2a8fa8", "#7a4a2a")
 """Lines of methods on white; each also has a marker of its own."""
 
@@ -16,12 +22,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """matplotlib's names of the methods' markers."""
 
 
-def sequential(share: float) -> Rgb:
-    """The colour at `share` in [0, 1] of the scale; values beyond are clipped."""
-    place = min(max(share, 0.0), 1.0) * (len(SCALE) - 1)
-    low = min(int(place), len(SCALE) - 2)
+def sequential(share: float, scale: Sequence[Rgb] = SCALE) -> Rgb:
+    """The colour at `share` in [0, 1] of a scale; values beyond are clipped."""
+    place = min(max(share, 0.0), 1.0) * (len(scale) - 1)
+    low = min(int(place), len(scale) - 2)
     part = place - low
-    red, green, blue = (round(a + (b - a) * part) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True))
+    red, green, blue = (round(a + (b - a) * part) for a, b in zip(scale[low], scale[low + 1], strict=True))
     return red, green, blue
 
 

@@ -1,22 +1,19 @@
 """Figures for papers, drawn with matplotlib: PNG or PDF by the path's suffix. Same lineages, same bytes."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perdure import files
 from perdure.lineage import Lineage
-from perdure.report import lines, reading
-from perdure.report.colours import MARKERS, METHODS, SCALE, css, ink_on, sequential, share_of
+from perdure.report import lines, plotting, reading
+from perdure.report.colours import MARKERS, METHODS, ink_on, sequential, share_of
 from perdure.report.reading import Run
 from perdure.report.svg import short_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 NUMBERS_UP_TO = 16
 """Concepts up to which a heat map's cells carry their numbers."""
@@ -32,10 +29,10 @@ def heatmap(lineage: Lineage, measure: str, path: Path) -> Path:
     shown = [name for name in run.concepts if run.has(measure, name)]
     S = run.scores[measure][:, [run.concepts.index(name) for name in shown]]
     cell = 0.55 if len(shown) <= NUMBERS_UP_TO else 0.2
-    figure = _figure(1.9 + cell * S.shape[1], 1.3 + cell * 0.75 * S.shape[0])
+    figure = plotting.figure(1.9 + cell * S.shape[1], 1.3 + cell * 0.75 * S.shape[0])
     axes = figure.add_subplot()
     low, high = float(np.nanmin(S)), float(np.nanmax(S))
-    image = axes.imshow(S, cmap=_colour_map(run.direction(measure)), vmin=low, vmax=high, aspect="auto")
+    image = axes.imshow(S, cmap=plotting.colour_map(run.direction(measure)), vmin=low, vmax=high, aspect="auto")
     axes.set_facecolor("#eeeae0")
     axes.set_xticks(range(len(shown)), shown, rotation=40, ha="right", fontsize=8)
     rows = ["base", *(f"{i} {lines.taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1))]
@@ -48,7 +45,7 @@ def heatmap(lineage: Lineage, measure: str, path: Path) -> Path:
     bar = figure.colorbar(image, ax=axes, fraction=0.04)
     bar.set_label(measure, fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    return _save(figure, path)
+    return plotting.save(figure, path)
 
 
 def curves(lineages: Sequence[Lineage], measure: str, path: Path) -> Path:
@@ -60,7 +57,7 @@ def curves(lineages: Sequence[Lineage], measure: str, path: Path) -> Path:
     _check(runs, measure)
     longest = max(runs, key=lambda run: run.lessons)
     first = next(name for name in longest.concepts if longest.has(measure, name))
-    figure = _figure(8.0, 2.7)
+    figure = plotting.figure(8.0, 2.7)
     left, right = figure.subplots(1, 2)
     for k, run in enumerate(runs):
         if first in run.concepts:
@@ -78,7 +75,7 @@ def curves(lineages: Sequence[Lineage], measure: str, path: Path) -> Path:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
-    return _save(figure, path)
+    return plotting.save(figure, path)
 
 
 def _line(axes: "Axes", run: Run, number: int, values: Sequence[float], lessons: int) -> None:
@@ -97,26 +94,3 @@ def _check(runs: Sequence[Run], measure: str) -> None:
     if not any(measure in run.scores for run in runs):
         taken = sorted({m for run in runs for m in run.scores})
         raise ValueError(f"{measure!r} was not taken; taken: {', '.join(taken) or 'nothing yet'}")
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=200)
-
-
-def _colour_map(better: str) -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    found = LinearSegmentedColormap.from_list("perdure", [css(colour) for colour in SCALE])
-    return found if better == "higher" else found.reversed()
-
-
-def _save(figure: "Figure", path: Path) -> Path:
-    """Written whole, without times or versions in it."""
-    kind = path.suffix.lower().lstrip(".") or "png"
-    dateless = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=dateless.get(kind))
-    files.write_bytes(path, buffer.getvalue())
-    return path

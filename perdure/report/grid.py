@@ -1,6 +1,7 @@
 """The sample grid as one PNG picture, for readmes, slides and papers. Same lineage, same bytes."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _place(canvas: Image.Image, pen: ImageDraw.ImageDraw, sample: Sample, x: int
     canvas.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
     if sample.state == "own":
         pen.rectangle((x - 4, y - 4, x + side + 3, y + side + 3), outline=MARK, width=3)
-    if sample.state == "reference":
+    if sample.state == "reference" and not math.isfinite(sample.score):
         return
     text = short_number(sample.score)
     _text(pen, (x, y + side + 5), text, 13, MARK if sample.state == "own" else INK, side)

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from perdure import matrix, yaml_file
+from perdure.analysis import record as analyses
+from perdure.analysis.record import Analysis
 from perdure.errors import PerdureError
 from perdure.lineage import Lineage
 from perdure.matrix import Direction
+from perdure.report.rules import Rules, rules_of
 from perdure.rows import Cell, Row
 
 JOINT = "joint"
@@ -43,6 +46,16 @@ class Run:
     def bound(self) -> bool:
         """Whether this run is a bound to compare with."""
         return self.joint or self.label in BOUNDS or self.lineage.settings["methods"][0]["name"] in BOUNDS
+
+    @cached_property
+    def rules(self) -> Rules:
+        """What its method has declared, over all lessons."""
+        return rules_of([row.record for row in self.rows[1:]], self.joint)
+
+    @cached_property
+    def analysis(self) -> Analysis | None:
+        """How its lessons meet in the weights, where that was computed for just these lessons."""
+        return analyses.read(self.lineage) if self.lessons else None
 
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:

@@ -134,15 +134,16 @@ def _line(
 ) -> Line:
     measure = run.primary(concept)
     real = Sample("reference", reference_of(run, concept), float("nan"), 0.0, f"{concept}, a real picture")
-    places = [real, *(_sample(run, i, concept, measure, limits, image) for i in (0, *lessons))]
+    places = [real, *(sample(run, i, concept, measure, limits, image) for i in (0, *lessons))]
     drawn = [cell for (_, name), cell in run.cells.items() if name == concept and len(cell.images) > image]
     prompt = drawn[0].record["images"][image]["prompt"] if drawn else ""
     return Line(head, run.facts[concept]["concept"]["kind"], prompt, measure or "", tuple(places))
 
 
-def _sample(
+def sample(
     run: Run, row: int, concept: str, measure: str | None, limits: dict[str, tuple[float, float]], image: int
 ) -> Sample:
+    """One place: a concept drawn after lesson `row`, or by the base."""
     cell = run.cells.get((row, concept))
     nothing = float("nan")
     if row > run.lessons or cell is None or len(cell.images) <= image:

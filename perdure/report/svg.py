@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from perdure.report.colours import css, ink_on, sequential, share_of
+from perdure.report.colours import SCALE, Rgb, css, ink_on, sequential, share_of
 
 NUMBERS_FROM = 34
 """Cells at least this wide carry their number."""
@@ -20,6 +20,7 @@ def heat_map(
     limits: tuple[float, float],
     better: str,
     title: str,
+    scale: Sequence[Rgb] = SCALE,
 ) -> Markup:
     """S (rows, columns) as coloured cells with their numbers; NaN stays hatched; `own` cells are outlined.
 
@@ -33,7 +34,7 @@ def heat_map(
     parts += _labels(rows, columns, left, top, width, height)
     for i, j in zip(*np.nonzero(np.isfinite(S)), strict=True):
         place = (left + j * width, top + i * height, width, height)
-        colour = sequential(share_of(S[i, j], *limits, better))
+        colour = sequential(share_of(S[i, j], *limits, better), scale)
         parts.append(_cell(place, float(S[i, j]), colour, f"{rows[i]}: {columns[j]}"))
     parts += [
         Markup('<rect class="own" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
@@ -44,10 +45,10 @@ def heat_map(
     return frame(across, down, title, parts, "heat")
 
 
-def legend(limits: tuple[float, float], better: str, measure: str) -> Markup:
+def legend(limits: tuple[float, float], better: str, measure: str, scale: Sequence[Rgb] = SCALE) -> Markup:
     """The colour bar of a measure."""
     shares = np.linspace(0, 1, 24)
-    colours = [css(sequential(float(s) if better == "higher" else 1 - float(s))) for s in shares]
+    colours = [css(sequential(float(s) if better == "higher" else 1 - float(s), scale)) for s in shares]
     bars = [Markup('<rect x="{:.1f}" y="0" width="9" height="10" fill="{}"/>').format(44 + 8 * k, c)
             for k, c in enumerate(colours)]  # fmt: skip
     ends = [

@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from perdure.report.reading import Run, figures, measures_of
 from perdure.report.summary import contenders
 
-CSV_COLUMNS = ("run", "method", "lesson", "lesson_concept", "concept", "measure", "score", "fingerprint")
+CSV_COLUMNS = (
+    "run",
+    "method",
+    "lesson",
+    "lesson_concept",
+    "concept",
+    "measure",
+    "score",
+    "fingerprint",
+    "knows",
+    "strict",
+)
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -17,11 +28,15 @@ _LATEX = {
 
 
 def scores_csv(runs: Sequence[Run]) -> str:
-    """One line per measured entry of S (RFC 4180), scores unrounded; lesson 0 is the untouched base."""
+    """One line per measured entry of S (RFC 4180), scores unrounded; lesson 0 is the untouched base.
+
+    `knows` and `strict`: what the method must be told to draw, and whether it keeps to the strict regime.
+    """
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(CSV_COLUMNS)
     for run in runs:
+        declared = (run.rules.knows, "yes" if run.rules.strict else "no")
         name, own = run.lineage.facts.get("name", ""), run.lineage.facts.get("fingerprint", "")
         for measure, S in run.scores.items():
             for i, row in enumerate(run.rows):
@@ -29,14 +44,16 @@ def scores_csv(runs: Sequence[Run]) -> str:
                 mark = row.record.get("fingerprint", own)
                 for j, concept in enumerate(run.concepts):
                     if math.isfinite(S[i, j]):
-                        writer.writerow((name, run.label, i, taught, concept, measure, repr(float(S[i, j])), mark))
+                        score = repr(float(S[i, j]))
+                        writer.writerow((name, run.label, i, taught, concept, measure, score, mark, *declared))
     return stream.getvalue()
 
 
 def table_tex(runs: Sequence[Run]) -> str:
     """A booktabs table: a row a method, for each measure the average and the forgetting, best in bold.
 
-    Bounds (all at once, one adapter per concept) stand below a rule and are never bold.
+    Bounds (all at once, one adapter per concept) stand below a rule and are never bold. A dagger marks what breaks the
+    strict regime; a note under the table says how.
     """
     measures = measures_of(runs)
     keys = [(m, figure) for m in measures for figure in ("average", "forgetting")]
@@ -59,7 +76,7 @@ def table_tex(runs: Sequence[Run]) -> str:
         rf"\begin{{tabular}}{{l{'rr' * len(measures)}}}", r"\toprule",
         *([rf" & {heads} \\", rules] if measures else []),
         rf"Method{' & ' + arrows if measures else ''} \\", r"\midrule", *body,
-        r"\bottomrule", r"\end{tabular}", "",
+        r"\bottomrule", *_notes(runs, 1 + 2 * len(measures)), r"\end{tabular}", "",
     ])  # fmt: skip
 
 
@@ -74,7 +91,20 @@ def _arrow(direction: str) -> str:
 
 def _row(run: Run, values: dict[tuple[str, str], float], best: dict[tuple[str, str], str]) -> str:
     cells = [_bold(_number(value), best.get(key)) for key, value in values.items()]
-    return rf"{' & '.join([escape(run.label), *cells])} \\"
+    name = escape(run.label) + ("" if run.rules.strict else r"$^{\dagger}$")
+    return rf"{' & '.join([name, *cells])} \\"
+
+
+def _notes(runs: Sequence[Run], columns: int) -> list[str]:
+    """What the daggers mean, under the table; nothing where there is none."""
+    broken = [f"{escape(run.label)} {escape(run.rules.breach)}" for run in runs if not run.rules.strict]
+    if not broken:
+        return []
+    lines = [r"$^{\dagger}$ Outside the strict regime (no past data, no past adapters):", *broken]
+    return [
+        rf"\multicolumn{{{columns}}}{{l}}{{\footnotesize {line}{'.' if k == len(broken) else ';' if k else ''}}} \\"
+        for k, line in enumerate(lines)
+    ]
 
 
 def _bold(text: str, best: str | None) -> str:

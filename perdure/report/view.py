@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from perdure import yaml_file
-from perdure.report import lines, samples, summary, svg
+from perdure.report import lines, samples, summary, svg, weights
 from perdure.report.charts import spark
 from perdure.report.reading import Run, measures_of, primaries
 from perdure.report.words import Finding, finding
@@ -58,6 +58,7 @@ class Page:
     pictures_per_cell: int
     heats: tuple[Heat, ...]
     curves: tuple[lines.Chart, ...]
+    weights: weights.Weights | None
     concepts: tuple[ConceptView, ...]
     bytes_chart: Markup
     budget: tuple[lines.Budget, ...]
@@ -85,6 +86,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
         pictures_per_cell=max((len(cell.images) for run in runs for cell in list(run.cells.values())[:1]), default=0),
         heats=tuple(_heat(runs, m, limits[m]) for m in measures if m in limits),
         curves=lines.curves(runs, first, colours),
+        weights=weights.section(runs, colours),
         concepts=_concepts(runs),
         bytes_chart=lines.bytes_chart(runs, colours),
         budget=tuple(lines.budget(run) for run in runs if run.lessons),

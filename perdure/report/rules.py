@@ -1,0 +1,62 @@
+"""What a method declares of itself: what it carries from lesson to lesson, what it knows, whether it is strict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+CARRIED = {
+    "delta": "weight change",
+    "words": "learnt words",
+    "own": "every concept's adapter",
+    "pool": "every past adapter",
+    "replay": "images of past concepts",
+    "features": "text features of past concepts",
+    "fisher": "Fisher information",
+    "max": "largest value of each weight so far",
+    "past_a": "sum of past A",
+    "past_rows": "input directions of past A",
+}
+"""Names under which memories carry tensors, in plain words; a new name is shown as it is."""
+KNOWN = {"nothing": "nothing", "concept": "which concept is meant", "prompt": "the prompt"}
+"""What must be told to recall, in plain words."""
+BREACHES = {
+    "own": "keeps every concept's adapter",
+    "pool": "keeps every past adapter",
+    "replay": "keeps images of past concepts",
+    "max": "keeps a second set of weights beside the current one",
+}
+"""How a carried name breaks the strict regime."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What was declared. `knows`: nothing, concept, prompt, or unknown in records of old; `carries`: (what, bytes)."""
+
+    knows: str
+    strict: bool
+    carries: tuple[tuple[str, int], ...]
+    breach: str
+    """How the strict regime is broken, as the rest of a sentence; empty where it is kept."""
+
+    @property
+    def told(self) -> str:
+        """What it knows when it draws, in words."""
+        return KNOWN.get(self.knows, "–")
+
+
+def rules_of(records: Sequence[Mapping[str, Any]], joint: bool) -> Rules:
+    """The rules of a run from its lessons' records; bytes are those after the last lesson.
+
+    `joint`: one lesson saw the images of all concepts, which no strict regime allows whatever the method is.
+    """
+    last = records[-1] if records else {}
+    strict = not joint and all(record.get("strict", True) for record in records)
+    carried = last.get("carries", {})
+    ways = ["saw the images of all concepts at once"] if joint else []
+    ways += [] if strict else [way for name, way in BREACHES.items() if name in carried]
+    if not strict and not ways:
+        ways.append("says so itself")
+    if not strict and last.get("knows") == "concept":
+        ways.append("is told which concept is meant")
+    named = tuple((CARRIED.get(name, name), int(size)) for name, size in carried.items())
+    return Rules(str(last.get("knows", "unknown")), strict, named, " and ".join(ways))

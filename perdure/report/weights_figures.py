@@ -1,0 +1,148 @@
+"""An analysis as files: figures for papers and two CSV tables, layer by layer. Same analysis, same bytes."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perdure import files
+from perdure.analysis.record import ALL, MEASURES, Analysis, Part
+from perdure.report import plotting
+from perdure.report.colours import DIVERGING, SCALE, ink_on, sequential, share_of
+from perdure.report.svg import short_number, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NUMBERS_UP_TO = 10
+"""Lessons up to which cells carry their numbers."""
+NAMES_UP_TO = 80
+"""Layers up to which each is named."""
+
+
+def write(found: Analysis, folder: Path) -> list[Path]:
+    """All files of an analysis that knows its layers; returns their paths."""
+    paths = [folder / "pairs.csv", folder / "lessons.csv"]
+    files.write_text(paths[0], pairs_csv(found))
+    files.write_text(paths[1], lessons_csv(found))
+    paths.append(sizes(found, folder / "sizes.png"))
+    if found.telling:
+        paths += [pairs(found, folder / "pairs.png"), layers(found, folder / "layers.png")]
+    return paths
+
+
+def pairs_csv(found: Analysis) -> str:
+    """One line for each pair of different lessons in all layers, each kind of layer, and each layer."""
+    rows = (
+        (where, found.lessons[i], found.lessons[j], *(_text(part.pairs[m][i, j]) for m in MEASURES))
+        for where, part in _everywhere(found)
+        for i in range(len(found.lessons))
+        for j in range(len(found.lessons))
+        if i != j
+    )
+    return _csv(("where", "lesson", "other", *MEASURES), rows)
+
+
+def lessons_csv(found: Analysis) -> str:
+    """One line for each lesson in all layers, each kind of layer, and each layer."""
+    rows = (
+        (where, name, part.weights, _text(part.norms[k]), _text(part.rms[k]), _text(part.moved[k]))
+        for where, part in _everywhere(found)
+        for k, name in enumerate(found.lessons)
+    )
+    return _csv(("where", "lesson", "weights", "norm", "rms", "moved"), rows)
+
+
+def pairs(found: Analysis, path: Path) -> Path:
+    """One heat map of all pairs of lessons for each measure, over all layers."""
+    shown = found.telling
+    side = 1.1 + max(0.24, 0.46 if len(found.lessons) <= NUMBERS_UP_TO else 0.2) * len(found.lessons)
+    rows = -(-len(shown) // 3)
+    figure = plotting.figure(3 * (side + 0.9), rows * (side + 0.2))
+    for k, measure in enumerate(shown):
+        axes = figure.add_subplot(rows, 3, k + 1)
+        matrix = np.where(np.eye(len(found.lessons), dtype=bool), np.nan, found.parts[ALL].pairs[measure])
+        names = [f"{n} {shortened(name, 14)}" for n, name in enumerate(found.lessons, 1)]
+        _heat(axes, matrix, names, names, measure, numbers=len(names) <= NUMBERS_UP_TO)
+    return plotting.save(figure, path)
+
+
+def sizes(found: Analysis, path: Path) -> Path:
+    """Size per weight (root mean square) of each lesson's update, over all layers and in each kind of layer."""
+    names = [f"{n} {shortened(name, 14)}" for n, name in enumerate(found.lessons, 1)]
+    matrix = np.stack([part.rms for part in found.parts.values()], axis=1)
+    scale = 10.0 ** np.floor(np.log10(np.nanmax(matrix))) if np.nanmax(matrix) > 0 else 1.0
+    figure = plotting.figure(2.6 + 0.46 * len(found.parts), 1.4 + 0.3 * len(names))
+    numbers = len(names) <= 2 * NUMBERS_UP_TO
+    _heat(figure.add_subplot(), matrix / scale, names, list(found.parts), f"size per weight / {scale:.0e}", numbers)
+    return plotting.save(figure, path)
+
+
+def layers(found: Analysis, path: Path) -> Path:
+    """Every layer (rows, in the memory's order) and pair of lessons (columns, earlier-later), a panel a measure."""
+    shown = found.telling
+    both = list(found.pairs())
+    columns = [f"{i + 1}-{j + 1}" for i, j in both]
+    rows = [layer_name(projection) for projection in found.layers]
+    height = 0.13 * len(rows) if len(rows) <= NAMES_UP_TO else 12.0
+    figure = plotting.figure(2.2 + len(shown) * max(1.5, 0.13 * len(both)), 1.2 + height)
+    for k, (measure, axes) in enumerate(zip(shown, np.atleast_1d(figure.subplots(1, len(shown))), strict=True)):
+        matrix = np.array([[part.pairs[measure][pair] for pair in both] for part in found.layers.values()])
+        _heat(axes, matrix, rows if k == 0 else [""] * len(rows), columns, measure, numbers=False)
+        axes.tick_params(labelsize=5)
+    return plotting.save(figure, path)
+
+
+def layer_name(projection: str) -> str:
+    """A projection's name as diffusers writes it, shortened: "down 1.0.0 cross k"."""
+    numbers = ".".join(re.findall(r"\.(\d+)(?=\.)", projection.replace("to_out.0", "to_out")))
+    place = next((p for p in ("down", "mid", "up") if projection.startswith(p)), "")
+    kind = {"attn1": "self", "attn2": "cross"}.get(projection.split(".")[-2 if "to_out" not in projection else -3], "")
+    last = re.search(r"to_(\w+)", projection)
+    words = [place, numbers, kind, last[1] if last else ""]
+    return " ".join(word for word in words if word) if last else projection
+
+
+def _heat(
+    axes: "Axes", matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str, numbers: bool
+) -> None:
+    """A heat map on a scale of its own; NaN stays grey."""
+    finite = matrix[np.isfinite(matrix)]
+    signed = title in MEASURES and MEASURES[title].signed
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if signed:
+        low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
+    scale = DIVERGING if signed else SCALE
+    axes.imshow(matrix, cmap=plotting.colour_map("higher", scale), vmin=low, vmax=high, aspect="auto")
+    axes.set_facecolor("#eeeae0")
+    axes.set_title(f"{title}\n{low:.2f} to {high:.2f}", fontsize=8)
+    step = 1 if len(rows) <= NAMES_UP_TO else len(rows) // 40
+    axes.set_yticks(range(0, len(rows), step), rows[::step], fontsize=6)
+    axes.set_xticks(range(len(columns)), columns, rotation=45 if len(columns) < 25 else 90, ha="right", fontsize=6)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if numbers:
+        for i, j in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
+            ink = ink_on(sequential(share_of(float(matrix[i, j]), low, high), scale))
+            axes.text(j, i, short_number(float(matrix[i, j])), ha="center", va="center", fontsize=5.5, color=ink)
+
+
+def _everywhere(found: Analysis) -> list[tuple[str, Part]]:
+    return [*found.parts.items(), *found.layers.items()]
+
+
+def _text(value: float) -> str:
+    """A number with six digits; empty for NaN."""
+    return f"{value:.6g}" if np.isfinite(value) else ""
+
+
+def _csv(head: Sequence[str], rows: Any) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(head)
+    writer.writerows(rows)
+    return stream.getvalue()
