@@ -1,0 +1,197 @@
+"""A study -> the plain values of compare.html, and the page itself; the template only lays out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from perdure.compare import drawings, words
+from perdure.compare.drawings import Chart, Look
+from perdure.compare.published import Beside
+from perdure.compare.statistics import Difference, Spread
+from perdure.compare.study import COMPARED, COST, COSTS, FIGURES, Figure, Study
+from perdure.matrix import FORMULAS
+from perdure.report.summary import ARROWS, plain
+from perdure.report.svg import short_number
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table. `n`: runs behind it where these are fewer than the row's."""
+
+    text: str
+    best: bool = False
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Means:
+    """The means of one measure, or of what runs cost: headings (figure, arrow, formula), the base's cells, rows."""
+
+    measure: str
+    headings: tuple[tuple[Figure, str, str], ...]
+    base: tuple[Cell, ...]
+    rows: tuple[tuple[str, int, tuple[Cell, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One figure in pairs: what it says, the differences with their pictures, ranks and chances."""
+
+    title: str
+    sentence: str
+    differences: tuple[tuple[str, str, Difference, str, Markup], ...]
+    ranks: tuple[tuple[str, str, str], ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Order against seed for one figure: (row, deviation, over orders, over seeds, shares, expected, picture)."""
+
+    title: str
+    rows: tuple[tuple[str, tuple[str, ...], Markup], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All of one measure."""
+
+    measure: str
+    primary: bool
+    means: Means
+    contests: tuple[Contest, ...]
+    trade_off: Chart | None
+    curves: tuple[Chart, ...]
+    fronts: tuple[Chart, ...]
+    sources: tuple[Sources, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything on the page, in its order."""
+
+    title: str
+    headline: str
+    setting: str
+    cautions: tuple[str, ...]
+    looks: dict[str, Look]
+    bounds: tuple[str, ...]
+    sections: tuple[Section, ...]
+    costs: Means
+    runs: tuple[tuple[str, str, str, str, str], ...]
+    orders: tuple[str, ...]
+    beside: "BesideView | None"
+
+
+@dataclass(frozen=True)
+class BesideView:
+    """The published table beside one's own, as text."""
+
+    table: Beside
+    sentence: str
+    headings: tuple[str, ...]
+    lines: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...]
+    orders: tuple[str, ...]
+
+
+def view(study: Study, title: str, beside: Beside | None) -> Page:
+    """All values of the page."""
+    first = study.measures[0] if study.measures else ""
+    headline = f"Average by {first}: {words.finding(study, first, 'average')}" if first else "No scores yet."
+    numbers = {order: k for k, order in enumerate(study.orders, start=1)}
+    runs = tuple(
+        (e.row, str(numbers[e.order]), str(e.seed), str(e.folder), str(e.run.lineage.facts.get("fingerprint", "")))
+        for e in sorted(study.entries, key=lambda e: (study.rows.index(e.row), numbers[e.order], e.seed))
+    )
+    return Page(
+        title, headline, words.setting(study), tuple(words.cautions(study)), drawings.looks(study), study.bounds,
+        tuple(_section(study, measure) for measure in study.measures), _means(study, COST), runs,
+        tuple(" → ".join(order) for order in study.orders), _beside(study, beside) if beside else None,
+    )  # fmt: skip
+
+
+def render(page: Page) -> str:
+    """The page as HTML in the look of the report; every name is escaped."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("perdure.compare"), PackageLoader("perdure.report")]), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("compare.html.j2").render(page=page)
+
+
+def _section(study: Study, measure: str) -> Section:
+    primary = measure in study.primaries
+    figures = [f for f in FIGURES if f.key in COMPARED]
+    return Section(
+        measure, primary, _means(study, measure), tuple(_contest(study, measure, f) for f in figures),
+        drawings.trade_off(study, measure), tuple(drawings.curves(study, measure)),
+        tuple(drawings.fronts(study, measure)), tuple(_sources(study, measure, f) for f in figures),
+    )  # fmt: skip
+
+
+def _means(study: Study, measure: str) -> Means:
+    figures = COSTS if measure == COST else FIGURES
+    shown = [f for f in figures if any(study.spread(measure, f.key, row).n for row in study.rows)]
+    headings = tuple((f, ARROWS[study.better(measure, f.key)], _formula(f.key)) for f in shown)
+    base = tuple(Cell(plain(study.base.get(measure, math.nan)) if f.key == "average" else "–") for f in shown)
+    rows = tuple((row, len(study.of(row)), tuple(_cell(study, measure, f, row) for f in shown)) for row in study.rows)
+    return Means(measure, headings, base, rows)
+
+
+def _formula(key: str) -> str:
+    return f"{FORMULAS[key].formula} ({FORMULAS[key].source})" if key in FORMULAS else ""
+
+
+def _cell(study: Study, measure: str, figure: Figure, row: str) -> Cell:
+    spread = study.spread(measure, figure.key, row)
+    fewer = spread.n if 0 < spread.n < len(study.of(row)) else None
+    printed = [figure.show(study.spread(measure, figure.key, r).mean) for r in study.ranked(measure, figure.key)]
+    best = row not in study.bounds and len(set(printed)) > 1 and figure.show(spread.mean) == printed[0]
+    return Cell(words.plus_minus(spread, figure.show), best, fewer)
+
+
+def _contest(study: Study, measure: str, figure: Figure) -> Contest:
+    found = study.differences(measure, figure.key)
+    reach = max((abs(v) for *_, d in found for v in (d.mean, d.low, d.high) if math.isfinite(v)), default=0.0)
+    better = study.better(measure, figure.key)
+    rows = tuple((a, b, d, words.interval(d), drawings.forest(d, reach, better)) for a, b, d in found)
+    standing = study.standing(measure, figure.key)
+    best = {row: f"{100 * share:.0f} %" if standing.n > 1 else "–" for row, share in standing.best.items()}
+    ranks = tuple((row, f"{rank:.2f}", best[row]) for row, rank in standing.rank.items())
+    return Contest(figure.title, words.finding(study, measure, figure.key), rows, ranks, standing.n)
+
+
+def _sources(study: Study, measure: str, figure: Figure) -> Sources:
+    rows = []
+    for row in study.rows:
+        spread, effects = study.spread(measure, figure.key, row), study.effects(measure, figure.key, row)
+        if not spread.n:
+            continue
+        told = [plain(spread.std), plain(spread.over_orders), plain(spread.over_seeds)]
+        squares = (effects.order, effects.seed, effects.residual) if effects else (math.nan,) * 3
+        told += ["–" if math.isnan(s) else f"{s:.2e}" for s in squares]
+        told.append(_per_cent(effects.shares) if effects else "–")
+        told.append(_per_cent(effects.by_chance) if effects else "–")
+        rows.append((row, tuple(told), drawings.shares(effects.shares) if effects else Markup("")))
+    return Sources(figure.title, tuple(rows))
+
+
+def _per_cent(shares: Sequence[float]) -> str:
+    return " / ".join("–" if math.isnan(share) else f"{100 * share:.0f}" for share in shares) + " %"
+
+
+def _beside(study: Study, beside: Beside) -> BesideView:
+    headings = tuple(f"{m} {f} {ARROWS[study.better(m, beside.table.own_figure(f))]}" for m, f in beside.columns)
+    lines = tuple(
+        (line.method, line.row or "–", tuple((words.published(*there), _here(here)) for there, here in line.cells))
+        for line in beside.lines
+    )
+    orders = tuple(map(words.order_sentence, beside.orders))
+    return BesideView(beside, words.beside_sentence(beside), headings, lines, orders)
+
+
+def _here(spread: Spread | None) -> str:
+    return words.plus_minus(spread, short_number) if spread else "–"

@@ -1,0 +1,160 @@
+"""Tables of publications beside one's own: the same columns, and whether the methods come in the same order."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from perdure import yaml_file
+from perdure.compare import statistics
+from perdure.compare.statistics import Spread
+from perdure.compare.study import Study
+from perdure.errors import PerdureError, PlanError, did_you_mean
+from perdure.matrix import Direction
+
+FILE = "compare/published.yaml"
+FIGURES = ("average", "forgetting")
+"""What the tables hold."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One published table. `forgetting`: which of perdure's figures its forgetting is."""
+
+    name: str
+    title: str
+    source: str
+    base: str
+    concepts: int
+    spread: str
+    note: str
+    forgetting: str
+    base_row: dict[str, dict[str, float]]
+    methods: dict[str, dict[str, dict[str, float | list[float]]]]
+
+    def value(self, method: str, measure: str, figure: str) -> tuple[float, float]:
+        """(mean, deviation) of a method, NaN where not given; `figure` is one of FIGURES."""
+        found = self.methods[method].get(measure, {}).get(figure)
+        if isinstance(found, list):
+            return float(found[0]), float(found[1])
+        return (math.nan, math.nan) if found is None else (float(found), math.nan)
+
+    def own_figure(self, figure: str) -> str:
+        """The figure of a study that one of FIGURES is to be read beside."""
+        return self.forgetting if figure == "forgetting" else figure
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the methods come, best first, there and here, by one figure; `tau` is Kendall's, in [-1, 1]."""
+
+    measure: str
+    figure: str
+    there: tuple[str, ...]
+    here: tuple[str, ...]
+    tau: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method: (mean, deviation) published and the spread found here, by column; None where there is none."""
+
+    method: str
+    row: str | None
+    cells: tuple[tuple[tuple[float, float], Spread | None], ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published table beside a study. `same`: whether the study's plan names it and has its base and number."""
+
+    table: Table
+    same: bool
+    columns: tuple[tuple[str, str], ...]
+    """(measure, one of FIGURES)."""
+    lines: tuple[Line, ...]
+    orders: tuple[Order, ...]
+
+
+@cache
+def _tables() -> dict[str, Table]:
+    data: dict[str, dict[str, Any]] = yaml_file.read_packaged(FILE)
+    return {name: Table(name=name, **entry) for name, entry in data.items()}
+
+
+def get(name: str) -> Table:
+    """A published table by its name. Raises PlanError."""
+    if name not in _tables():
+        raise PlanError(f"no published protocol is called {name!r}{did_you_mean(name, _tables())}")
+    return _tables()[name]
+
+
+def protocol_of(study: Study) -> str | None:
+    """The protocol that the plans of all runs name, if they name one, and the same."""
+    named = {_named(run_folder / "plan.yaml") for run_folder in (entry.folder for entry in study.entries)}
+    return named.pop() if len(named) == 1 else None
+
+
+def beside(study: Study, name: str | None = None) -> Beside | None:
+    """The table asked for, or the one that the plans name, beside a study; None for neither. Raises PlanError."""
+    planned = protocol_of(study)
+    if name is None and (planned is None or planned not in _tables()):
+        return None
+    table = get(name or str(planned))
+    columns = tuple((m, f) for f in FIGURES for m in study.measures if _gives(table, m, f))
+    rows = _matching(study, table)
+    lines = [Line(method, rows.get(method), _cells(study, table, method, rows.get(method), columns))
+             for method in table.methods if any(m in table.methods[method] for m, _ in columns)]  # fmt: skip
+    orders = [order for m, f in columns if (order := _order(study, table, rows, m, f))]
+    return Beside(table, planned == table.name and _alike(study, table), columns, tuple(lines), tuple(orders))
+
+
+def _named(path: Any) -> str | None:
+    try:
+        return yaml_file.read(path)[0].get("protocol")
+    except (OSError, PerdureError):
+        return None
+
+
+def _alike(study: Study, table: Table) -> bool:
+    runs = [entry.run for entry in study.entries]
+    return all(r.lineage.settings["base"] == table.base and len(r.concepts) == table.concepts for r in runs)
+
+
+def _gives(table: Table, measure: str, figure: str) -> bool:
+    return any(math.isfinite(table.value(method, measure, figure)[0]) for method in table.methods)
+
+
+def _matching(study: Study, table: Table) -> dict[str, str]:
+    """Published method -> the one row here that has it; methods with several rows are left out."""
+    rows: dict[str, set[str]] = {}
+    for entry in study.entries:
+        if not entry.run.joint:
+            rows.setdefault(entry.choice["name"], set()).add(entry.row)
+    return {method: found.pop() for method, found in rows.items() if method in table.methods and len(found) == 1}
+
+
+def _cells(
+    study: Study, table: Table, method: str, row: str | None, columns: Iterable[tuple[str, str]]
+) -> tuple[tuple[tuple[float, float], Spread | None], ...]:
+    return tuple(
+        (table.value(method, m, f), study.spread(m, table.own_figure(f), row) if row else None) for m, f in columns
+    )
+
+
+def _order(study: Study, table: Table, rows: dict[str, str], measure: str, figure: str) -> Order | None:
+    """The order of the methods that both have; None below two."""
+    pairs = {m: (table.value(m, measure, figure)[0], study.spread(measure, table.own_figure(figure), row).mean)
+             for m, row in rows.items()}  # fmt: skip
+    pairs = {m: both for m, both in pairs.items() if all(map(math.isfinite, both))}
+    if len(pairs) < 2:
+        return None
+    better = study.better(measure, table.own_figure(figure))
+    there, here = ({m: both[k] for m, both in pairs.items()} for k in (0, 1))
+    tau = statistics.agreement(list(there.values()), list(here.values()))
+    return Order(measure, figure, _ranked(there, better), _ranked(here, better), tau)
+
+
+def _ranked(values: dict[str, float], better: Direction) -> tuple[str, ...]:
+    return tuple(sorted(values, key=values.__getitem__, reverse=better == "higher"))

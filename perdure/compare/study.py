@@ -1,0 +1,201 @@
+"""Runs -> values by measure, figure, row and pair; means, differences and ranks of them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from perdure import matrix
+from perdure.compare import gathering, statistics
+from perdure.compare.gathering import Entry
+from perdure.compare.statistics import Difference, Effects, Pair, Spread
+from perdure.errors import PlanError, did_you_mean
+from perdure.matrix import Direction
+from perdure.report import reading, summary
+from perdure.report.reading import Run
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column: how it is called, what it says, and how one value is written."""
+
+    key: str
+    title: str
+    meaning: str
+    show: Callable[[float], str]
+
+
+FIGURES = (
+    Figure("average", "Average", "mean score of all concepts after the last lesson", summary.plain),
+    Figure("forgetting", "Forgetting", "best score since its own lesson minus last, over the T − 1 earlier concepts",
+           summary.plain),
+    Figure("forgetting_reference", "Forgetting (T)", "the same divided by all T concepts, as the published code does",
+           summary.plain),
+    Figure("learning", "Learning", "mean score right after each concept's own lesson", summary.plain),
+    Figure("gain_over_base", "Gain over base", "last score minus the untouched base's", summary.signed),
+    Figure("backward_transfer", "Backward transfer", "last score minus the score right after learning", summary.signed),
+    Figure("forward_transfer", "Forward transfer", "score just before its lesson minus the base's", summary.signed),
+    Figure("running_average", "Average along the way", "mean over lessons of the mean score so far", summary.plain),
+    Figure("retention", "Retention", "last score divided by the score right after learning", summary.plain),
+)  # fmt: skip
+COSTS = (
+    Figure("carried", "Carried", "bytes that the next lesson needs of all earlier ones, at the end", summary.size),
+    Figure("stored", "Stored", "bytes of tensors that the lineage keeps on disk", summary.size),
+    Figure("seconds", "Per lesson", "seconds of training per lesson", summary.seconds),
+)
+COMPARED = ("average", "forgetting", "learning")
+"""Figures that methods are compared by in pairs; the others are these shifted, scaled or close to them."""
+COST = "cost"
+"""Stands for the measure where a figure is none of a measure."""
+
+Key = tuple[str, str]
+"""(measure, figure)."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that is compared. `rows`: contenders, best first, then bounds; `measures`: each kind's first in front."""
+
+    entries: tuple[Entry, ...]
+    unfinished: tuple[str, ...]
+    measures: tuple[str, ...]
+    primaries: tuple[str, ...]
+    values: dict[Key, dict[str, dict[Pair, float]]]
+    base: dict[str, float]
+    """Measure -> mean score of the untouched base."""
+    directions: dict[str, Direction]
+    seed: int = 0
+    """Of the bootstrap."""
+
+    @cached_property
+    def bounds(self) -> tuple[str, ...]:
+        """Rows that mark what is attainable at any price: never best, never ranked."""
+        return tuple(sorted({entry.row for entry in self.entries if entry.run.bound}))
+
+    @cached_property
+    def contenders(self) -> tuple[str, ...]:
+        """Rows that compete, best mean average by the first measure first."""
+        names = sorted({entry.row for entry in self.entries} - set(self.bounds))
+        if not self.measures:
+            return tuple(names)
+        key = (self.measures[0], "average")
+        sign = -1.0 if self.better(*key) == "higher" else 1.0
+        means = {name: sign * self.spread(*key, name).mean for name in names}
+        return tuple(sorted(names, key=lambda name: (math.isnan(means[name]), means[name])))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Contenders, then bounds."""
+        return (*self.contenders, *self.bounds)
+
+    @cached_property
+    def orders(self) -> tuple[tuple[str, ...], ...]:
+        """The orders of concepts that occur."""
+        return tuple(dict.fromkeys(entry.order for entry in self.entries))
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that occur."""
+        return tuple(sorted({entry.seed for entry in self.entries}))
+
+    def of(self, row: str) -> tuple[Entry, ...]:
+        """The runs of one row."""
+        return tuple(entry for entry in self.entries if entry.row == row)
+
+    def better(self, measure: str, figure: str) -> Direction:
+        """Which way a figure is better: means follow their measure, differences are turned to read as ever."""
+        if measure == COST:
+            return "lower"
+        follows = ("average", "learning", "running_average")
+        return self.directions[measure] if figure in follows else matrix.FORMULAS[figure].direction
+
+    def spread(self, measure: str, figure: str, row: str) -> Spread:
+        """Mean and deviations of one row."""
+        return statistics.spread(self.values[measure, figure][row])
+
+    def effects(self, measure: str, figure: str, row: str) -> Effects | None:
+        """Effect of order against effect of seed; None where the grid of (order, seed) has holes or one line."""
+        return statistics.effects(self.values[measure, figure][row])
+
+    def difference(self, measure: str, figure: str, a: str, b: str) -> Difference:
+        """Row a minus row b over their common pairs."""
+        found = self.values[measure, figure]
+        return statistics.difference(found[a], found[b], self.better(measure, figure), self.seed)
+
+    def differences(self, measure: str, figure: str) -> list[tuple[str, str, Difference]]:
+        """Every two contenders, the better mean first."""
+        ranked = self.ranked(measure, figure)
+        return [(a, b, self.difference(measure, figure, a, b)) for k, a in enumerate(ranked) for b in ranked[k + 1 :]]
+
+    def ranked(self, measure: str, figure: str) -> list[str]:
+        """Contenders with a value, best mean first."""
+        means = {row: self.spread(measure, figure, row).mean for row in self.contenders}
+        sign = -1.0 if self.better(measure, figure) == "higher" else 1.0
+        return sorted((row for row in means if math.isfinite(means[row])), key=lambda row: sign * means[row])
+
+    def standing(self, measure: str, figure: str) -> "Standing":
+        """Mean ranks and chances of being best over the pairs that all contenders with a value share."""
+        rows = self.ranked(measure, figure)
+        if not rows:
+            return Standing(0, {}, {})
+        pairs, table = statistics.common([self.values[measure, figure][row] for row in rows])
+        if not pairs:
+            return Standing(0, {}, {})
+        better = self.better(measure, figure)
+        ranks = statistics.ranks(table, better).mean(axis=0)
+        best = statistics.probability_best(table, better, seed=self.seed)
+        return Standing(len(pairs), dict(zip(rows, map(float, ranks), strict=True)),
+                        dict(zip(rows, map(float, best), strict=True)))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Row -> mean rank (1 is best) and share of bootstrap resamples in which it is best, over n common pairs."""
+
+    n: int
+    rank: dict[str, float]
+    best: dict[str, float]
+
+
+def of(folders: Sequence[Path], measure: str | None = None) -> Study:
+    """The study of all finished runs in some folders; of one measure only, if asked. Raises PerdureError."""
+    found = gathering.gather(folders)
+    runs = [entry.run for entry in found.entries]
+    measures, first = reading.measures_of(runs), reading.primaries(runs)
+    if measure is not None:
+        if measure not in measures:
+            raise PlanError(f"measure {measure!r} was not taken in these runs{did_you_mean(measure, measures)}")
+        measures, first = [measure], [measure]
+    directions = {m: next(run.direction(m) for run in runs if m in run.scores) for m in measures}
+    return Study(
+        found.entries, found.unfinished, tuple(measures), tuple(first), _values(found.entries, measures),
+        {m: _base(found.entries, m) for m in measures}, directions,
+    )  # fmt: skip
+
+
+def _values(entries: Sequence[Entry], measures: Sequence[str]) -> dict[Key, dict[str, dict[Pair, float]]]:
+    keys = [*((m, f.key) for m in measures for f in FIGURES), *((COST, f.key) for f in COSTS)]
+    values: dict[Key, dict[str, dict[Pair, float]]] = {key: {entry.row: {} for entry in entries} for key in keys}
+    for entry in entries:
+        found = {m: _figures(entry.run, m) for m in measures} | {COST: summary.costs(entry.run)}
+        for measure, figure in keys:
+            values[measure, figure][entry.row][entry.pair] = found[measure][figure]
+    return values
+
+
+def _figures(run: Run, measure: str) -> dict[str, float]:
+    """`reading.figures`; NaN where the last lesson was not measured, lest an earlier one stand for it."""
+    S = run.scores.get(measure)
+    if S is None or not np.isfinite(S[-1]).any():
+        return dict.fromkeys(matrix.FORMULAS, math.nan)
+    return reading.figures(run, measure)
+
+
+def _base(entries: Sequence[Entry], measure: str) -> float:
+    """Mean over runs of the base's mean score of the concepts that the measure was taken of."""
+    rows = [entry.run.scores[measure][0] for entry in entries if measure in entry.run.scores]
+    means = [float(np.nanmean(row)) for row in rows if np.isfinite(row).any()]
+    return float(np.mean(means)) if means else math.nan

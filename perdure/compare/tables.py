@@ -1,0 +1,131 @@
+"""compare.csv, compare-summary.csv and compare.tex."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+from perdure.compare.published import Beside
+from perdure.compare.statistics import Spread
+from perdure.compare.study import Study
+from perdure.report.tables import escape
+
+RUN_COLUMNS = ("method", "order", "seed", "measure", "figure", "better", "value", "folder", "fingerprint")
+SUMMARY_COLUMNS = (
+    "method", "bound", "measure", "figure", "better", "n", "mean", "std", "std_over_orders", "std_over_seeds",
+    "squares_order", "squares_seed", "squares_residual", "mean_rank", "probability_best", "pairs_ranked",
+)  # fmt: skip
+
+
+def runs_csv(study: Study) -> str:
+    """Tidy: one line per run, measure and figure, unrounded; orders as concept>concept; not measured stays empty."""
+    rows = []
+    for entry in study.entries:
+        for (measure, figure), found in study.values.items():
+            value = found[entry.row][entry.pair]
+            rows.append((
+                entry.row, ">".join(entry.order), entry.seed, measure, figure, study.better(measure, figure),
+                _exact(value), entry.folder.name, entry.run.lineage.facts.get("fingerprint", ""),
+            ))  # fmt: skip
+    return _csv(RUN_COLUMNS, rows)
+
+
+def summary_csv(study: Study) -> str:
+    """One line per method, measure and figure; deviations have ddof = 1 and run over (order, seed)."""
+    rows = []
+    for measure, figure in study.values:
+        standing = study.standing(measure, figure)
+        for row in study.rows:
+            s, e = study.spread(measure, figure, row), study.effects(measure, figure, row)
+            squares = (e.order, e.seed, e.residual) if e else (math.nan,) * 3
+            nothing = math.nan
+            numbers = (s.mean, s.std, s.over_orders, s.over_seeds, *squares,
+                       standing.rank.get(row, nothing), standing.best.get(row, nothing))  # fmt: skip
+            facts = (row, int(row in study.bounds), measure, figure, study.better(measure, figure), s.n)
+            rows.append((*facts, *map(_exact, numbers), standing.n))
+    return _csv(SUMMARY_COLUMNS, rows)
+
+
+def table_tex(study: Study, beside: Beside | None = None) -> str:
+    """A booktabs table as in papers: base first, then methods, best mean in bold; bounds, then published, below rules.
+
+    Forgetting is over T - 1 concepts, or in the published table's reading where one stands below.
+    """
+    reading = beside.table.forgetting if beside else "forgetting"
+    columns = [*((m, "average") for m in study.measures), *((m, reading) for m in study.measures)]
+    best = {key: _best(study, *key) for key in columns}
+    base = [_number(study.base[m]) if figure == "average" else "--" for m, figure in columns]
+    groups = [
+        [_line("Base", base)],
+        [_line(row, [_cell(study.spread(*key, row), best[key]) for key in columns]) for row in study.contenders],
+        [_line(row, [_cell(study.spread(*key, row), "") for key in columns]) for row in study.bounds],
+        _published(beside, columns) if beside else [],
+    ]
+    heads = [rf"{escape(m)}{'' if figure == 'average' else ' forg.'} ${_arrow(study, m, figure)}$"
+             for m, figure in columns]  # fmt: skip
+    body: list[str] = []
+    for group in groups:
+        body += [r"\midrule", *group] if group else []
+    over = "T - 1" if reading == "forgetting" else "T"
+    source = f"; published: {beside.table.source}, {beside.table.spread}" if beside else ""
+    return "\n".join([
+        rf"% needs \usepackage{{booktabs}}; mean $\pm$ standard deviation (ddof = 1) over runs (orders and seeds): "
+        rf"{_counts(study)}; forgetting over {over} concepts{source}",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule", _line("Method", heads, plain=False), *body,
+        r"\bottomrule", r"\end{tabular}", "",
+    ])  # fmt: skip
+
+
+def _published(beside: Beside, columns: Sequence[tuple[str, str]]) -> list[str]:
+    """The published rows; where they are of another model, the first one's name says so."""
+    table, note = beside.table, "published" if beside.same else "published, other model and data"
+    lines = []
+    for method in table.methods:
+        keys = [(m, "average" if figure == "average" else "forgetting") for m, figure in columns]
+        values = [table.value(method, *key) for key in keys]
+        if any(math.isfinite(mean) for mean, _ in values):
+            lines.append(_line(f"{method} ({note})", [_plus_minus(*value) for value in values]))
+    return lines
+
+
+def _counts(study: Study) -> str:
+    return ", ".join(f"{row} {len(study.of(row))}" for row in study.rows)
+
+
+def _best(study: Study, measure: str, figure: str) -> str:
+    """The best mean as printed; empty where there is no comparison, or all are equal."""
+    printed = [_number(study.spread(measure, figure, row).mean) for row in study.ranked(measure, figure)]
+    return printed[0] if len(set(printed)) > 1 else ""
+
+
+def _cell(spread: Spread, best: str) -> str:
+    text = _plus_minus(spread.mean, spread.std)
+    return rf"\textbf{{{text}}}" if best and _number(spread.mean) == best else text
+
+
+def _plus_minus(mean: float, std: float) -> str:
+    return _number(mean) + (rf" $\pm$ {_number(std)}" if math.isfinite(mean) and math.isfinite(std) else "")
+
+
+def _number(value: float) -> str:
+    return (f"{value:.3f}" if value >= 0 else f"$-${-value:.3f}") if math.isfinite(value) else "--"
+
+
+def _arrow(study: Study, measure: str, figure: str) -> str:
+    return r"\uparrow" if study.better(measure, figure) == "higher" else r"\downarrow"
+
+
+def _line(name: str, cells: Sequence[str], plain: bool = True) -> str:
+    return rf"{' & '.join([escape(name) if plain else name, *cells])} \\"
+
+
+def _exact(value: float) -> str:
+    return repr(float(value)) if math.isfinite(value) else ""
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return stream.getvalue()

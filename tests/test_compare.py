@@ -1,0 +1,483 @@
+"""Comparing methods: made-up lineages with known scores, numbers checked against those done by hand."""
+
+import csv
+import io
+import json
+import math
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from perdure import compare, plan
+from perdure.cli import app
+from perdure.compare import drawings, page, published, statistics, study, tables, terminal, words
+from perdure.errors import LineageError, PlanError
+from perdure.lineage import Lineage
+
+ORDERS = ((1, 2, 3), (3, 1, 2), (2, 3, 1))
+KEPT = {"naive": 0.5, "merge_init": 0.8, "magmax": 0.79, "independent": 1.0, "joint": 1.0}
+LEARNT = {"naive": 0.4, "merge_init": 0.38, "magmax": 0.3, "independent": 0.42, "joint": 0.36}
+TEMPLATES = {"subject": ["a photo of {concept}"], "style": ["{concept} image of a dog"]}
+
+
+def score(method, order, seed, lesson, own, k):
+    """Base .3; a lesson adds LEARNT, later ones keep KEPT of it; order and seed add a little."""
+    if not lesson:
+        return 0.3
+    shift = 0.01 * ORDERS.index(order) + 0.004 * seed + 0.002 * ((3 * seed + ORDERS.index(order) + len(method)) % 4)
+    return 0.3 + LEARNT[method] * KEPT[method] ** (lesson - own) + shift
+
+
+def make(
+    folder, method="naive", order=ORDERS[0], seed=0, lessons=None, score=score, better="higher", **changes
+):  # fmt: skip
+    """One lineage on disk: lesson.json and cell.json as a run writes them, no pictures, no tensors."""
+    joint = method == "joint"
+    data = {
+        "name": "fake", "methods": [{"name": "naive" if joint else method, "label": method}], "order": list(order),
+        "seed": seed, "concepts": {"toybox": {"subjects": len(order)}}, "scoring": {"subject": ["dino", "clip_i"]},
+        "training": {"steps": 10 * (len(order) if joint else 1)}, **changes,
+    }  # fmt: skip
+    made = plan.build(data)
+    lineage = Lineage.create(folder, made, "weights", {})
+    taught = [made.sequence] if joint else [(c,) for c in made.sequence[:lessons]]
+    seen = [c for group in taught for c in group]
+    for concept in seen:
+        lineage.adopt_concept(concept, {"digest": "0", "held_out": True})
+    for number in range(len(taught) + 1):
+        name = "base" if not number else "joint" if joint else taught[number - 1][0].name
+        row = folder / "lessons" / f"{number:03d}-{name}"
+        row.mkdir(parents=True)
+        if number:
+            record = {
+                "concepts": [c.name for c in taught[number - 1]], "seconds": {"train": 10.0 + seed},
+                "bytes": {"carried": 1000 * (number if method == "independent" else 1), "stored": 1},
+            }  # fmt: skip
+            (row / "lesson.json").write_text(json.dumps(record))
+        for k, concept in enumerate(seen if joint or not number else seen[:number]):
+            value = score(method, order, seed, number, 1 if joint else k + 1, k)
+            cell = row / "cells" / concept.name
+            cell.mkdir(parents=True)
+            scores = {"dino": value, "clip_i": value / 2 + 0.4}
+            measures = {m: {"direction": better, "model": "toy", "spec": {}} for m in scores}
+            found = {"scores": {m: v for m, v in scores.items() if v is not None}, "measures": measures, "images": []}
+            (cell / "cell.json").write_text(json.dumps(found))
+    return folder
+
+
+def make_sweep(root, methods=("naive", "merge_init", "magmax"), orders=ORDERS, seeds=(0, 1), **changes):
+    """One run a method, order and seed, each in a folder of its own with its run.json."""
+    for method in methods:
+        for k, order in enumerate(orders):
+            for seed in seeds:
+                folder = make(root / f"{method}-{k}-{seed}", method, order, seed, **changes)
+                axes = {"method": method, "order": f"order {k}", "seed": seed}
+                (folder / "run.json").write_text(json.dumps({"name": folder.name, "axes": axes, "fingerprint": "x"}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    return make_sweep(tmp_path_factory.mktemp("sweep"), ("naive", "merge_init", "magmax", "independent", "joint"))
+
+
+@pytest.fixture(scope="module")
+def whole(sweep):
+    return of(sweep)
+
+
+def of(folders, **how):
+    return study.of([folders] if not isinstance(folders, list) else folders, **how)
+
+
+# --- statistics, against formulas without scipy ----------------------------------------------------------------------
+
+
+GRID = {
+    (o, s): v for o, row in zip("abc", [[1.0, 2.0], [3.0, 5.0], [8.0, 6.0]], strict=True) for s, v in enumerate(row)
+}
+
+
+def test_spread_says_over_what():
+    found = statistics.spread(GRID)
+    values = [1.0, 2.0, 3.0, 5.0, 8.0, 6.0]
+    mean = sum(values) / 6
+    assert (found.n, found.mean) == (6, pytest.approx(mean))
+    assert found.std == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / 5))
+    by_order, by_seed = [1.5, 4.0, 7.0], [4.0, 13 / 3]
+    assert found.over_orders == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in by_order) / 2))
+    assert found.over_seeds == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in by_seed) / 1))
+    holed = statistics.spread({**GRID, ("a", 0): math.nan})
+    assert holed.n == 5 and holed.mean == pytest.approx(24 / 5) and math.isnan(holed.over_orders)
+    one, none = statistics.spread({("a", 0): 2.0}), statistics.spread({})
+    assert (one.n, one.mean, none.n) == (1, 2.0, 0) and math.isnan(one.std) and math.isnan(none.mean)
+
+
+def test_two_way_squares_by_hand():
+    found = statistics.effects(GRID)
+    grand, by_order, by_seed = 25 / 6, [1.5, 4.0, 7.0], [4.0, 13 / 3]
+    assert found.order == pytest.approx(2 * sum((m - grand) ** 2 for m in by_order))
+    assert found.seed == pytest.approx(3 * sum((m - grand) ** 2 for m in by_seed))
+    assert found.total == pytest.approx(sum((v - grand) ** 2 for v in GRID.values()))
+    assert found.freedom == (2, 1, 2) and found.by_chance == (0.4, 0.2, 0.4)
+    assert sum(found.shares) == pytest.approx(1)
+    assert statistics.effects({**GRID, ("a", 0): math.nan}) is None
+    assert statistics.effects({pair: v for pair, v in GRID.items() if pair[1] == 0}) is None
+    assert all(map(math.isnan, statistics.effects(dict.fromkeys(GRID, 1.0)).shares))
+
+
+def pairs(values):
+    return {("a", seed): float(v) for seed, v in enumerate(values)}
+
+
+def test_difference_bootstraps_the_mean_of_the_gaps():
+    a, b = [0.9, 0.7, 0.8, 0.95, 0.6, 0.85, 0.75, 0.9], [0.5, 0.4, 0.5, 0.5, 0.3, 0.4, 0.35, 0.6]
+    found = statistics.difference(pairs(a), pairs(b), "higher")
+    gaps = [x - y for x, y in zip(a, b, strict=True)]
+    assert found.mean == pytest.approx(sum(gaps) / 8) and (found.wins, found.ties, found.share) == (8, 0, 1.0)
+    assert found.interval == "BCa" and min(gaps) < found.low < found.mean < found.high < max(gaps)
+    drawn = np.random.default_rng(1).choice(gaps, (20_000, 8)).mean(axis=1)  # the plain percentile interval
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
+    assert found.p == pytest.approx(2 / 2**8) and found.verdict == "better"
+    assert statistics.difference(pairs(a), pairs(b), "lower").verdict == "worse"
+    assert statistics.difference(pairs(a), pairs(b), "higher") == found
+    assert statistics.difference(pairs(b), pairs(a), "higher").share == 0
+
+
+def test_sign_flips_are_counted_exactly():
+    gaps = [3.0, -1.0, 2.0, 2.5, -0.5]
+    signs = [[1 - 2 * (k >> i & 1) for i in range(5)] for k in range(32)]
+    at_least = sum(sum(s * g for s, g in zip(row, gaps, strict=True)) >= sum(gaps) for row in signs)
+    found = statistics.difference(pairs(gaps), pairs([0] * 5), "higher")
+    assert found.p == pytest.approx(2 * at_least / 32) and found.verdict == "open"
+
+
+def test_degenerate_differences_say_so():
+    nan = math.nan
+    cases = {
+        (): ("none", "unpaired"), (0.5,): ("none", "ahead"), (-0.5, -0.25): ("BCa", "behind"),
+        (0.25,) * 4: ("point", "ahead"), (0.25,) * 6: ("point", "better"), (0.0, 0.0): ("point", "equal"),
+        (0.5, -0.5, 0.5): ("BCa", "open"), (nan, 0.5): ("none", "ahead"),
+    }  # fmt: skip
+    for gaps, (interval, verdict) in cases.items():
+        found = statistics.difference(pairs(gaps), pairs([0.0] * len(gaps)), "higher")
+        assert (found.interval, found.verdict) == (interval, verdict), gaps
+        assert found.n == sum(not math.isnan(g) for g in gaps)
+    point = statistics.difference(pairs([0.25] * 4), pairs([0.0] * 4), "higher")
+    assert point.low == point.high == point.mean == 0.25
+    none = statistics.difference({("a", 0): 1.0}, {("a", 1): 1.0}, "higher")
+    assert none.verdict == "unpaired" and math.isnan(none.share)
+
+
+def test_ranks_and_the_chance_of_being_best():
+    table = np.array([[0.9, 0.5, 0.5], [0.8, 0.9, 0.1], [0.9, 0.1, 0.2]])
+    assert statistics.ranks(table, "higher").tolist() == [[1, 2.5, 2.5], [2, 1, 3], [1, 3, 2]]
+    assert statistics.ranks(table, "lower").tolist() == [[3, 1.5, 1.5], [2, 3, 1], [3, 1, 2]]
+    best = statistics.probability_best(table, "higher")
+    # b beats a only where the second pair is drawn three times: gaps of a are .4, -.1, .8
+    assert best == pytest.approx([26 / 27, 1 / 27, 0], abs=0.01)
+    assert statistics.probability_best(np.ones((4, 2)), "higher") == pytest.approx([0.5, 0.5])
+    assert np.isnan(statistics.probability_best(np.empty((0, 2)), "higher")).all()
+    assert statistics.ranks(np.empty((0, 2)), "higher").shape == (0, 2)
+
+
+def test_kendalls_tau_by_counting():
+    there, here = [4, 3, 2, 1], [4, 2, 3, 1]  # one of six pairs is turned
+    assert statistics.agreement(there, here) == pytest.approx((5 - 1) / 6)
+    assert statistics.agreement([1, 2], [2, 1]) == -1 and math.isnan(statistics.agreement([1], [1]))
+    assert math.isnan(statistics.agreement([1, 1], [1, 2]))
+
+
+# --- finding and matching runs ---------------------------------------------------------------------------------------
+
+
+def test_sweep_is_found_and_counted(whole):
+    assert whole.rows == ("merge_init", "magmax", "naive", "independent", "joint")
+    assert len(whole.entries) == 30 and len(whole.orders) == 3 and whole.seeds == (0, 1) and not whole.unfinished
+    values = [
+        np.mean([score("naive", order, seed, 3, j + 1, j) for j in range(3)]) for order in ORDERS for seed in (0, 1)
+    ]
+    got = whole.spread("dino", "average", "naive")
+    assert (got.n, got.mean, got.std) == (6, pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
+    T = 3
+    for row in ("naive", "magmax"):
+        mine = [whole.spread("dino", key, row).mean for key in ("forgetting", "forgetting_reference")]
+        assert mine[1] == pytest.approx(mine[0] * (T - 1) / T)
+    assert whole.spread("dino", "forgetting", "joint").n == 0 and whole.base["dino"] == pytest.approx(0.3)
+    assert whole.difference("dino", "average", "merge_init", "naive").n == 6
+    assert set(whole.standing("dino", "average").rank) == {"merge_init", "magmax", "naive"}
+
+
+def test_without_run_json_the_lineages_tell(tmp_path):
+    for seed in (0, 3):
+        for method in ("naive", "joint"):
+            make(tmp_path / f"run-{seed}" / method, method, ORDERS[1], seed)
+    found = of([tmp_path / "run-0", tmp_path / "run-3" / "naive", tmp_path, tmp_path / "run-0"])
+    assert [(e.row, e.seed) for e in found.entries] == [("joint", 0), ("naive", 0), ("naive", 3), ("joint", 3)]
+    assert found.bounds == ("joint",) and found.entries[0].order[0].startswith("can")
+    again = of(tmp_path / "run-0")
+    assert again.spread("dino", "average", "naive").n == 1
+
+
+def test_a_run_folder_with_several_lineages_keeps_their_labels(tmp_path):
+    for method in ("naive", "magmax"):
+        make(tmp_path / "run" / method, method)
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"axes": {"method": "both", "seed": 0}}))
+    assert set(of(tmp_path).rows) == {"naive", "magmax"}
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(LineageError, match="axes"):
+        of(tmp_path)
+
+
+def test_depth_and_what_is_no_run(tmp_path):
+    make(tmp_path / "1/2/3/4", "naive")
+    with pytest.raises(LineageError, match="no finished run"):
+        of(tmp_path)
+    assert len(of(tmp_path / "1").entries) == 1
+    with pytest.raises(LineageError, match="not a folder"):
+        of(tmp_path / "nope")
+    make(tmp_path / "a" / "model.partial", "naive")
+    with pytest.raises(LineageError, match="no finished run"):
+        of(tmp_path / "a")
+
+
+def test_unfinished_runs_are_named_and_left_out(tmp_path):
+    make_sweep(tmp_path, ("naive", "magmax"), seeds=(0,))
+    make(tmp_path / "cut", "naive", seed=1)
+    shutil.rmtree(next((tmp_path / "cut" / "lessons").glob("003-*")))
+    found = of(tmp_path)
+    assert len(found.entries) == 6 and found.unfinished == (f"{tmp_path / 'cut'} (2 of 3 concepts)",)
+    assert "cut (2 of 3 concepts)" in words.cautions(found)[0]
+    with pytest.raises(LineageError, match="2 of 3 concepts"):
+        of(tmp_path / "cut")
+
+
+def test_axes_of_a_sweep_make_rows(tmp_path):
+    templates = {"plain": ["a photo of {concept}"], "rare": ["a picture of {concept}"]}
+    for label, prompts in templates.items():
+        for method in ("naive", "magmax"):
+            changes = {"sampling": {"prompts": {"subject": prompts}}}
+            folder = make(tmp_path / f"{method}-{label}", method, **changes)
+            axes = {"method": method, "order": "listed", "seed": 0, "template": label, "training.steps": 10}
+            (folder / "run.json").write_text(json.dumps({"axes": axes}))
+    assert set(of(tmp_path).rows) == {"naive · plain", "naive · rare", "magmax · plain", "magmax · rare"}
+    make(tmp_path / "other", "naive", seed=1, sampling={"prompts": {"subject": templates["rare"]}})
+    make(tmp_path / "third", "naive", seed=2)
+    with pytest.raises(LineageError, match=r"cannot be compared: sampling\.prompts"):
+        of(tmp_path)
+
+
+def test_other_training_makes_rows_and_other_worlds_are_refused(tmp_path):
+    make(tmp_path / "a" / "naive", "naive")
+    make(tmp_path / "a" / "joint", "joint")
+    make(tmp_path / "b" / "naive", "naive", training={"steps": 20, "checkpoint_every": 5})
+    assert set(of(tmp_path).rows) == {"naive · steps=10", "naive · steps=20", "joint · steps=10"}
+    four = make(tmp_path / "c" / "naive", "naive", (1, 2, 3, 4), score=lambda *_: 0.5)
+    with pytest.raises(LineageError, match="cannot be compared: concepts has"):
+        of([tmp_path / "a", four])
+
+
+def test_a_method_may_train_in_its_own_way(tmp_path):
+    make(tmp_path / "naive", "naive")
+    own = {"name": "magmax", "label": "magmax", "training": {"learning_rate": 0.5}}
+    made = plan.build({"methods": [own]})
+    make(tmp_path / "magmax", "magmax", training={"steps": 10, "learning_rate": 0.5})
+    path = tmp_path / "magmax" / "lineage.json"
+    facts = json.loads(path.read_text())
+    facts["settings"]["methods"] = made.settings()["methods"]
+    path.write_text(json.dumps(facts))
+    assert set(of(tmp_path).rows) == {"naive", "magmax"}
+
+
+def test_twins_and_namesakes_are_refused(tmp_path):
+    make(tmp_path / "a" / "naive", "naive")
+    make(tmp_path / "b" / "naive", "naive")
+    with pytest.raises(LineageError, match="the same method, order and seed"):
+        of(tmp_path)
+    shutil.rmtree(tmp_path / "b")
+    make(tmp_path / "b" / "naive", "naive", seed=1, methods=[{"name": "naive", "label": "naive", "rank": 2}])
+    with pytest.raises(LineageError, match="both called 'naive', but options"):
+        of(tmp_path)
+
+
+def test_methods_without_common_pairs_are_called_so(tmp_path):
+    make(tmp_path / "a", "naive", seed=0)
+    make(tmp_path / "b", "magmax", seed=1)
+    found = of(tmp_path)
+    assert found.standing("dino", "average").n == 0
+    assert "shares no order and seed" in words.finding(found, "dino", "average")
+    assert any("not all run on the same orders and seeds" in told for told in words.cautions(found))
+    text = page.render(page.view(found, "x", None))
+    assert "no common pair" in text and "No order and seed is common" in text
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_the_finding_in_words(whole, tmp_path):
+    said = words.finding(whole, "dino", "average")
+    assert said.startswith("merge_init is better than magmax (6 of 6 pairs, +0.06")
+    few = of(make_sweep(tmp_path / "few", ("naive", "magmax"), orders=ORDERS[:1]))
+    said = words.finding(few, "dino", "forgetting")
+    assert said.startswith("magmax is ahead of naive in 2 of 2 pairs, −0.1") and "too few pairs" in said
+    alone = of(make_sweep(tmp_path / "one", ("naive",), orders=ORDERS[:1], seeds=(0,)))
+    assert "nothing to compare" in words.finding(alone, "dino", "average")
+
+    def noisy(method, order, seed, lesson, own, k):
+        wave = {"naive": seed + 2 * ORDERS.index(order), "magmax": 3 * seed + ORDERS.index(order) + 1}[method]
+        return 0.3 + 0.01 * (wave % 4) * bool(lesson)
+
+    alike = of(make_sweep(tmp_path / "alike", ("naive", "magmax"), score=noisy))
+    assert "cannot be told apart from" in words.finding(alike, "dino", "average")
+
+
+def test_where_lower_is_better(tmp_path):
+    root = make_sweep(tmp_path, ("naive", "magmax"), better="lower", score=lambda *a: 1 - score(*a))
+    found = of(root)
+    assert found.better("dino", "average") == found.better("dino", "forgetting") == "lower"
+    assert found.better("dino", "gain_over_base") == "higher"
+    assert found.contenders == ("magmax", "naive") and found.spread("dino", "forgetting", "naive").mean > 0.1
+    assert words.finding(found, "dino", "average").startswith("magmax is better than naive in 6 of 6 pairs, −0.0")
+    assert r"dino $\downarrow$" in tables.table_tex(found)
+
+
+def test_pareto_front_keeps_what_nobody_beats():
+    points = {"cheap": (1, 0.2), "good": (5, 0.9), "worse": (5, 0.5), "dear": (9, 0.9), "twin": (1, 0.2)}
+    assert drawings.pareto(points, "higher") == ["cheap", "twin", "good"]
+    assert drawings.pareto(points, "lower") == ["cheap", "twin"]
+
+
+def test_page_is_one_safe_file(whole, tmp_path):
+    from test_report import check_page
+
+    text, parsed = check_page(compare.write(whole, tmp_path, "a <b> & c"), 200_000)
+    assert "a &lt;b&gt; &amp; c" in text and "merge_init is better than magmax" in text
+    assert text.count('class="chart"') == 5 and len(parsed.all("table")) > 10
+    assert not list(tmp_path.glob("*.tmp"))
+    first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    compare.write(whole, tmp_path / "again", "a <b> & c")
+    assert first == {p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()}
+    assert set(first) == {"compare.html", "compare.csv", "compare-summary.csv", "compare.tex"}
+
+
+@pytest.mark.parametrize("concepts", [1, 3])
+def test_one_run_still_makes_a_page(tmp_path, concepts):
+    from test_report import check_page
+
+    order = tuple(range(1, concepts + 1))
+    found = of(make(tmp_path / "m", "naive", order, score=lambda *a: 0.3 + 0.4 * bool(a[3])))
+    text, _ = check_page(compare.write(found, tmp_path / "out", "x"), 100_000)
+    assert "nothing to compare" in text and "±" not in (tmp_path / "out/compare.tex").read_text().split("\n", 1)[1]
+    assert compare.as_json(found)["differences"][0]["pairs"] == []
+
+
+def test_scores_that_are_missing_are_counted(tmp_path):
+    """A lesson that was not scored must not be stood for by the one before."""
+    make_sweep(tmp_path, ("naive", "magmax"), seeds=(0,))
+    for path in (tmp_path / "naive-1-0" / "lessons").glob("003-*/cells/*/cell.json"):
+        record = json.loads(path.read_text())
+        del record["scores"]["dino"]
+        path.write_text(json.dumps(record))
+    found = of(tmp_path)
+    assert [found.spread(m, "average", "naive").n for m in ("dino", "clip_i")] == [2, 3]
+    assert found.difference("dino", "average", "naive", "magmax").n == 2
+    text = page.render(page.view(found, "x", None))
+    assert "n = 2" in text
+
+
+def test_csv_is_tidy(whole):
+    rows = list(csv.DictReader(io.StringIO(tables.runs_csv(whole), newline="")))
+    one = [r for r in rows if (r["method"], r["measure"], r["figure"], r["seed"]) == ("naive", "dino", "average", "1")]
+    assert len(rows) == 30 * (2 * 9 + 3) and len(one) == 3
+    expected = {np.mean([score("naive", order, 1, 3, j + 1, j) for j in range(3)]) for order in ORDERS}
+    assert sorted(float(r["value"]) for r in one) == pytest.approx(sorted(expected))
+    assert all(len(r["order"].split(">")) == 3 for r in one)
+    summary = list(csv.DictReader(io.StringIO(tables.summary_csv(whole), newline="")))
+    assert len(summary) == 5 * (2 * 9 + 3)
+    joint = next(r for r in summary if (r["method"], r["figure"]) == ("joint", "forgetting"))
+    assert (joint["bound"], joint["n"], joint["mean"]) == ("1", "0", "")
+    naive = next(r for r in summary if (r["method"], r["measure"], r["figure"]) == ("naive", "dino", "average"))
+    total = sum(float(naive[f"squares_{k}"]) for k in ("order", "seed", "residual"))
+    assert total == pytest.approx(5 * float(naive["std"]) ** 2)
+
+
+def test_tex_has_the_layout_of_papers(whole, tmp_path):
+    text = tables.table_tex(whole)
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    heads = [r"dino $\uparrow$", r"clip\_i $\uparrow$", r"dino forg. $\downarrow$", r"clip\_i forg. $\downarrow$"]
+    assert rows[0] == " & ".join(["Method", *heads]) + r" \\"
+    assert rows[1].startswith("Base & 0.300 & 0.550 & -- & --") and "ddof = 1" in text
+    bold = {row.split(" & ")[0]: row.count(r"\textbf") for row in rows}
+    assert bold[r"merge\_init"] == 2 and bold["magmax"] == 2 and bold["independent"] == bold["joint"] == 0
+    if shutil.which("pdflatex"):
+        source = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
+        (tmp_path / "t.tex").write_text(source)
+        subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, check=True, capture_output=True)
+
+
+# --- published numbers -----------------------------------------------------------------------------------------------
+
+
+def test_published_beside_another_model_is_marked(whole):
+    assert published.beside(whole) is None
+    shown = published.beside(whole, "low-rank-objects")
+    assert not shown.same and "Another model and other data" in words.beside_sentence(shown)
+    by = {(o.measure, o.figure): o for o in shown.orders}
+    order = by["dino", "average"]
+    assert order.there == ("merge_init", "magmax", "naive") and set(order.here) == set(order.there)
+    assert order.tau == pytest.approx(1.0 if order.here == order.there else 1 / 3)
+    ortho = next(line for line in shown.lines if line.method == "merge_ortho")
+    assert ortho.row is None and ortho.cells[0] == ((0.403, 0.025), None)
+    naive = next(line for line in shown.lines if line.method == "naive")
+    column = shown.columns.index(("dino", "forgetting"))
+    assert naive.cells[column][1] == whole.spread("dino", "forgetting_reference", "naive")
+    text = tables.table_tex(whole, shown)
+    assert "naive (published, other model and data) & 0.402" in text and "over T concepts" in text
+    assert "another model" in str(terminal.published_table(shown).title)
+    with pytest.raises(PlanError, match="did you mean 'low-rank-styles'"):
+        published.beside(whole, "low-rank-style")
+
+
+def test_the_plan_names_its_protocol(tmp_path):
+    for method in ("naive", "magmax"):
+        make(tmp_path / method, method, protocol="low-rank-objects")
+    found = of(tmp_path)
+    assert published.protocol_of(found) == "low-rank-objects"
+    shown = published.beside(found)
+    assert shown.table.name == "low-rank-objects" and not shown.same  # the base is another one
+    ready = plan.load(plan.ready("low-rank-styles"))
+    assert ready.protocol == "low-rank-styles" and published.get(ready.protocol).base == ready.base
+    assert "protocol" not in ready.settings()
+    assert ready.fingerprint() == ready.model_copy(update={"protocol": None}).fingerprint()
+    with pytest.raises(PlanError, match="no published protocol is called 'low-rank-object'; did you mean"):
+        plan.build({"methods": ["naive"], "protocol": "low-rank-object"})
+
+
+def test_published_tables_name_methods_that_exist():
+    from perdure import catalogue
+
+    for name in published._tables():
+        assert set(published.get(name).methods) <= set(catalogue.methods())
+    styles = published.get("low-rank-styles")
+    assert styles.value("magmax", "csd", "forgetting") == (0.093, 0.013)
+    assert math.isnan(styles.value("magmax", "clip_i", "average")[0])
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def test_command(sweep, tmp_path):
+    runner = CliRunner()
+    done = runner.invoke(app, ["compare", str(sweep), "--out", str(tmp_path / "o"), "--beside", "low-rank-objects"])
+    assert done.exit_code == 0, done.output
+    assert "merge_init is better than magmax" in done.output and "Kendall's tau" in done.output
+    assert (tmp_path / "o" / "compare.html").is_file()
+    told = runner.invoke(app, ["compare", str(sweep), "--out", str(tmp_path / "o"), "--measure", "clip_i", "--json"])
+    found = json.loads(told.stdout)
+    assert {m["measure"] for m in found["means"]} == {"clip_i", "cost"} and len(found["runs"]) == 30
+    assert found["differences"][0]["pairs"][0]["verdict"] == "better"
+    wrong = runner.invoke(app, ["compare", str(sweep), "--measure", "dinno"])
+    assert isinstance(wrong.exception, PlanError) and "did you mean 'dino'" in str(wrong.exception)
