@@ -21,6 +21,7 @@ from perdure.plan import TOYBOX, Concept, Plan, fingerprint
 from perdure.progress import Watch, silent
 from perdure.rows import building
 from perdure.score.measure import Measure
+from perdure.trackers import Tracker
 
 EMBEDDED_SCORERS = {"clip_i": "clip", "clip_t": "clip", "mmd": "clip", "dino": "dino", "csd": "csd"}
 """Which of the embedded scorers plays which measure's role on the embedded base."""
@@ -35,6 +36,7 @@ class Tools:
     plan: Plan
     backbone: Backbone
     watch: Watch = silent
+    tracker: Tracker = field(default_factory=Tracker)
     _pictures: dict[str, Pictures] = field(default_factory=dict)
 
     def measure(self, name: str) -> Measure:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from perdure import images
-from perdure.backbones.backbone import Backbone, Batch, joined, rows
+from perdure.backbones.backbone import Backbone
+from perdure.backbones.batch import Batch, joined, rows
 from perdure.backbones.family import Condition
 from perdure.pictures import Picture
 from perdure.plan import Training

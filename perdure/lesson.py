@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from perdure import calibration, sample
-from perdure.backbones.backbone import Backbone, Batch
+from perdure.backbones.backbone import Backbone
+from perdure.backbones.batch import Batch
 from perdure.delta import Delta
 from perdure.examples import Draw, Examples
 from perdure.plan import Plan

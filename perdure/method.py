@@ -21,6 +21,7 @@ from torch import Tensor
 from perdure import catalogue
 from perdure.delta import Delta
 from perdure.memory import Memory
+from perdure.share import WHOLE, Share
 
 Targets = Literal["attention", "cross", "cross_kv"]
 """`attention`: q, k, v, out of every self- and cross-attention; `cross`: of cross-attention; `cross_kv`: its k and
@@ -105,6 +106,8 @@ class Step:
     number: int
     batch: Any
     predicted: Tensor
+    share: Share = WHOLE
+    """The part of the step's batch that is at hand."""
 
 
 class Model(Protocol):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from perdure import agreement, examples, files, pictures, sample
+from perdure import agreement, examples, files, pictures, sample, sharing, spread, trackers
 from perdure import memory as memories
 from perdure import plan as plans
+from perdure.analysis.analyse import after_run as compare_lessons
 from perdure.backbones import loading
 from perdure.errors import GateRefused, PlanError, TrainingError
 from perdure.evaluate import Tools, evaluate, record_concept
@@ -19,12 +20,9 @@ from perdure.examples import Examples
 from perdure.lineage import Lineage, Row
 from perdure.memory import Memory
 from perdure.pictures import Picture
-from perdure.plan import Concept, MethodChoice, Plan, describe, fingerprint
+from perdure.plan import JOINT, Concept, MethodChoice, Plan, describe, fingerprint
 from perdure.progress import Watch, silent
 from perdure.train import Lesson, learn, steps_done
-
-JOINT = "joint"
-"""Label of the run that is taught all concepts at once."""
 
 
 def run(
@@ -33,26 +31,21 @@ def run(
     watch: Watch = silent,
     device: str | None = None,
     after_lesson: Callable[[], object] = lambda: None,
+    track: Sequence[str] = (),
 ) -> list[Lineage]:
-    """Run a plan: one lineage per method below `out`, each resumed where it stopped. Raises PerdureError."""
+    """Run a plan: one lineage per method below `out`, resumed where it stopped, and tracked. Raises PerdureError."""
+    trackers.check(track)
     problems = pictures.check(plan.concepts)
     if problems:
         raise PlanError(problems)
-    backbone = loading.load(plan.base, plan.training.precision, device, plan.vae)
-    plans = [plan.narrowed(choice) for choice in plan.methods] + ([joint_plan(plan)] if plan.joint else [])
+    backbone = spread.load(plan, device)
+    plans = [plan.narrowed(choice) for choice in plan.methods] + ([plan.joined()] if plan.joint else [])
     lineages = [open_or_create(out / own.methods[0].label, own) for own in plans]  # all refusals before any training
     tools = Tools(plan, backbone, watch)
     for own, lineage in zip(plans, lineages, strict=True):
-        _run_one(replace(tools, plan=own), lineage, lineages[0], after_lesson)
+        with trackers.following(track, own, lineage) as tracker:
+            teach_plan(replace(tools, plan=own, tracker=tracker), lineage, lineages[0], after_lesson)
     return lineages
-
-
-def joint_plan(plan: Plan) -> Plan:
-    """All concepts in one lesson with the first method's adapter, and as many steps as their lessons have together."""
-    choice = plan.methods[0].model_copy(update={"label": JOINT})
-    own = plan.narrowed(choice)
-    longer = own.training.model_copy(update={"steps": own.training.steps * len(plan.concepts)})
-    return own.model_copy(update={"training": longer, "joint": True})
 
 
 def open_or_create(folder: Path, plan: Plan) -> Lineage:
@@ -66,8 +59,14 @@ def open_or_create(folder: Path, plan: Plan) -> Lineage:
     return Lineage.create(folder, plan, identity, loading.versions())
 
 
-def _run_one(tools: Tools, lineage: Lineage, first: Lineage, after_lesson: Callable[[], object]) -> None:
-    """Teach what the plan wants and the lineage has not learnt; the base's row is copied from the first lineage."""
+def teach_plan(
+    tools: Tools,
+    lineage: Lineage,
+    first: Lineage,
+    after_lesson: Callable[[], object] = lambda: None,
+    upto: int | None = None,
+) -> None:
+    """Teach what the plan wants and the lineage has not learnt, up to so many lessons; the base's row is `first`'s."""
     plan = tools.plan
     lessons = [plan.sequence] if plan.joint else [(concept,) for concept in plan.sequence]
     with lineage.locked():
@@ -76,10 +75,12 @@ def _run_one(tools: Tools, lineage: Lineage, first: Lineage, after_lesson: Calla
             if concept.name in lineage.concepts:
                 record_concept(tools, lineage, concept)  # refuses images that have changed
         if lineage is not first:
-            lineage.adopt_base_row(first)
-        for concepts in lessons[len(lineage.lessons) :]:
+            sharing.adopt_base_row(lineage, first)
+        for concepts in lessons[len(lineage.lessons) : upto]:
             _lesson(tools, lineage, concepts, unseen=plan.sequence, gate=None)
             after_lesson()
+        if len(lineage.lessons) == len(lessons):
+            compare_lessons(lineage)
 
 
 def teach(
@@ -92,7 +93,7 @@ def teach(
     if problems:
         raise PlanError(problems)
     agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
-    tools = Tools(plan, loading.load(plan.base, plan.training.precision, device, plan.vae), watch)
+    tools = Tools(plan, spread.load(plan, device), watch)
     with lineage.locked():
         row = _lesson(tools, lineage, (concept,), unseen=(), gate=gate)
         lineage.write_plan(plan)
@@ -132,7 +133,9 @@ def _lesson(
     if gate is not None and rows:
         _check_gate(lineage, rows[-1], staged, gate)
     _write_record(tools, lineage, staged, after, concepts, time.perf_counter() - started)
-    return lineage.commit(staged, keep)
+    done = lineage.commit(staged, keep)
+    tools.tracker.lesson(lineage, done)
+    return done
 
 
 def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...]) -> str:
@@ -168,10 +171,12 @@ def _learn(tools: Tools, staged: Row, memory: Memory, number: int, name: str, co
             now = time.perf_counter()
             row = {"step": step, "loss": round(loss, 6), "rate": rate, "seconds": round(now - clock, 4)}
             stream.write(json.dumps(row) + "\n")
+            tools.tracker.step(number, step, loss, rate)
             advance(1, f"loss {loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
             clock = now
 
-        after = learn(tools.backbone, tools.method, memory, lesson, plan, watch, checkpoint)
+        with spread.learning(tools, memory, lesson):
+            after = learn(tools.backbone, tools.method, memory, lesson, plan, watch, checkpoint)
     checkpoint.unlink(missing_ok=True)
     return after
 

@@ -89,33 +89,50 @@ def _descend(
 ) -> None:
     """The loop: loss + guard -> step, until the lesson's steps are done."""
     parameters, plain = adapter.parameters(), _optimizer(adapter, training)
+    processes = backbone.processes
+    begun = _restore(processes.agreed(_read(checkpoint)), parameters, plain)
+    processes.align(parameters)
     with backbone.training(plain) as optimizer:
-        for step in range(_restore(checkpoint, parameters, plain), training.steps):
+        for step in range(begun, training.steps):
             for group in plain.param_groups:
                 group["lr"] = learning_rate(training, step) * group["scale"]
             if protection.begin is not None:
                 protection.begin(step)
-            batch = lesson.examples.batch(backbone, training.batch_size, draw, step)
-            if adapter.word_parameters:  # the prompt changes with every step
-                batch = backbone.reworded(batch, batch.captions)
-            predicted = backbone.predict(batch)
-            loss = backbone.error(batch, predicted, training.min_snr).mean()
-            loss += _prior_loss(backbone, lesson, training, draw, step)
-            if protection.penalty is not None:
-                loss += protection.penalty(Step(step, batch, predicted))
-            if not math.isfinite(loss.item()):
-                raise _diverged(lesson, f"loss is {loss.item()} at step {step + 1}")
+            loss = _loss(backbone, adapter, protection, lesson, training, draw, step)
+            told = processes.mean(loss.detach()).item()
+            if not math.isfinite(told):
+                raise _diverged(lesson, f"loss is {told} at step {step + 1}")
             backbone.accelerator.backward(loss)
+            processes.average(parameters)
             if protection.project is not None:
                 protection.project()
             backbone.accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-            watch(step + 1, loss.item(), learning_rate(training, step))
+            watch(step + 1, told, learning_rate(training, step))
             if checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0:
                 _save(checkpoint, step + 1, parameters, plain)
     if not all(parameter.isfinite().all() for parameter in parameters):
         raise _diverged(lesson, "the adapter is not finite after the last step")  # no later loss sees it
+
+
+def _loss(
+    backbone: Backbone, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training, draw: Draw,
+    step: int,
+) -> Tensor:  # fmt: skip
+    """The loss of one step on this process's share of the batch, with prior and penalty."""
+    share = backbone.processes.share
+    batch = share.of(lesson.examples.batch(backbone, training.batch_size, draw, step))
+    if adapter.word_parameters:  # the prompt changes with every step
+        batch = backbone.reworded(batch, batch.captions)
+    predicted = backbone.predict(batch)
+    loss = backbone.error(batch, predicted, training.min_snr).mean()
+    if lesson.prior is not None and training.prior is not None:
+        own = share.of(lesson.prior.batch(backbone, training.batch_size, draw, step, purpose="prior "))
+        loss += training.prior.weight * backbone.loss(own, training.min_snr)
+    if protection.penalty is not None:
+        loss += protection.penalty(Step(step, batch, predicted, share))
+    return loss
 
 
 def _diverged(lesson: Lesson, how: str) -> TrainingError:
@@ -149,13 +166,6 @@ def _optimizer(adapter: Adapter, training: Training) -> torch.optim.AdamW:
     )
 
 
-def _prior_loss(backbone: Backbone, lesson: Lesson, training: Training, draw: Draw, step: int) -> Tensor | float:
-    if lesson.prior is None or training.prior is None:
-        return 0.0
-    batch = lesson.prior.batch(backbone, training.batch_size, draw, step, purpose="prior ")
-    return training.prior.weight * backbone.loss(batch, training.min_snr)
-
-
 def steps_done(checkpoint: Path) -> int:
     """Steps of an unfinished lesson that its checkpoint holds; 0 without one."""
     return int(load_file(checkpoint)["step"]) if checkpoint.is_file() else 0
@@ -171,11 +181,15 @@ def _save(path: Path, step: int, parameters: list[Tensor], optimizer: torch.opti
     files.write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
 
 
-def _restore(path: Path | None, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> int:
+def _read(path: Path | None) -> dict[str, Tensor]:
+    """An unfinished lesson as it was saved; empty if there is none."""
+    return load_file(path) if path is not None and path.is_file() else {}
+
+
+def _restore(tensors: dict[str, Tensor], parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> int:
     """Put an unfinished lesson back; returns the number of steps already done."""
-    if path is None or not path.is_file():
+    if not tensors:
         return 0
-    tensors = load_file(path)
     step = int(tensors["step"])
     with torch.no_grad():
         for i, parameter in enumerate(parameters):

@@ -12,7 +12,8 @@ from PIL import Image
 
 from perdure import examples, method, sample, train
 from perdure.backbones import loading
-from perdure.backbones.backbone import SCHEDULERS, Batch, rows
+from perdure.backbones.backbone import SCHEDULERS
+from perdure.backbones.batch import Batch, rows
 from perdure.delta import Change, Delta
 from perdure.errors import ModelError
 from perdure.memory import Memory

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -21,7 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perdure.backbones.attaching import Attaching
+from perdure.backbones.batch import Batch
 from perdure.backbones.family import Condition, Family
+from perdure.backbones.processes import accelerator, as_first, several
 from perdure.backbones.words import Speech, Vocabulary
 from perdure.delta import Delta
 from perdure.errors import ModelError
@@ -42,25 +42,16 @@ TARGETS = {
 }
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One training batch: clean latents and noise (b, c, h, w), timesteps (b,), what the UNet is told."""
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    condition: Condition
-    captions: tuple[str, ...] = ()
-
-
 class Backbone:
     """A frozen pipeline. Weights under a context manager are swapped and restored, never written to."""
 
     def __init__(self, pipe: Any, family: Family, precision: str = "fp32", device: torch.device | None = None) -> None:
         self.family = family
+        self.processes = several()
         self._wanted = MIXED[precision], device
-        self.accelerator = _accelerator(*self._wanted)
-        self.device: torch.device = self.accelerator.device
+        self.accelerator = accelerator(*self._wanted)
+        found: torch.device = self.accelerator.device
+        self.device = torch.device("cpu") if found.type == "cpu" else found  # a move to "cpu:0" copies: other last bits
         self.pipe = pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         for module in (m for m in pipe.components.values() if isinstance(m, nn.Module)):
@@ -76,6 +67,7 @@ class Backbone:
             if isinstance(module, nn.Linear) and name.endswith(ATTENTION)
         }
         self._attaching = Attaching(self.unet, self._linears)
+        self._untouched = {name: module.weight for name, module in self._linears.items()}
 
     # --- projections, adapters, deltas ----------------------------------------------------------------------------
 
@@ -124,6 +116,14 @@ class Backbone:
         finally:
             for name, weight in saved.items():
                 self._linears[name].weight = weight
+
+    def moved(self) -> list[str]:
+        """Projections under which something is laid."""
+        return [name for name, module in self._linears.items() if module.weight is not self._untouched[name]]
+
+    def as_first(self, moved: Sequence[str]) -> AbstractContextManager[None]:
+        """On all processes: the UNet with what the first has laid under these projections."""
+        return as_first(self._linears, moved)
 
     def gradient_checkpointing(self, on: bool) -> None:
         """Trade time for memory: recompute activations in the backward pass."""
@@ -214,7 +214,7 @@ class Backbone:
         try:
             yield self.accelerator.prepare(optimizer)
         finally:
-            self.accelerator = _accelerator(*self._wanted)
+            self.accelerator = accelerator(*self._wanted)
 
     @property
     def training_timesteps(self) -> int:
@@ -245,22 +245,3 @@ class Backbone:
         finally:
             self.pipe.scheduler = usual
         return torch.as_tensor(drawn).float()
-
-
-def rows(condition: Condition, index: Sequence[int] | Tensor) -> Condition:
-    """Some rows of a condition, in the order asked for."""
-    return {name: tensor[torch.as_tensor(index)] for name, tensor in condition.items()}
-
-
-def joined(conditions: Sequence[Condition]) -> Condition:
-    """Conditions one after another."""
-    return {name: torch.cat([c[name] for c in conditions]) for name in conditions[0]}
-
-
-def _accelerator(mixed: str, device: torch.device | None) -> Accelerator:
-    """Accelerate keeps one precision and one device a process; start it anew where others are wanted."""
-    if AcceleratorState._shared_state:
-        state = AcceleratorState()
-        if state.mixed_precision != mixed or (device is not None and state.device.type != device.type):
-            AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision=mixed, cpu=device is not None and device.type == "cpu")

@@ -11,3 +11,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for other program
 PlanFile = Annotated[Path, typer.Argument(help="A plan file, or the name of a ready plan (`demo`).", metavar="PLAN")]
 Model = Annotated[Path, typer.Argument(help="The model's folder.", metavar="MODEL")]
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Where the plan's images lie, instead of its `data`.")]
+Track = Annotated[
+    list[str] | None, typer.Option("--track", help="Follow it in tensorboard, wandb or trackio; can be repeated.")
+]

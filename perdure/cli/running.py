@@ -1,6 +1,7 @@
 """Commands that carry out plans: demo, run, check."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perdure.cli.looking import build_report, write_report
-from perdure.cli.options import DataFolder, Device, Overrides, PlanFile
+from perdure.cli.options import DataFolder, Device, Json, Overrides, PlanFile, Track
 
 if TYPE_CHECKING:
     from perdure.plan import Plan
@@ -28,15 +29,16 @@ def run(
     overrides: Overrides = None,
     data: DataFolder = None,
     device: Device = None,
+    track: Track = None,
 ) -> None:
     """Run a plan: every method on every concept, scores, report. Continues where it was stopped."""
     loaded = load_plan(plan, overrides, data)
-    _run(loaded, out or Path("runs") / loaded.name, device)
+    _run(loaded, out or Path("runs") / loaded.name, device, track or [])
 
 
-def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None) -> None:
+def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, as_json: Json = False) -> None:
     """Check a plan and every image it names, and say what it would do. Trains nothing."""
-    from perdure import pictures, screen
+    from perdure import pictures, screen, workload
     from perdure.errors import PlanError
 
     loaded = load_plan(plan, overrides, data)
@@ -44,8 +46,11 @@ def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None) 
     if problems:
         raise PlanError(problems)
     shown = [(concept, pictures.of(concept)) for concept in loaded.sequence]
+    if as_json:
+        typer.echo(json.dumps(workload.described(loaded, shown), indent=1))
+        return
     screen.console.print(screen.concepts_table(loaded, shown))
-    screen.say(screen.amount(loaded))
+    screen.say(f"{screen.amount(loaded)}; {workload.of(loaded).images:,} evaluation images")
 
 
 def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None) -> "Plan":
@@ -57,7 +62,7 @@ def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None)
     return plan.load(found, (*(overrides or ()), *extra))
 
 
-def _run(loaded: "Plan", out: Path, device: str | None) -> None:
+def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = ()) -> None:
     from perdure import screen
     from perdure.errors import PlanError
 
@@ -66,6 +71,9 @@ def _run(loaded: "Plan", out: Path, device: str | None) -> None:
     screen.say(f"{loaded.name}: {screen.amount(loaded)}")
     with screen.working("loading libraries"):
         from perdure import run as running
+        from perdure import spread
+    if told := spread.words(loaded):
+        screen.say(told)
     screen.say(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
-    running.run(loaded, out, screen.watch(), device, after_lesson=partial(build_report, out, out))
+    running.run(loaded, out, screen.watch(), device, partial(build_report, out, out), track)
     write_report(out, out)

@@ -166,9 +166,9 @@ def distil(weight: float, prompts: str = "both") -> Guard:
             if not use_past:
                 return weight * (step.predicted - context.model.before(step.batch)).square().mean()
             picked = torch.randint(
-                len(past), (len(step.predicted),), generator=context.generator("distil", step.number)
+                len(past), (step.share.whole(step.predicted),), generator=context.generator("distil", step.number)
             )
-            others = [past[i] for i in picked.tolist()]
+            others = [past[i] for i in step.share.of(picked).tolist()]
             now = context.model.predict(step.batch, others)
             return weight * (now - context.model.before(step.batch, others)).square().mean()
 

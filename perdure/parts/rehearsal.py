@@ -21,11 +21,12 @@ def rehearse(weight: float, source: Callable[[Memory, Context], tuple[Tensor, li
         latents, captions = source(memory, context)
 
         def penalty(step: Step) -> Tensor:
-            size = len(step.predicted)
+            size = step.share.whole(step.predicted)
             picked = torch.randint(len(latents), (size,), generator=context.generator("rehearse", step.number))
-            batch = context.model.batch_of(
+            whole = context.model.batch_of(
                 latents[picked], [captions[i] for i in picked.tolist()], "rehearse", step.number
             )
+            batch = step.share.of(whole)
             return weight * context.model.error(batch, context.model.predict(batch)).mean()
 
         return Protection(penalty=penalty)
