@@ -26,7 +26,7 @@ import numpy as np
 from perdure import agreement, files
 from perdure.errors import LineageError
 from perdure.plan import Concept, Plan, describe, fingerprint, plan_text, portable
-from perdure.rows import PARTIAL, Cell, Row, building, remove
+from perdure.rows import PARTIAL, Cell, Row, remove
 
 __all__ = ["Cell", "Lineage", "Row", "plan_text"]
 
@@ -175,7 +175,7 @@ class Lineage:
         """
         path = self.concept_folder(concept.name) / "concept.json"
         known: dict[str, Any] = files.read_json(path) if path.is_file() else {"described": {}, "digest": ""}
-        if (known["described"], known["digest"]) == (describe(concept), facts["digest"]):
+        if known["digest"] == facts["digest"] and agreement.alike(known["described"], concept):
             return
         if any(row.cell(concept.name) for row in self.lessons):
             agreement.on_concept(self.folder, known["described"], concept)
@@ -188,17 +188,6 @@ class Lineage:
         remove(path.parent)
         stored = concept.model_dump(mode="json", by_alias=True)
         files.write_json(path, {"concept": stored, "described": describe(concept), **facts})
-
-    def adopt_base_row(self, other: "Lineage") -> None:
-        """Copy the base's cells from a lineage with the same base, sampling and scoring."""
-        keys = ("base", "vae", "sampling", "scoring")
-        if any(self.settings[key] != other.settings[key] for key in keys):
-            return
-        for cell in (other.base_row.folder / "cells").glob("*"):
-            target = self.base_row.folder / "cells" / cell.name
-            if not cell.name.endswith(PARTIAL) and not target.exists():
-                with building(target) as partial:
-                    shutil.copytree(cell, partial, dirs_exist_ok=True)
 
     def stage(self, number: int, name: str, begun: str) -> Row:
         """The unfinished lesson's folder: as a killed run left it if it had begun the same lesson, else new.

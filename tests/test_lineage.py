@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from perdure import files, memory, plan
+from perdure import files, memory, plan, sharing
 from perdure.errors import LineageError, PerdureError
 from perdure.lineage import Lineage
 from perdure.memory import Memory
@@ -226,7 +226,7 @@ def test_base_row_is_copied_only_between_equals(made, lineage, tmp_path):
     other_sampling = made.model_copy(update={"sampling": made.sampling.model_copy(update={"seed": 1})})
     other = Lineage.create(tmp_path / "other", other_sampling, "identity", {})
     for one in (same, other):
-        one.adopt_base_row(lineage)
+        sharing.adopt_base_row(one, lineage)
     assert same.base_row.cell("dog").scores == {"dino": 0.1} and other.base_row.cell("dog") is None
 
 

@@ -1,0 +1,123 @@
+"""The axes of a grid: what is written under a key, as values with labels. Nothing here knows a plan."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.plan import fingerprint
+from perdure.sweep.draft import Change, Place
+
+METHODS, ORDERS, SEEDS = "methods", "orders", "seeds"
+LISTED = "listed"
+"""The order in which the plan lists its concepts."""
+OWN_AXES = {"method": METHODS, "methods": METHODS, "order": ORDERS, "seed": SEEDS}
+"""Keys of a plan that have an axis of their own."""
+Note = Callable[[Place, str], None]
+"""Takes a mistake: where it stands, and a sentence."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of an axis: its label, and the plan's keys that it changes."""
+
+    label: str
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """One way to order concepts: as listed, by a permutation (positions from 1), or drawn by a seed."""
+
+    label: str
+    positions: tuple[int, ...] | None = None
+    seed: int | None = None
+
+    def of(self, count: int) -> tuple[int, ...] | None:
+        """The order of `count` concepts, as a plan's `order`."""
+        return self.positions if self.seed is None else random_order(self.seed, count)
+
+
+def random_order(seed: int, count: int) -> tuple[int, ...]:
+    """A permutation of 1..count that is the same on every machine and under every version of any library."""
+    return tuple(sorted(range(1, count + 1), key=lambda position: fingerprint(["order", seed, position])))
+
+
+def text(value: Any) -> str:
+    """A value as a person would write it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def values(axis: str, given: Any, note: Note) -> list[Value]:
+    """An axis of plain values of one dotted key (a list), or of named variants of several (a mapping)."""
+    at: Place = ("axes", axis)
+    if not isinstance(given, list | dict) or not given:
+        note(at, f"give a list of values, or a mapping of names to plan keys (got {given!r})")
+        return []
+    if isinstance(given, list):
+        _no_own_axis(axis, at, note)
+        found = [Value(text(value), (Change(axis, value, (*at, i)),)) for i, value in enumerate(given)]
+    else:
+        found = [Value(str(name), _variant(changes, (*at, str(name)), note)) for name, changes in given.items()]
+    _distinct([value.label for value in found], at, note)
+    return found
+
+
+def _variant(changes: Any, at: Place, note: Note) -> tuple[Change, ...]:
+    if not isinstance(changes, dict):
+        note(at, f"a variant is a mapping of plan keys to values (got {changes!r})")
+        return ()
+    for key in changes:
+        _no_own_axis(str(key), (*at, str(key)), note)
+    return tuple(Change(str(key), value, (*at, str(key))) for key, value in changes.items())
+
+
+def _no_own_axis(key: str, at: Place, note: Note) -> None:
+    if own := OWN_AXES.get(key.split(".")[0]):
+        note(at, f"{key!r} is not an axis by that name; write it as `axes.{own}`")
+
+
+def orders(given: Any, note: Note) -> list[Ordering]:
+    """`listed`, a list of permutations (or `listed`), or a mapping: `random: [seeds]`, or a name and its order."""
+    at: Place = ("axes", ORDERS)
+    if given == LISTED:
+        return [Ordering(LISTED)]
+    if isinstance(given, list) and given:
+        found = [one for i, value in enumerate(given) for one in _order(None, value, (*at, i), note)]
+    elif isinstance(given, dict) and given:
+        found = [one for name, value in given.items() for one in _named(str(name), value, (*at, str(name)), note)]
+    else:
+        note(at, f"write `listed`, a list of orders, or `{{random: [0, 5]}}` (got {given!r})")
+        return []
+    _distinct([one.label for one in found], at, note)
+    return found
+
+
+def _named(name: str, value: Any, at: Place, note: Note) -> Iterator[Ordering]:
+    if name == "random":
+        yield from (Ordering(f"random-{seed}", seed=seed) for seed in whole(value, at, note))
+    else:
+        yield from _order(name, value, at, note)
+
+
+def _order(name: str | None, value: Any, at: Place, note: Note) -> Iterator[Ordering]:
+    if value == LISTED:
+        yield Ordering(name or LISTED)
+    elif isinstance(value, list) and value and sorted(map(str, value)) == sorted(str(n + 1) for n in range(len(value))):
+        yield Ordering(name or "-".join(map(str, value)), tuple(int(one) for one in value))
+    else:
+        note(at, f"an order is `listed`, or all positions from 1, such as [2, 1, 3] (got {value!r})")
+
+
+def whole(given: Any, at: Place, note: Note) -> list[int]:
+    """A list of different whole numbers from 0."""
+    if not isinstance(given, list) or not given or any(type(one) is not int or one < 0 for one in given):
+        note(at, f"give a list of whole numbers from 0, such as [0, 5] (got {given!r})")
+        return []
+    _distinct([str(one) for one in given], at, note)
+    return list(given)
+
+
+def _distinct(labels: list[str], at: Place, note: Note) -> None:
+    for label in dict.fromkeys(one for one in labels if labels.count(one) > 1):
+        note(at, f"{label!r} is given twice")

@@ -1,0 +1,107 @@
+"""Where things lie in a sweep's folder.
+
+runs/my-grid/
+  grid.yaml                    the grid, resolved: paths absolute, methods with labels
+  status.json                  what `perdure sweep status` says, written while a sweep runs
+  naive_listed_seed-0_1a2b3c4d/   a lineage; run.json in it holds the run's value on each axis
+  .sweep/
+    base/<key>/model/          a lineage without lessons: the untouched base's row, shared by runs
+    claims/  failures/         a lock for each run at work; a sentence for each run that failed
+    logs/    slurm/            what workers printed
+"""
+
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from perdure import agreement, files
+from perdure.errors import LineageError, PerdureError
+from perdure.lineage import Lineage
+from perdure.sweep.grid import DIGITS, Run
+
+INNER = ".sweep"
+
+
+def grid_file(root: Path) -> Path:
+    """The resolved grid."""
+    return root / "grid.yaml"
+
+
+def status_file(root: Path) -> Path:
+    """The last status."""
+    return root / "status.json"
+
+
+def base(root: Path, key: str) -> Path:
+    """The lineage of the untouched base for a key; deep enough that it is not taken for a run of the sweep."""
+    return root / INNER / "base" / key / "model"
+
+
+def logs(root: Path) -> Path:
+    """What workers print."""
+    return root / INNER / "logs"
+
+
+def failure(root: Path, run: str) -> Path:
+    """Why a run failed, until it is tried again."""
+    return root / INNER / "failures" / f"{run}.txt"
+
+
+def homes(root: Path, runs: Sequence[Run]) -> dict[Path, Run]:
+    """The folder of each run: one that has its fingerprint or agrees with its plan, else a new one."""
+    known = {folder.name.rpartition("_")[2]: folder for folder in sorted(root.glob(f"*_{'?' * DIGITS}"))}
+    found: dict[Path, Run] = {}
+    for run in runs:
+        alike = (folder for folder in _alike(root, run) if folder not in found)
+        found[known.get(run.fingerprint[:DIGITS]) or next(alike, root / run.name)] = run
+    return found
+
+
+def _alike(root: Path, run: Run) -> Iterator[Path]:
+    """Folders of the run's title in which the plan can go on: fingerprints change with every key that plans gain."""
+    for mark in sorted(root.glob(f"{run.title}_{'?' * DIGITS}/lineage.json")):
+        try:
+            agreement.on_plan(Lineage(mark.parent), run.plan)
+        except LineageError:
+            continue
+        yield mark.parent
+
+
+def record(folder: Path, axes: Mapping[str, Any], fingerprint: str) -> None:
+    """Keep in a run's folder which value it has on each axis; nothing is written where it stands there already."""
+    path, facts = folder / "run.json", {"name": folder.name, "axes": dict(axes), "fingerprint": fingerprint}
+    if not path.is_file() or files.read_json(path) != facts:
+        files.write_json(path, facts)
+
+
+@contextmanager
+def claimed(root: Path, run: str) -> Iterator[bool]:
+    """Hold the right to work on a run, if nobody else has it; the system takes it back from a process that ends."""
+    path = root / INNER / "claims" / run
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("w")
+    except OSError as error:
+        raise PerdureError(f"cannot write {path}: {error.strerror}") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def at_work(root: Path, run: str) -> bool:
+    """Whether some process works on a run now."""
+    path = root / INNER / "claims" / run
+    if not path.is_file():
+        return False
+    with path.open("r") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,182 @@
+"""How far a sweep is: read from its lineages, so that it is true whoever worked on them."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from perdure import files
+from perdure.errors import LineageError
+from perdure.lineage import Lineage
+from perdure.plan import Plan
+from perdure.rows import PARTIAL, Row
+from perdure.sweep import places
+from perdure.sweep.grid import Grid, Run
+from perdure.sweep.tree import BASE, Order, total
+
+State = Literal["done", "running", "failed", "waiting"]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run: lessons done of `total`, steps done of the unfinished one, average of each measure after the last."""
+
+    name: str
+    axes: Mapping[str, str | int]
+    state: State
+    lessons: int
+    total: int
+    step: int
+    steps: int
+    lesson: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    problem: str = ""
+    spent: "Spent" = field(default_factory=lambda: Spent())
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of finished lessons: training and its steps, drawing with scoring and its images."""
+
+    training: float = 0.0
+    steps: int = 0
+    drawing: float = 0.0
+    images: int = 0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(*(mine + theirs for mine, theirs in zip(_parts(self), _parts(other), strict=True)))
+
+    def seconds(self, steps: int, images: int) -> float | None:
+        """How long so many steps and images would take at this pace; None where nothing is known."""
+        if not self.steps or not self.images:
+            return None
+        return steps * self.training / self.steps + images * self.drawing / self.images
+
+
+def _parts(spent: Spent) -> tuple[Any, ...]:
+    return spent.training, spent.steps, spent.drawing, spent.images
+
+
+def images_of(plan: Plan, lesson: int) -> int:
+    """Images drawn after a lesson (0: of the base) of a plan of one method."""
+    known = plan.sequence if plan.joint or plan.sampling.unseen or not lesson else plan.sequence[:lesson]
+    return sum(len(plan.prompts_for(concept)) for concept in known) * plan.sampling.images_per_prompt
+
+
+def work_of(order: Order, done: int) -> tuple[int, int]:
+    """Training steps and images that an order still needs, with so many lessons of its run done."""
+    if order.lessons == BASE:
+        return 0, images_of(order.plan, 0)
+    left = range(max(done, order.begin) + 1, order.lessons + 1)
+    return len(left) * order.plan.training.steps, sum(images_of(order.plan, lesson) for lesson in left)
+
+
+def lessons_in(folder: Path) -> int:
+    """Finished lessons of a lineage; 0 where there is none. Raises LineageError where it is damaged."""
+    return len(Lineage(folder).lessons) if (folder / "lineage.json").is_file() else 0
+
+
+def is_done(order: Order) -> bool:
+    """Whether nothing is left to do of an order."""
+    if order.lessons != BASE:
+        return lessons_in(order.folder) >= order.lessons
+    cells = order.folder / "lessons" / "000-base" / "cells"
+    return all((cells / concept.name / "cell.json").is_file() for concept in order.plan.concepts)
+
+
+def read(root: Path, folder: Path, run: Run, known: RunStatus | None = None) -> RunStatus:
+    """The status of one run; of a `known` one only what may have changed since is read."""
+    plan, reason = run.plan, places.failure(root, folder.name)
+    problem = reason.read_text(encoding="utf-8") if reason.is_file() else ""
+    try:
+        lineage = Lineage(folder) if (folder / "lineage.json").is_file() else None
+        rows = lineage.lessons if lineage else []
+    except LineageError as error:
+        lineage, rows, problem = None, [], str(error)
+    lessons, everything = len(rows), total(plan)
+    state: State = "done" if lessons >= everything else "failed" if problem else "waiting"
+    if state != "done" and places.at_work(root, folder.name):
+        state, problem = "running", ""
+    if known is None or known.lessons != lessons:
+        known = RunStatus(folder.name, dict(run.axes), state, lessons, everything, 0, plan.training.steps)
+        known = replace(known, scores=_scores(lineage) if lineage else {}, spent=_spent(plan, rows))
+    step, lesson = _unfinished(folder) if state == "running" else (0, "")
+    return replace(known, state=state, step=step, lesson=lesson, problem=problem if state == "failed" else "")
+
+
+def _scores(lineage: Lineage) -> dict[str, float]:
+    """Average of each measure over the concepts taught so far."""
+    found = {measure: lineage.matrix(measure)[-1] for measure in lineage.measures if lineage.lessons}
+    return {name: round(float(np.nanmean(row)), 6) for name, row in found.items() if not np.isnan(row).all()}
+
+
+def _spent(plan: Plan, rows: Sequence[Row]) -> Spent:
+    spent = Spent()
+    for row in rows:
+        seconds = row.record["seconds"]
+        spent += Spent(seconds["train"], row.record["steps"], seconds["evaluate"], images_of(plan, row.number))
+    return spent
+
+
+def _unfinished(folder: Path) -> tuple[int, str]:
+    """Steps of the lesson at work, and its name."""
+    for path in sorted((folder / "lessons").glob(f"[0-9]*{PARTIAL}")):
+        log = path / "train.jsonl"
+        return (log.read_bytes().count(b"\n") if log.is_file() else 0), Row(path).name
+    return 0, ""
+
+
+def read_all(root: Path, homes: Mapping[Path, Run]) -> list[RunStatus]:
+    """The status of every run."""
+    return [read(root, folder, run) for folder, run in homes.items()]
+
+
+def paces(statuses: Iterable[RunStatus]) -> dict[str | int, Spent]:
+    """What finished lessons have cost: by method, and of all together under ""."""
+    found: dict[str | int, Spent] = {}
+    for one in statuses:
+        for method in ("", one.axes["method"]):
+            found[method] = found.get(method, Spent()) + one.spent
+    return found
+
+
+def seconds_left(orders: Iterable[Order], statuses: Mapping[str, RunStatus], slots: int) -> float | None:
+    """How long the orders would take at the pace of the finished lessons; None where there are none yet."""
+    seconds, longest, known = 0.0, 0.0, paces(statuses.values())
+    for order in orders:
+        run = statuses.get(order.folder.name)
+        spent = known.get(order.axes["method"] if order.axes else "", Spent())
+        pace = spent if spent.steps else known.get("", Spent())
+        one = pace.seconds(*work_of(order, run.lessons if run else 0))
+        if one is None:
+            return None
+        seconds, longest = seconds + one, max(longest, one)
+    return max(longest, seconds / max(1, slots))
+
+
+def as_json(grid: Grid, statuses: Sequence[RunStatus]) -> dict[str, Any]:
+    """A sweep's status as plain values."""
+    counts = {state: sum(one.state == state for one in statuses) for state in ("done", "running", "failed", "waiting")}
+    listed = [{key: value for key, value in asdict(one).items() if key != "spent"} for one in statuses]
+    return {"name": grid.name, "runs": len(statuses), **counts, "list": listed}
+
+
+def write(root: Path, grid: Grid, statuses: Sequence[RunStatus]) -> None:
+    """Write status.json, if it has changed."""
+    path, told = places.status_file(root), as_json(grid, statuses)
+    if not path.is_file() or files.read_json(path) != told:
+        files.write_json(path, told)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "40 s", "12 min", "3 h 20 min", "2 d 4 h"."""
+    minutes = math.ceil(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,61 @@
+"""One order carried out, in whatever process: the base model is loaded once and kept for the next order."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from perdure import run as running
+from perdure import sharing
+from perdure.backbones import loading
+from perdure.backbones.backbone import Backbone
+from perdure.errors import PerdureError
+from perdure.evaluate import Tools, evaluate, record_concept
+from perdure.lineage import Lineage
+from perdure.memory import Memory
+from perdure.sweep import places
+from perdure.sweep.engine import BUSY
+from perdure.sweep.tree import BASE, Order
+
+_backbone = lru_cache(maxsize=1)(loading.load)
+
+
+def carry_out(order: Order, device: str | None = None) -> str | None:
+    """Do an order; None when it is done, else why not, in a sentence."""
+    with places.claimed(order.root, order.run) as mine:
+        if not mine:
+            return BUSY
+        try:
+            _do(order, device)
+        except PerdureError as error:
+            return str(error)
+    return None
+
+
+def _do(order: Order, device: str | None) -> None:
+    if order.donor and not (order.folder / "lineage.json").is_file():
+        sharing.branch(Lineage(order.donor), order.folder, order.plan, order.begin)
+    lineage = running.open_or_create(order.folder, order.plan)
+    plan = order.plan
+    backbone: Backbone = _backbone(plan.base, plan.training.precision, device, plan.vae)
+    tools = Tools(plan, backbone)
+    if order.lessons == BASE:
+        draw_base(tools, lineage, _others(order.folder))
+        return
+    places.record(order.folder, order.axes or {}, plan.fingerprint())
+    running.teach_plan(tools, lineage, Lineage(order.base) if order.base else lineage, upto=order.lessons)
+
+
+def _others(folder: Path) -> Iterable[Lineage]:
+    """The other lineages of the untouched base: what they have drawn alike is not drawn again."""
+    marks = sorted(folder.parent.parent.glob("*/model/lineage.json"))
+    return [Lineage(mark.parent) for mark in marks if mark.parent != folder]
+
+
+def draw_base(tools: Tools, lineage: Lineage, others: Iterable[Lineage] = ()) -> None:
+    """Row 0 alone: every concept as the untouched base draws it, taken from other lineages where they have it."""
+    with lineage.locked():
+        for other in others:
+            sharing.adopt_base_row(lineage, other)
+        for concept in tools.plan.sequence:
+            record_concept(tools, lineage, concept)  # drops what was taken of another concept by that name
+            evaluate(tools, lineage, concept, Memory(), concept.name, lineage.base_row.folder / "cells" / concept.name)
