@@ -124,6 +124,26 @@ def test_check_and_plan_new(perdure, photos, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plan.yaml"]  # checking writes nothing
 
 
+def test_check_as_json_counts_what_run_does(perdure, pico, photos, quick, tmp_path):
+    for name in ("dog", "cat", "clock"):
+        shutil.copytree(photos / name, tmp_path / name)
+    concepts = [one(), one("cat", token="sbu"), one("clock", token="uwu")]
+    path = write_plan(tmp_path, concepts, base=str(pico), name="short", joint=True)
+    told = json.loads(perdure("check", path, *quick, "--json")[1])
+    assert told["runs"] == ["naive", "joint"] and told["base"] == str(pico)
+    assert [concept["name"] for concept in told["concepts"]] == ["dog", "cat", "clock"]
+    assert told["concepts"][0]["captions"] == ["a photo of zwz dog"]
+    assert [(c["training_images"], c["reference_images"]) for c in told["concepts"]] == [(3, 2), (3, 2), (3, 0)]
+    assert perdure("run", path, *quick)[0] == 0
+    rows = [*(tmp_path / "runs/short").glob("*/lessons/[0-9]*")]
+    logs = [row / "train.jsonl" for row in rows if not row.name.startswith("000")]
+    assert told["lessons"] == len(logs) == 4
+    assert told["steps"] == sum(len(log.read_text().splitlines()) for log in logs) == 12
+    base = list(tmp_path.glob("runs/short/naive/lessons/000-base/cells/*/*.png"))
+    drawn = [path for log in logs for path in log.parent.glob("cells/*/*.png")]
+    assert told["images"] == len(base) + len(drawn) == 12
+
+
 def test_methods_and_doctor(perdure):
     cards = json.loads(perdure("methods", "--json")[1])
     assert {"naive", "merge_init", "magmax"} <= {card["name"] for card in cards}

@@ -133,8 +133,8 @@ def test_a_longer_plan_continues(own, data, photos, tmp_path):
         assert np.isfinite(lineage.matrix("clip_i")[4]).all()
         assert len(plan.load(lineage.folder / "plan.yaml").concepts) == 4
     after = times(own)
-    plans = {own / "merge_init/plan.yaml", own / "naive/plan.yaml"}
-    assert {p for p, t in before.items() if after[p] != t} == plans
+    whole = {own / name / file for name in ("merge_init", "naive") for file in ("plan.yaml", "analysis.json")}
+    assert {p for p, t in before.items() if after[p] != t} == whole
 
 
 @pytest.mark.parametrize(

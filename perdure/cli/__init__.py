@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from perdure.cli import looking, modelling, planning, running, toybox
+from perdure.cli import advising, comparing, looking, modelling, planning, running, sweeping, toybox
 from perdure.errors import PerdureError
 from perdure.toybox.pretrain import cli as pretrain
 
@@ -20,9 +20,9 @@ app = typer.Typer(
     help="Teach one text-to-image diffusion model concept after concept, and see what each lesson cost.",
 )
 for command in (
-    running.demo, running.run, running.check,
+    running.demo, running.run, running.check, advising.advise,
     modelling.init, modelling.teach, modelling.draw, modelling.log, modelling.undo,
-    looking.methods, looking.report, looking.analyse, looking.doctor,
+    looking.methods, looking.report, comparing.compare, looking.analyse, looking.doctor,
 ):  # fmt: skip
     app.command()(command)
 
@@ -33,6 +33,10 @@ data_app.command("get")(planning.data_get)
 toybox_app = typer.Typer(no_args_is_help=True, help="The embedded base: its world, and how it is pretrained.")
 toybox_app.command("draw")(toybox.toybox_draw)
 toybox_app.add_typer(pretrain.app, name="pretrain")
+sweep_app = typer.Typer(cls=sweeping.Group, no_args_is_help=True, help="Run grids of methods, orders, seeds, ...")
+sweep_app.command(sweeping.RUN)(sweeping.sweep)
+sweep_app.command("status")(sweeping.sweep_status)
+app.add_typer(sweep_app, name="sweep")
 app.add_typer(plan_app, name="plan")
 app.add_typer(data_app, name="data")
 app.add_typer(toybox_app, name="toybox")

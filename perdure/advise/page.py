@@ -1,0 +1,68 @@
+"""The advice as one small self-contained page in the look of the report."""
+
+from typing import TYPE_CHECKING
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from perdure.advise import terminal, words
+from perdure.advise.verdict import Verdict
+from perdure.report.svg import frame
+
+if TYPE_CHECKING:
+    from perdure.advise.advise import Advice
+
+WIDTH, LEFT, RIGHT, ROW, TOP = 720, 150, 60, 34, 26
+"""Of the chart, in pixels."""
+
+
+def render(advice: "Advice", title: str) -> str:
+    """The page as HTML; every name is escaped. The pictures of the last round are linked to."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("perdure.advise"), PackageLoader("perdure.report")]), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    verdict = advice.verdict
+    rows = [(s, terminal.cells(s), words.notes(s.strict, s.knows, s.breach)) for s in verdict.standings]
+    return environment.get_template("advice.html.j2").render(
+        advice=advice, verdict=verdict, title=title, rows=rows, columns=terminal.COLUMNS, chart=chart(verdict),
+        extent=words.extent(verdict), pictures=advice.pictures.relative_to(advice.page.parent).as_posix(),
+    )  # fmt: skip
+
+
+def chart(verdict: Verdict) -> Markup:
+    """A line a method: its average as a bar mark, its rounds as dots; the untouched base as a dashed line."""
+    values = [value for s in verdict.standings for value in (*s.rounds, s.average)] + [verdict.base]
+    low, high = min(values), max(values)
+    pad = 0.06 * (high - low) or 0.01
+    low, high = low - pad, high + pad
+
+    def at(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
+
+    bottom = TOP + ROW * len(verdict.standings)
+    parts = [
+        Markup('<path class="base" d="M{:.1f} {}V{}"/>').format(at(verdict.base), TOP - 4, bottom),
+        Markup('<text class="soft" x="{:.1f}" y="{}" text-anchor="middle">base {:.3f}</text>').format(
+            at(verdict.base), TOP - 10, verdict.base
+        ),
+    ]
+    for k, s in enumerate(verdict.standings):
+        y = TOP + ROW * (k + 0.5)
+        css = "chosen" if s.label == verdict.choice else "tied" if _open(verdict, s.label) else "other"
+        parts.append(Markup('<path class="rule" d="M{} {:.1f}H{}"/>').format(LEFT, y, WIDTH - RIGHT))
+        parts.append(
+            Markup('<text x="{}" y="{:.1f}" dy=".35em" text-anchor="end">{}</text>').format(LEFT - 12, y, s.label)
+        )
+        dots = [Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"><title>round {}: {:.3f}</title></circle>').format(
+            at(value), y, number, value) for number, value in enumerate(s.rounds, start=1)]  # fmt: skip
+        bar = Markup('<path class="mean" d="M{:.1f} {:.1f}v16"/>').format(at(s.average), y - 8)
+        parts.append(Markup('<g class="{}">{}{}</g>').format(css, Markup("").join(dots), bar))
+        parts.append(
+            Markup('<text x="{}" y="{:.1f}" dy=".35em">{:.3f}</text>').format(WIDTH - RIGHT + 12, y, s.average)
+        )
+    return frame(WIDTH, bottom + 8, "Average of each method, round by round", parts, "advice")
+
+
+def _open(verdict: Verdict, label: str) -> bool:
+    return verdict.kind == "undecided" and label in (*verdict.tied, verdict.leader.label)

@@ -1,0 +1,136 @@
+"""The runs themselves: round by round within the time, resumed where they stopped. Each run is an ordinary lineage."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from perdure import files, run
+from perdure.advise import budget as spans
+from perdure.advise import design as designs
+from perdure.advise.design import MOST_ROUNDS, Cost, Design, Speed
+from perdure.advise.probe import LEFT_OUT
+from perdure.errors import LineageError
+from perdure.evaluate import Tools
+from perdure.lineage import Lineage
+from perdure.plan import Plan
+
+STATE = "trial.json"
+"""What has been decided and spent so far; with the lineages it is all that resuming needs."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial under way. `mark`: what was asked; `failed`: method -> why it is out; `spent`: seconds of each run."""
+
+    mark: str
+    design: Design
+    speed: Speed
+    failed: dict[str, str]
+    spent: dict[str, float]
+    used: float
+    """Seconds of all calls together, loading and measuring included."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The methods that are still in it."""
+        return tuple(label for label in self.design.methods if label not in self.failed)
+
+
+def read(out: Path, mark: str) -> Trial | None:
+    """The trial begun in a folder; None where there is none. Raises LineageError where something else was asked."""
+    path = out / STATE
+    if not path.is_file():
+        return None
+    data: dict[str, Any] = files.read_json(path)
+    if data.get("mark") != mark:
+        raise LineageError(
+            f"{out} holds a trial of other concepts, methods or settings; give another --out folder, or delete this one"
+        )
+    costs = {label: Cost(**cost) for label, cost in data["speed"]["methods"].items()}
+    design = Design(**{**data["design"], "methods": tuple(data["design"]["methods"])})
+    return Trial(mark, design, Speed(costs, data["speed"]["image"]), data["failed"], data["spent"], data["used"])
+
+
+def write(trial: Trial, out: Path) -> None:
+    """Keep a trial's state."""
+    files.write_json(out / STATE, asdict(trial))
+
+
+def folder_of(out: Path, number: int, label: str) -> Path:
+    """Where a run's lineage lies."""
+    return out / f"round-{number}" / label
+
+
+def finished(out: Path, number: int, label: str, lessons: int) -> bool:
+    """Whether a run has taught all its lessons."""
+    folder = folder_of(out, number, label)
+    return (folder / "lineage.json").is_file() and len(Lineage(folder).lessons) >= lessons
+
+
+def rounds(trial: Trial, out: Path) -> list[int]:
+    """The complete rounds: those in which every method that is still in has finished."""
+    return [
+        number
+        for number in range(1, MOST_ROUNDS + 1)
+        if trial.labels and all(finished(out, number, label, trial.design.concepts) for label in trial.labels)
+    ]
+
+
+def conduct(
+    trial: Trial, plan: Plan, tools: Tools, out: Path, seconds: float, clock: Callable[[], float],
+    tell: Callable[[str], None],
+) -> Trial:  # fmt: skip
+    """Run rounds until the budget in seconds is used; `plan` has the concepts that are taught.
+
+    `clock` tells the seconds used so far. A run that has begun is ended; a round is not begun where the last one says
+    that it would not fit. A method that diverges or cannot run is left out from then on.
+    """
+    choices = {choice.label: choice for choice in plan.methods}
+    for number in range(1, MOST_ROUNDS + 1):
+        again = _next_round(trial, out, number)
+        if again and clock() + again > seconds:
+            tell(f"another round would take about {spans.show(again)}: --budget {spans.show(clock() + again)} would do")
+            break
+        for label in trial.labels:
+            if finished(out, number, label, trial.design.concepts):
+                continue
+            if clock() >= seconds:
+                return trial
+            tell(f"round {number}: {label}")
+            own = designs.round_plan(plan, choices[label], trial.design, number)
+            trial = _taught(trial, replace(tools, plan=own), out, number, label, clock)
+    return trial
+
+
+def _next_round(trial: Trial, out: Path, number: int) -> float:
+    """Seconds that a round that has not begun will take, going by the one before it; 0 for the first and begun ones."""
+    if number == 1 or (out / f"round-{number}").is_dir():
+        return 0.0
+    return sum(trial.spent.get(_name(number - 1, label), 0.0) for label in trial.labels)
+
+
+def _taught(trial: Trial, tools: Tools, out: Path, number: int, label: str, clock: Callable[[], float]) -> Trial:
+    """One run; the time is noted after every lesson. The base's row is that of the trial's first run."""
+    folder, first = folder_of(out, number, label), folder_of(out, 1, trial.design.methods[0])
+    lineage = run.open_or_create(folder, tools.plan)
+    base = lineage if folder == first or not (first / "lineage.json").is_file() else Lineage(first)
+    trial = replace(trial, used=clock())
+
+    def note() -> None:
+        nonlocal trial
+        now, name = clock(), _name(number, label)
+        spent = {**trial.spent, name: trial.spent.get(name, 0.0) + now - trial.used}
+        trial = replace(trial, spent=spent, used=now)
+        write(trial, out)
+
+    try:
+        run.teach_plan(tools, lineage, base, after_lesson=note)
+    except LEFT_OUT as error:
+        trial = replace(trial, failed={**trial.failed, label: str(error)}, used=clock())
+        write(trial, out)
+    return trial
+
+
+def _name(number: int, label: str) -> str:
+    return f"{number}/{label}"
