@@ -12,6 +12,7 @@ from torch import Tensor
 from perdure import files, method, pictures, sample, score
 from perdure.backbones.backbone import Backbone
 from perdure.backbones.loading import EMBEDDED
+from perdure.errors import PlanError
 from perdure.lineage import Lineage
 from perdure.memory import Memory
 from perdure.method import Method
@@ -58,6 +59,12 @@ class Tools:
         choice, preserve = self.plan.methods[0], self.plan.training.preserve
         chosen = method.get(choice.name, choice.options)
         return preserving(chosen, preserve.weight, preserve.prompts) if preserve else chosen
+
+    def check_tokens(self) -> None:
+        """Raises PlanError where the method learns a word and a concept has no token that could become it."""
+        if self.method.adapter.words and (bare := [c.name for c in self.plan.concepts if not c.token]):
+            learns = f"method {self.plan.methods[0].name!r} learns a word for each concept's token"
+            raise PlanError(f"{learns}; give a `token` to {', '.join(map(repr, bare))}")
 
     @property
     def side(self) -> int:

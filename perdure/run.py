@@ -35,16 +35,17 @@ def run(
 ) -> list[Lineage]:
     """Run a plan: one lineage per method below `out`, resumed where it stopped, and tracked. Raises PerdureError."""
     trackers.check(track)
-    problems = pictures.check(plan.concepts)
-    if problems:
+    if problems := pictures.check(plan.concepts):
         raise PlanError(problems)
     backbone = spread.load(plan, device)
-    plans = [plan.narrowed(choice) for choice in plan.methods] + ([plan.joined()] if plan.joint else [])
-    lineages = [open_or_create(out / own.methods[0].label, own) for own in plans]  # all refusals before any training
     tools = Tools(plan, backbone, watch)
-    for own, lineage in zip(plans, lineages, strict=True):
-        with trackers.following(track, own, lineage) as tracker:
-            teach_plan(replace(tools, plan=own, tracker=tracker), lineage, lineages[0], after_lesson)
+    each = [replace(tools, plan=own) for own in (*map(plan.narrowed, plan.methods), *([plan.joined()] * plan.joint))]
+    for own in each:
+        own.check_tokens()
+    lineages = [open_or_create(out / own.plan.methods[0].label, own.plan) for own in each]  # refusals before training
+    for own, lineage in zip(each, lineages, strict=True):
+        with trackers.following(track, own.plan, lineage) as tracker:
+            teach_plan(replace(own, tracker=tracker), lineage, lineages[0], after_lesson)
     return lineages
 
 
@@ -89,11 +90,11 @@ def teach(
     """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`."""
     known = lineage.plan()
     plan = plans.build({**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}, where="teach")
-    problems = pictures.check([concept])
-    if problems:
+    if problems := pictures.check([concept]):
         raise PlanError(problems)
     agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
     tools = Tools(plan, spread.load(plan, device), watch)
+    tools.check_tokens()
     with lineage.locked():
         row = _lesson(tools, lineage, (concept,), unseen=(), gate=gate)
         lineage.write_plan(plan)

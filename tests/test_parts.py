@@ -14,7 +14,7 @@ from perdure.parts import guard, importance
 from perdure.parts.adapter import Masked, lora, masked_lora, neurons
 from perdure.parts.consolidate import add
 from perdure.parts.elastic import elastic_aggregation
-from perdure.parts.neurons import concept_neurons
+from perdure.parts.neurons import concept_neurons, share_open, thinned
 from perdure.parts.start import everything, fresh_masked
 from perdure.train import Lesson, learn
 
@@ -86,7 +86,7 @@ def test_masks_all_open_without_penalties_are_merge_init(taught):
 
 
 def test_everything_selected_without_regulariser_is_full_fine_tuning(taught):
-    selected = Method(neurons("cross_kv"), concept_neurons("wanda", "element", 1.0, 0.0, 0.5), guard.nothing, add)
+    selected = Method(neurons("cross_kv"), concept_neurons("wanda", "element", 1.0, 1.0, 0.5), guard.nothing, add)
     full = Method(neurons("cross_kv"), everything, guard.nothing, add)
     same(taught(selected, 1), taught(full, 1))
 
@@ -95,9 +95,7 @@ def test_everything_selected_without_regulariser_is_full_fine_tuning(taught):
 @pytest.mark.parametrize("granularity", ["element", "row", "col"])
 def test_nothing_moves_outside_the_neurons(kind, granularity, taught, backbone):
     """Gradients outside are exactly zero, and so are the optimiser's updates, weight decay included."""
-    chosen = method.get(
-        "cns", {"importance": kind, "granularity": granularity, "base_share": 0.3, "general_share": 0.1}
-    )
+    chosen = method.get("cns", {"importance": kind, "granularity": granularity, "base_share": 0.3, "density": 0.1})
     masks = {}
 
     def start(adapter, memory, context):
@@ -117,6 +115,18 @@ def test_nothing_moves_outside_the_neurons(kind, granularity, taught, backbone):
     assert 0 < moved <= sum(int(m.sum()) for m in masks.values())
     if granularity == "row":
         assert all((m.all(dim=1) | ~m.any(dim=1)).all() for m in masks.values())
+
+
+def test_general_neurons_are_taken_away_until_the_density_is_met():
+    generality = torch.arange(100).view(10, 10)  # the entry that goes first has 0
+
+    def left(share):
+        return {"p": generality >= round(share * 100)}
+
+    for density in (0.06, 0.5, 1.0):
+        kept = share_open(thinned(left, density))
+        assert density - 0.02 <= kept <= density
+    assert share_open(thinned(lambda share: {"p": generality < 3}, 0.06)) == 0.03  # never more than there is
 
 
 def test_wanda_is_weight_times_input_norm(backbone):

@@ -225,6 +225,17 @@ def test_bad_images_are_all_named_before_anything_is_made(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_word_needs_a_token_to_stand_for(data, tmp_path):
+    data = {
+        **data,
+        "methods": ["naive", "cns"],
+        "concepts": [{**c, "token": ""} for c in data["concepts"]],
+    }
+    with pytest.raises(PlanError, match=r"'cns' learns a word for each concept's token; give a `token` to 'dog'"):
+        run.run(plan.build(data), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_scorer_is_named_before_training(data, tmp_path):
     values = changed(data, scoring={"models": {"clip_i": "nobody/nothing"}})
     with pytest.raises(ModelError, match="nobody/nothing"):

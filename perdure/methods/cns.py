@@ -4,8 +4,8 @@ Liao et al.: Continual Personalization for Diffusion Models, ICCV 2025, arXiv 25
 
 From the paper: neurons of cross-attention K and V; base neurons of the concept minus general neurons of many unrelated
 prompts; fine-tuning of exactly those and of the concept's token; a regulariser towards earlier concepts and towards the
-pretrained weights. Readings: the importance score (`wanda`), its levels, the vote over prompts, and the
-regulariser's form.
+pretrained weights. Readings: the importance score (`wanda`), its levels (so many general neurons that 6 % of the keys
+and values remain, which is the paper's 0.13 % of all parameters on SD 1.x), the vote over prompts, the regulariser.
 """
 
 from typing import Literal
@@ -21,16 +21,16 @@ def METHOD(
     importance: Literal["wanda", "saliency", "fisher"] = "wanda",
     granularity: Literal["element", "row", "col"] = "element",
     base_share: float = 0.12,
-    general_share: float = 0.12,
+    density: float = 0.06,
     vote: float = 0.5,
     regulariser: Literal["both", "past", "features"] = "both",
-    weight: float = 1.0,
+    weight: float = 1e-3,
     init: Literal["random", "class", "token"] = "class",
 ) -> Method:
     """Concept neurons and the concept's word, on top of the past."""
     return Method(
         adapter=with_words(neurons("cross_kv"), WordSpec((init,))),
-        start=concept_neurons(importance, granularity, base_share, general_share, vote),
+        start=concept_neurons(importance, granularity, base_share, density, vote),
         guard=continual(regulariser, weight),
         consolidate=carrying(carrying(add, shares), captions),
     )

@@ -1,6 +1,9 @@
 """Concept neurons (CNS, Liao et al. 2025): entries that the concept needs and that are of no general use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
 
 from perdure.delta import Delta
 from perdure.memory import Memory
@@ -10,12 +13,20 @@ from perdure.parts.importance import Granularity, pick, voted
 
 BATCHES = 8
 """Batches of images that gradient scores are taken on."""
+SEARCH = 7
+"""Steps in which the share of general neurons is found: to within 1 %."""
+Masks = Mapping[str, Tensor]
+"""Projection -> (out, in) of booleans."""
 
 
 def concept_neurons(
-    importance: str, granularity: Granularity, base_share: float, general_share: float, vote: float
+    importance: str, granularity: Granularity, base_share: float, density: float, vote: float
 ) -> Callable[[Adapter, Memory, Context], Delta]:
-    """A start: select base neurons and not general ones; on top of everything learnt."""
+    """A start: select base neurons and not general ones; on top of everything learnt.
+
+    Base neurons are among the top `base_share` for the concept. General neurons are those among an equal top share for
+    calibration prompts; that share is chosen so that `density` of all weights remain for the concept.
+    """
 
     def start(adapter: Adapter, memory: Memory, context: Context) -> Delta:
         under = memory.delta()
@@ -23,20 +34,46 @@ def concept_neurons(
         with context.model.laid(under):
             weights = {name: context.model.weight(name) for name in entries.shapes}
             score = pick(importance)
+            own: Sequence[Any]
+            others: Sequence[Any]
             if importance == "wanda":
-                own, others = (
-                    score(context, weights, _prompts(context)),
-                    score(context, weights, context.model.calibration),
-                )
+                own, others = _prompts(context), context.model.calibration
             else:
-                own = score(context, weights, context.model.batches("importance", BATCHES, 1))
-                others = score(context, weights, _drawn_batches(context))
-            base = voted(own, base_share, granularity, vote)
-            general = voted(others, general_share, granularity, vote)
-        entries.select({name: base[name] & ~general[name] for name in base})
+                own, others = context.model.batches("importance", BATCHES, 1), _drawn_batches(context)
+            base = voted(score(context, weights, own), base_share, granularity, vote)
+
+            def left(share: float) -> Masks:
+                general = voted(score(context, weights, others), share, granularity, vote)
+                return {name: base[name] & ~general[name] for name in base}
+
+            entries.select(thinned(left, density))
         return under
 
     return start
+
+
+def thinned(left: Callable[[float], Masks], density: float) -> Masks:
+    """What is left after taking away the smallest share in [0, 1] that leaves at most `density` of all entries.
+
+    `left(share)` are the masks that a share leaves, fewer with every larger share; the share is found by bisection.
+    """
+    whole = left(0.0)
+    if share_open(whole) <= density:
+        return whole
+    low, high, found = 0.0, 1.0, left(1.0)
+    for _ in range(SEARCH):
+        middle = (low + high) / 2
+        masks = left(middle)
+        if share_open(masks) > density:
+            low = middle
+        else:
+            high, found = middle, masks
+    return found
+
+
+def share_open(masks: Masks) -> float:
+    """Share of the entries that are selected."""
+    return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
 
 
 def _prompts(context: Context) -> list[str]:
@@ -48,7 +85,7 @@ def _prompts(context: Context) -> list[str]:
     ]
 
 
-def _drawn_batches(context: Context) -> list[object]:
+def _drawn_batches(context: Context) -> list[Any]:
     """Batches of images that the model draws for calibration captions: there are no photographs of them."""
     chosen = context.model.calibration[:: max(1, len(context.model.calibration) // BATCHES)][:BATCHES]
     latents = context.model.draw(chosen, 1)
