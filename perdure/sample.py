@@ -87,7 +87,7 @@ def _drawn(
     pairs = [(prompt, k) for prompt in range(len(prompts)) for k in range(count)]
     batches = [pairs[start : start + sampling.batch_size] for start in range(0, len(pairs), sampling.batch_size)]
     processes = backbone.processes
-    if not processes.available or len(batches) == 1:
+    if not processes.available(backbone) or len(batches) == 1:
         return _each(backbone, batches, encoded, negative, noise, sampling, finish, advance)
     moved, turns = backbone.moved(), processes.count
     processes.call(help_draw, moved, batches, on(encoded, "cpu"), on(negative, "cpu"), noise, sampling, finish)

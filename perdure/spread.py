@@ -46,6 +46,7 @@ def load(plan: Plan, device: str | None) -> Backbone:
     backbone = loading.load(*where)
     if processes.count > 1:
         processes.call(loading.load, *where)
+        processes.helping = backbone
     return backbone
 
 
@@ -68,7 +69,7 @@ def words(plan: Plan) -> str:
 def learning(tools: Tools, memory: Memory, lesson: Lesson) -> Iterator[None]:
     """Training that the other processes join where they can share out its batches evenly; else they wait."""
     processes = tools.backbone.processes
-    if not processes.available or tools.plan.training.batch_size % processes.count:
+    if not processes.available(tools.backbone) or tools.plan.training.batch_size % processes.count:
         yield
         return
     processes.call(help_learn, tools.plan, memory, _on(lesson, "cpu"))

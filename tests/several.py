@@ -3,7 +3,7 @@ run a backward pass.
 
     python several.py PLAN.json FOLDER      prints one JSON object
 
-Imports are done once; every process is a child of that.
+Imports are done and models are read once; every process is a child of that.
 """
 
 import json
@@ -14,10 +14,13 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
 from killing import state
 
 from perdure import plan, run, score
+from perdure.backbones import loading
 from perdure.backbones.backbone import Backbone
+from perdure.backbones.processes import several
 from perdure.lineage import Lineage
 
 torch.set_num_threads(1)
@@ -52,8 +55,6 @@ def child(made, out: Path, prepare, **variables: str) -> int:
         told = {name: len(calls) for name, calls in counts.items()}
         Path(f"{out}-{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(told))
         if code == 0 and variables.get("RANK") == "0":
-            from perdure.backbones.processes import several
-
             several()._dismiss()  # which is done at a usual exit
         os._exit(code)
 
@@ -113,6 +114,9 @@ def dying(name: str, moment: int):
 
 def main(data: dict, folder: Path) -> None:
     made = plan.build(data)
+    loading.load(made.base, device="cpu")
+    AcceleratorState._reset_state(reset_partial_state=True)  # what was found here, a child finds anew
+    several.cache_clear()
     for name in made.scoring.subject:
         score.load(name, made.scoring.models[name])
     told = {"alone": alone(made, folder / "alone"), "two": two(made, folder / "two")}

@@ -159,6 +159,16 @@ def test_every_mistake_is_told_at_once_with_its_line(tmp_path):
         assert any(problem.startswith(f"{path}:{line}: ") and words in problem for problem in told.splitlines()), words
 
 
+def test_the_command_line_wins_over_what_the_grid_sets():
+    ready = grid.find(Path("toybox-subjects"))
+    overrides = ("axes.seeds=[3]", "axes.orders=listed", "concepts={toybox: {subjects: 2}}", "training.steps=7")
+    made = grid.load(ready, overrides)
+    assert [one.axes["method"] for one in made.runs] == ["naive", "merge_init", "merge_ortho", "magmax"]
+    assert {(one.plan.seed, len(one.plan.concepts), one.plan.training.steps) for one in made.runs} == {(3, 2, 7)}
+    with pytest.raises(PlanError, match=r"--set seed: the grid has an axis of it; write --set axes.seeds="):
+        grid.load(ready, ("seed=3",))
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -465,6 +475,34 @@ def test_submitit_gives_the_same(ran, tiny, tmp_path):
     assert [one.state for one in statuses] == ["done", "done"]
     expected = results(ran[0])
     assert results(tmp_path) == {name: expected[name] for name in results(tmp_path)}
+
+
+def test_jobs_that_the_queue_does_not_know_at_two_looks_are_lost(tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="perdure[slurm] is not installed")
+    from perdure.sweep import on_slurm
+
+    def queue_is(text):
+        (tmp_path / "squeue").write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "squeue").chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(on_slurm, "LOOK", 0.0)
+    queue, jobs = on_slurm._Queue(), {"7_0", "7_1", "9"}
+    found = []
+    for told in ("echo 7_1", "echo 7_1; echo 9", "exit 1", "echo 7_1"):
+        queue_is(told)
+        found.append(queue.lost(jobs))
+    assert found == [set(), {"7_0"}, set(), {"7_0"}]
+
+
+def test_parameters_of_jobs_by_their_names():
+    pytest.importorskip("submitit", reason="perdure[slurm] is not installed")
+    from perdure.sweep.on_slurm import _named
+
+    assert _named({"time": 60, "gpus": 1, "partition": "gpu", "parallel": 4, "mail-type": "END"}) == {
+        "name": "perdure", "timeout_min": 60, "gpus_per_node": 1, "slurm_partition": "gpu",
+        "slurm_array_parallelism": 4, "slurm_additional_parameters": {"mail-type": "END"},
+    }  # fmt: skip
 
 
 # --- the command line ----------------------------------------------------------------------------------------------

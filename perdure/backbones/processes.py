@@ -37,6 +37,8 @@ class Processes:
         """Kind of device that the launcher chose, for several."""
         self.joined = False
         """Whether all are in the middle of the same work."""
+        self.helping: object = None
+        """The backbone that the others have loaded too."""
         self._left_alone = False
         if self.count > 1:
             found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -46,10 +48,9 @@ class Processes:
             if self.number == 0:
                 atexit.register(self._dismiss)
 
-    @property
-    def available(self) -> bool:
-        """Whether others wait to be called."""
-        return self.count > 1 and not self.joined
+    def available(self, backbone: object) -> bool:
+        """Whether others wait to be called to work on this backbone."""
+        return self.helping is backbone and not self.joined
 
     @property
     def share(self) -> Share:

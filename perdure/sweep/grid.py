@@ -12,7 +12,7 @@ axes:
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ from perdure.errors import PlanError, did_you_mean
 from perdure.plan import Plan
 from perdure.sections import Name, Section
 from perdure.sweep import axes as reading
-from perdure.sweep.axes import LISTED, METHODS, ORDERS, SEEDS, Ordering, Value
+from perdure.sweep.axes import LISTED, METHODS, ORDERS, OWN_AXES, SEEDS, Ordering, Value
 from perdure.sweep.draft import Change, Draft, Place, below, without_methods
 from perdure.yaml_file import Lines
 
@@ -93,10 +93,15 @@ def find(name: Path) -> Path:
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Grid:
-    """Read and check a grid file; `overrides` are `a.b=value` strings for its plan. Raises PlanError, all mistakes."""
+    """Read and check a grid file. Raises PlanError with every mistake found.
+
+    `overrides`: `a.b=value` strings for its plan, which win over what the grid sets, and `axes.seeds=[0]` for itself.
+    """
     data, lines = yaml_file.read(path)
     data.setdefault("name", plans.name_from(path.stem))
-    return build(data, path.parent, lines, str(path), overrides)
+    own = tuple(text for text in overrides if text.startswith("axes."))
+    rest = tuple(text for text in overrides if text not in own)
+    return build(yaml_file.override(data, own), path.parent, lines, str(path), rest)
 
 
 def build(
@@ -147,12 +152,15 @@ def _draft(given: GridFile, folder: Path, where: str, lines: Lines, overrides: t
         raise PlanError(f"{where}: plan: write a plan file, the name of a ready plan, or a plan's keys")
     named = {"method", METHODS} & set(data)
     plans.build(data if named else {**data, METHODS: ["naive"]}, folder, own, place)  # the grid may name its methods
-    changes = list(_flat(given.overrides))
-    if METHODS in given.axes:
-        changes.append(Change(METHODS, given.axes[METHODS], ("axes", METHODS)))
+    draft = Draft(data, folder, where, lines, []).put(_flat(given.overrides))
     for key in (text.partition("=")[0] for text in overrides):
-        data = without_methods(data, key)
-    return Draft(yaml_file.override(data, overrides), folder, where, lines, []).put(changes)
+        axis = OWN_AXES.get(key.split(".")[0], key)
+        if axis in given.axes:
+            draft.note([f"--set {key}: the grid has an axis of it; write --set axes.{axis}=[...] instead"])
+        draft = replace(draft, data=without_methods(draft.data, key))
+    draft = replace(draft, data=yaml_file.override(draft.data, overrides))
+    methods = [Change(METHODS, given.axes[METHODS], ("axes", METHODS))] if METHODS in given.axes else []
+    return draft.put(methods)
 
 
 def _ready(name: str, draft: Draft) -> Path:

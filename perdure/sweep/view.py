@@ -14,7 +14,7 @@ from perdure.sweep.tree import total
 
 Show = Callable[[Moment], None]
 COLOURS = {"done": "green", "running": "bold", "failed": "red", "waiting": "dim"}
-FIRST = {"running": 0, "failed": 1, "waiting": 2, "done": 3}
+FIRST = {"running": 0, "failed": 1, "done": 2, "waiting": 3}
 OTHER_LINES = 6
 """Lines of the screen that the table's own frame and notes take."""
 
@@ -60,7 +60,7 @@ def table(moment: Moment, rows: int | None = None) -> Group:
     axes = [axis for axis in _axes(statuses) if len({one.axes.get(axis) for one in statuses}) > 1] or ["method"]
     shown = Table()
     for column in (*(axis.split(".")[-1] for axis in axes), "state", "lesson", "last scores", "left"):
-        shown.add_column(column, no_wrap=column == "state")
+        shown.add_column(column, no_wrap=column in ("state", "lesson"))
     sorted_ = sorted(statuses, key=lambda one: FIRST[one.state])
     for one in sorted_[:rows]:
         values = [Text(str(one.axes.get(axis, ""))) for axis in axes]
@@ -82,7 +82,7 @@ def _axes(statuses: Sequence[RunStatus]) -> list[str]:
 
 
 def _lesson(one: RunStatus) -> str:
-    inside = f", step {one.step} of {one.steps} ({one.lesson})" if one.step and one.step < one.steps else ""
+    inside = f", {one.lesson} {one.step}/{one.steps}" if one.step and one.step < one.steps else ""
     return f"{one.lessons} of {one.total}{inside}"
 
 
