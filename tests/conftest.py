@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -176,6 +177,28 @@ def photos(tmp_path_factory) -> Path:
         if name != "clock":
             paint(root / name / "refs", 2, seed + 10)
     return root
+
+
+@pytest.fixture
+def perdure(monkeypatch, capfd, tmp_path):
+    """Run a command as the shell would, on a wide terminal; returns (exit code, output, errors)."""
+    from perdure import cli, screen
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(screen.console, "width", 160)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["perdure", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        told = capfd.readouterr()
+        assert "Traceback" not in told.err + told.out
+        return code, told.out, told.err
+
+    return call
 
 
 @pytest.fixture

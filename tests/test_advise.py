@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import paint
 
-from perdure import cli, plan, run
+from perdure import cli, plan, run, screen
 from perdure.advise import advise, asking, budget, design, following, probe, trial, verdict, words
 from perdure.advise.design import Cost, Design, Speed
 from perdure.advise.verdict import Standing
@@ -369,17 +369,10 @@ def test_a_method_that_diverges_is_left_out(quick, tmp_path, monkeypatch):
     assert any("third is out: the loss is not finite" in caution for caution in found.cautions)
 
 
-def test_a_method_that_learns_words_needs_tokens(quick):
-    concepts = tuple(c.model_copy(update={"token": ""}) for c in quick.concepts)
-    asked = plan.build({"method": "c_lora", "concepts": []}).model_copy(update={"concepts": concepts})
-    with pytest.raises(PlanError, match="learns a word for each concept's token, and dog, cat has none"):
-        probe._check_words(asked, asked.methods[0])
-
-
 def test_advise_from_folder_to_page(pico, pico_clip, photos, tmp_path, monkeypatch, capfd):
     """Measuring, running, judging, printing: the command as a user types it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setattr(screen.console, "width", 140)
     monkeypatch.setattr(trial, "MOST_ROUNDS", 1)
     monkeypatch.setattr(design, "MOST_ROUNDS", 1)
     for name in ("dog", "clock"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from perdure import files, method, plan, report, run
+from perdure import files, method, plan, report, run, screen
 from perdure import memory as memories
 from perdure.analysis import analyse, record, sums, updates
 from perdure.cli import app
@@ -291,7 +291,7 @@ def test_json_says_what_the_memories_say(taught):
 
 
 def test_tables_fit_a_terminal_and_files_are_written(taught, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(screen.console, "width", 80)
     text = call("analyse", taught.folder, "--out", tmp_path / "out")
     assert "cosine: row with column" in text and "by chance" in text and "1 dog" in text
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
@@ -306,7 +306,7 @@ def test_tables_fit_a_terminal_and_files_are_written(taught, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("lessons", "fits"), [(10, True), (11, False)])
 def test_ten_lessons_fit_and_more_get_a_hint(tmp_path, monkeypatch, lessons, fits):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(screen.console, "width", 80)
     values = [([1.0, -1.0], [(-1.0) ** k, float(k)] + 100 * [0.0]) for k in range(lessons)]
     lineage = made(tmp_path / "m", "merge_init", summed(*values))
     text = call("analyse", lineage.folder)

@@ -20,26 +20,6 @@ HEAVY = ("torch", "diffusers", "peft", "transformers", "accelerate", "matplotlib
 
 
 @pytest.fixture
-def perdure(monkeypatch, capfd, tmp_path):
-    """Run a command as the shell would; returns (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "140")
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["perdure", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        told = capfd.readouterr()
-        assert "Traceback" not in told.err + told.out
-        return code, told.out, told.err
-
-    return call
-
-
-@pytest.fixture
 def quick(pico, pico_clip):
     """Settings of a quick lesson, for the command line."""
     settings = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import cli, files, pictures, plan, run, sweep, yaml_file
+from perdure import files, pictures, plan, run, sweep, yaml_file
 from perdure.errors import PlanError
 from perdure.lineage import Lineage
 from perdure.sweep import grid, places, status, tree, worker
@@ -506,25 +506,6 @@ def test_parameters_of_jobs_by_their_names():
 
 
 # --- the command line ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def perdure(monkeypatch, capfd, tmp_path):
-    """Run a command as the shell would; returns (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["perdure", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        told = capfd.readouterr()
-        return code, told.out, told.err
-
-    return call
 
 
 def test_dry_run_counts_and_touches_nothing(perdure, tmp_path):

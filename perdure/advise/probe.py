@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from perdure import method, run
+from perdure import run
 from perdure.advise.design import Cost, Speed, shortened
 from perdure.errors import ModelError, PerdureError, PlanError, TrainingError
 from perdure.evaluate import Tools
@@ -46,7 +46,7 @@ def measure(
         own = _tiny(plan, choice, drawing=not images)
         with TemporaryDirectory(prefix="perdure-") as folder:
             try:
-                _check_words(plan, choice)
+                replace(tools, plan=plan.narrowed(choice)).check_tokens()
                 step, lesson, image = _timed(replace(tools, plan=own, watch=silent), Path(folder) / choice.label, clock)
             except LEFT_OUT as error:
                 failed[choice.label] = error
@@ -56,13 +56,6 @@ def measure(
     if len(costs) < 2:
         raise next(iter(failed.values()))
     return Speed(costs, images[0]), {label: str(error) for label, error in failed.items()}
-
-
-def _check_words(plan: Plan, choice: MethodChoice) -> None:
-    """Refuse a method that learns the concepts' tokens where a concept has none. Raises PlanError."""
-    bare = [concept.name for concept in plan.concepts if not concept.token]
-    if bare and method.get(choice.name, choice.options).adapter.words:
-        raise PlanError(f"it learns a word for each concept's token, and {', '.join(bare)} has none; give it one")
 
 
 def _tiny(plan: Plan, choice: MethodChoice, drawing: bool) -> Plan:
