@@ -19,9 +19,18 @@ Granularity = Literal["element", "row", "col"]
 
 def wanda(context: Context, weights: Scores, prompts: Sequence[str]) -> Iterable[Scores]:
     """|W| * || X ||_2 for each prompt, X its text features (tokens, in): what keys and values are computed from."""
-    for features in context.model.features(prompts):
-        norms = features.float().norm(dim=0)
-        yield {name: weight.abs() * norms.to(weight.device) for name, weight in weights.items()}
+    return by_norms(weights, input_norms(context, prompts))
+
+
+def input_norms(context: Context, prompts: Sequence[str]) -> list[Tensor]:
+    """|| X ||_2 (in,) for each prompt."""
+    return [features.float().norm(dim=0) for features in context.model.features(prompts)]
+
+
+def by_norms(weights: Scores, norms: Sequence[Tensor]) -> Iterable[Scores]:
+    """|W| * norm for each prompt's norms: one at a time, for all together are many times the weights."""
+    for one in norms:
+        yield {name: weight.abs() * one.to(weight.device) for name, weight in weights.items()}
 
 
 def saliency(context: Context, weights: Scores, batches: Sequence[Any]) -> Iterable[Scores]:

@@ -1,6 +1,7 @@
 """Concept neurons (CNS, Liao et al. 2025): entries that the concept needs and that are of no general use."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from perdure.delta import Delta
 from perdure.memory import Memory
 from perdure.method import Adapter, Context
 from perdure.parts.adapter import selected
-from perdure.parts.importance import Granularity, pick, voted
+from perdure.parts.importance import Granularity, Scores, by_norms, input_norms, pick, voted
 
 BATCHES = 8
 """Batches of images that gradient scores are taken on."""
@@ -34,16 +35,19 @@ def concept_neurons(
         with context.model.laid(under):
             weights = {name: context.model.weight(name) for name in entries.shapes}
             score = pick(importance)
-            own: Sequence[Any]
-            others: Sequence[Any]
+            others: Callable[[], Iterable[Scores]]
             if importance == "wanda":
-                own, others = _prompts(context), context.model.calibration
+                own = score(context, weights, _prompts(context))
+                norms = input_norms(context, context.model.calibration)
+                others = partial(by_norms, weights, norms)
             else:
-                own, others = context.model.batches("importance", BATCHES, 1), _drawn_batches(context)
-            base = voted(score(context, weights, own), base_share, granularity, vote)
+                own = score(context, weights, context.model.batches("importance", BATCHES, 1))
+                kept = list(score(context, weights, _drawn_batches(context)))  # the search below asks again and again
+                others = partial(iter, kept)
+            base = voted(own, base_share, granularity, vote)
 
             def left(share: float) -> Masks:
-                general = voted(score(context, weights, others), share, granularity, vote)
+                general = voted(others(), share, granularity, vote)
                 return {name: base[name] & ~general[name] for name in base}
 
             entries.select(thinned(left, density))
