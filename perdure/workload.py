@@ -36,6 +36,16 @@ def of(plan: Plan) -> Workload:
     )
 
 
+def lighter(plan: Plan, prompts: int, images: int) -> Plan:
+    """The plan with so many evaluation prompts at most, and images of each."""
+    kept = plan.sampling.prompts
+    templates = kept.model_copy(update={"subject": kept.subject[:prompts], "style": kept.style[:prompts]})
+    changed = {"prompts": templates, "images_per_prompt": images, "unseen": False}
+    sampling = plan.sampling.model_copy(update=changed)
+    concepts = tuple(concept.model_copy(update={"prompts": concept.prompts[:prompts]}) for concept in plan.concepts)
+    return plan.model_copy(update={"sampling": sampling, "concepts": concepts})
+
+
 def described(plan: Plan, shown: Sequence[tuple[Concept, Pictures]]) -> dict[str, Any]:
     """What a plan would do, as plain values: identity, runs, concepts in order with their pictures' counts, totals."""
     concepts = [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from perdure import files, pictures, plan, run, sweep, yaml_file
 from perdure.errors import PlanError
 from perdure.lineage import Lineage
-from perdure.sweep import grid, places, status, tree, worker
+from perdure.sweep import grid, places, status, tree, view, worker
 from perdure.sweep.axes import random_order
 from perdure.sweep.engine import Ended
 
@@ -508,10 +509,19 @@ def test_parameters_of_jobs_by_their_names():
 # --- the command line ----------------------------------------------------------------------------------------------
 
 
-def test_dry_run_counts_and_touches_nothing(perdure, tmp_path):
-    code, out, _ = perdure("sweep", "toybox-subjects", "--dry-run")
-    assert code == 0 and "32 runs (4 methods x 4 orders x 2 seeds)" in out and "160 lessons" in out
-    assert list(tmp_path.iterdir()) == []
+def test_dry_run_counts_measures_and_touches_nothing(perdure, tiny, tmp_path):
+    (tmp_path / "grid.yaml").write_text(yaml_file.dump(tiny))
+    code, out, err = perdure("sweep", "grid.yaml", "--dry-run", "--workers", "1")
+    assert code == 0, err
+    assert "6 runs (2 methods x 3 orders x 1 seed), 18 lessons" in out and "To do: 16 lessons (2 of" in out
+    assert re.search(r"Time: about \d+ s with 1 at once, by a few steps and images just timed\.", out)
+    assert re.search(r"6 waiting; time left: \d+ s", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.yaml"]
+
+
+def test_a_published_grid_is_as_large_as_published(tmp_path):
+    told = view.amount(sweep.task(grid.load(grid.find(Path("low-rank-objects"))), tmp_path))
+    assert "32 runs (4 methods x 4 orders x 2 seeds), 320 lessons" in told
 
 
 def test_status_reads_the_lineages(perdure, ran):
@@ -541,6 +551,21 @@ def test_a_missing_extra_is_named(perdure, tiny, tmp_path, monkeypatch, engine, 
     assert code == 2 and f"pip install 'perdure[{engine}]'" in err
 
 
+def test_a_method_is_timed_before_there_are_lessons(tiny, ran, tmp_path):
+    todo = sweep.task(grid.build(tiny), tmp_path)
+    found = worker.paces(todo.orders, "cpu")
+    assert set(found) == {"merge_init", "naive", ""} and list(tmp_path.iterdir()) == []
+    assert found["naive"].steps == 2 and found["naive"].training > 0 and found["naive"].drawing > 0
+    finished = sweep.task(grid.load(places.grid_file(ran[0])), ran[0])
+    assert sweep.paces(finished, Here()) == {}
+
+
+def test_a_joint_run_is_one_lesson_as_long_as_all(tiny, tmp_path):
+    todo = sweep.task(grid.build({**tiny, "plan": {**tiny["plan"], "joint": True}}), tmp_path)
+    (joint,) = [order for order in todo.orders if order.plan.joint]
+    assert status.work_of(joint, 0) == (3 * 2, 3 * 2)
+
+
 def test_estimates_are_measured(ran):
     root, _ = ran
     todo = sweep.task(grid.load(places.grid_file(root)), root)
@@ -553,4 +578,7 @@ def test_estimates_are_measured(ran):
     one = status.seconds_left([order], statuses, 1)
     assert one == pytest.approx(spent["naive"].seconds(6, 12))
     assert status.seconds_left([order], {}, 1) is None
+    measured = {"naive": status.Spent(10.0, 2, 3.0, 1)}
+    assert status.seconds_left([order], {}, 1, measured) == pytest.approx(6 * 5.0 + 12 * 3.0)
+    assert status.seconds_left([order], statuses, 1, measured) == one, "what lessons took is better known"
     assert [status.duration(s) for s in (5, 400, 12_000, 200_000)] == ["5 s", "7 min", "3 h 20 min", "2 d 7 h"]

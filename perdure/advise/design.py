@@ -3,7 +3,7 @@
 A round runs every method once with one order of the concepts and one seed, so that methods are compared in pairs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from perdure.advise import budget as spans
 from perdure.compare.statistics import LEAST_PAIRS
 from perdure.errors import PlanError
 from perdure.plan import MethodChoice, Plan, fingerprint
+from perdure.workload import lighter
 
 MOST_ROUNDS = LEAST_PAIRS
 """Rounds after which more time is not spent: with these a difference can be settled."""
@@ -119,26 +120,13 @@ def round_plan(plan: Plan, choice: MethodChoice, design: Design, number: int) ->
     """The plan of one run: a method in a round (from 1); `plan` has the concepts that are taught."""
     own = plan.narrowed(choice)
     training = own.training.model_copy(update={"steps": design.steps(own.training.steps)})
-    return shortened(own, design.prompts, design.images).model_copy(
+    return lighter(own, design.prompts, design.images).model_copy(
         update={
             "training": training,
             "order": order(plan.seed, number, len(plan.concepts)),
             "seed": plan.seed + number - 1,
         }
     )
-
-
-def shortened(plan: Plan, prompts: int, images: int) -> Plan:
-    """The plan with so many evaluation prompts, and images of each."""
-
-    def first(texts: Sequence[str]) -> tuple[str, ...]:
-        return tuple(texts[:prompts])
-
-    kept = plan.sampling.prompts
-    templates = kept.model_copy(update={"subject": first(kept.subject), "style": first(kept.style)})
-    sampling = plan.sampling.model_copy(update={"prompts": templates, "images_per_prompt": images, "unseen": False})
-    concepts = tuple(concept.model_copy(update={"prompts": first(concept.prompts)}) for concept in plan.concepts)
-    return plan.model_copy(update={"sampling": sampling, "concepts": concepts})
 
 
 def words(design: Design, speed: Speed) -> str:

@@ -1,8 +1,11 @@
 """Commands on grids: sweep, sweep status."""
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +16,9 @@ from perdure.cli.options import DataFolder, Device, Json, Overrides
 if TYPE_CHECKING:
     from perdure.sweep import Task
     from perdure.sweep.engine import Engine
+    from perdure.sweep.status import Paces, RunStatus
+
+    Make = Callable[[Path], Engine]
 
 RUN = "run"
 FAILED = 2
@@ -69,18 +75,12 @@ def sweep(
     todo = sweep.task(loaded, root.absolute())
     sweep.check(todo)
     screen.say(view.amount(todo))
+    parameters = yaml_file.override({**loaded.slurm}, tuple(slurm or ()))
+    make = partial(_engine, engine, todo, device, workers, (address, cpus, gpus), parameters)
     if dry_run:
-        screen.console.print(view.table(sweep.Moment(todo.read(), None)))
+        _foretell(todo, make)
         return
-    if todo.orders:
-        parameters = yaml_file.override({**loaded.slurm}, tuple(slurm or ()))
-        with screen.working("loading libraries"):
-            chosen = _engine(engine, todo, device, workers, (address, cpus, gpus), parameters)
-        screen.say(view.estimate(todo, todo.read(), chosen.slots))
-        with view.showing(screen.console) as show:
-            statuses = sweep.carry_out(todo, chosen, show)
-    else:
-        statuses = list(todo.read().values())
+    statuses = _carry_out(todo, make) if todo.orders else list(todo.read().values())
     screen.say(f"results: {root.absolute()}. Next: perdure compare {root}")
     _complain(statuses)
 
@@ -108,9 +108,43 @@ def sweep_status(
             screen.say(f"{one.name}: {one.problem}")
 
 
+def _foretell(todo: "Task", make: "Make") -> None:
+    """Say what would be done and how long it would take; nothing is left in the sweep's folder."""
+    from perdure import screen, sweep
+    from perdure.sweep import view
+
+    with TemporaryDirectory(prefix="perdure-") as nowhere:
+        engine, measured = _timed(todo, make, Path(nowhere))
+        engine.close()
+    screen.console.print(view.table(sweep.moment(todo, engine, measured)))
+
+
+def _carry_out(todo: "Task", make: "Make") -> "list[RunStatus]":
+    from perdure import screen, sweep
+    from perdure.sweep import view
+
+    engine, measured = _timed(todo, make, todo.root)
+    with view.showing(screen.console) as show:
+        return sweep.carry_out(todo, engine, show, measured)
+
+
+def _timed(todo: "Task", make: "Make", root: Path) -> "tuple[Engine, Paces]":
+    """The engine, and what lessons cost on it; says how long the sweep will take."""
+    from perdure import screen, sweep
+    from perdure.sweep import view
+
+    with screen.working("measuring how long it will take"):
+        engine = make(root)
+        measured = sweep.paces(todo, engine)
+    screen.say(view.estimate(sweep.moment(todo, engine, measured), engine.slots))
+    return engine, measured
+
+
 def _engine(
-    name: Engines, todo: "Task", device: str | None, workers: int | None, ray: tuple[Any, ...], slurm: dict[str, Any]
-) -> "Engine":
+    name: Engines, todo: "Task", device: str | None, workers: int | None, ray: tuple[Any, ...], slurm: dict[str, Any],
+    root: Path,
+) -> "Engine":  # fmt: skip
+    """The engine that was asked for, its own files below `root`."""
     from perdure.errors import PlanError
 
     try:
@@ -122,15 +156,15 @@ def _engine(
         if name is Engines.slurm:
             from perdure.sweep.on_slurm import OnSlurm
 
-            return OnSlurm(todo.root, slurm, device)
+            return OnSlurm(root, slurm, device)
     except ImportError as error:
         raise PlanError(f"--engine {name} needs {error.name}; install it with: pip install 'perdure[{name}]'") from None
     from perdure.sweep import local
 
-    return local.Local(todo.root, local.workers(workers, device, len(todo.grid.runs)), device)
+    return local.Local(root, local.workers(workers, device, len(todo.grid.runs)), device)
 
 
-def _complain(statuses: list[Any]) -> None:
+def _complain(statuses: "list[RunStatus]") -> None:
     failed = [one for one in statuses if one.state == "failed"]
     for one in failed:
         typer.echo(f"failed: {one.name}: {one.problem}", err=True)

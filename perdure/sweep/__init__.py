@@ -14,7 +14,7 @@ from perdure.errors import PlanError
 from perdure.sweep import places, status, tree
 from perdure.sweep.engine import BUSY, Engine
 from perdure.sweep.grid import Grid, Run
-from perdure.sweep.status import RunStatus
+from perdure.sweep.status import Paces, RunStatus
 from perdure.sweep.tree import BASE, Order
 
 PAUSE = 1.0
@@ -62,15 +62,31 @@ def check(todo: Task) -> None:
         raise PlanError(problems)
 
 
-def carry_out(todo: Task, engine: Engine, show: Callable[[Moment], object]) -> list[RunStatus]:
-    """Do all orders on an engine; those that fail do not stop the others. Returns the status of every run."""
+def paces(todo: Task, engine: Engine) -> Paces:
+    """What lessons cost there, tried out; empty where finished lessons tell it better."""
+    return {} if any(one.lessons for one in todo.read().values()) else engine.paces(todo.orders)
+
+
+def moment(todo: Task, engine: Engine, measured: Paces) -> Moment:
+    """How things stand before anything is begun."""
+    statuses = todo.read()
+    return Moment(statuses, status.seconds_left(todo.orders, statuses, engine.slots, measured))
+
+
+def carry_out(
+    todo: Task, engine: Engine, show: Callable[[Moment], object], measured: Paces | None = None
+) -> list[RunStatus]:
+    """Do all orders on an engine; those that fail do not stop the others. Returns the status of every run.
+
+    `measured`: what lessons cost, for the time left until the first is done.
+    """
     for order in todo.orders:
         places.failure(todo.root, order.run).unlink(missing_ok=True)  # it is tried again
     for folder, run in todo.homes.items():
         if folder.is_dir():
             places.record(folder, run.axes, run.fingerprint)
     files.write_text(places.grid_file(todo.root), yaml_file.dump(dict(todo.grid.resolved)))
-    floor = _Floor(todo)
+    floor = _Floor(todo, measured or {})
     try:
         while floor.waiting or floor.at_work:
             engine.start(floor.ready())
@@ -93,8 +109,9 @@ def carry_out(todo: Task, engine: Engine, show: Callable[[Moment], object]) -> l
 class _Floor:
     """The orders that wait and those at work."""
 
-    def __init__(self, todo: Task) -> None:
+    def __init__(self, todo: Task, measured: Paces) -> None:
         self.todo = todo
+        self._measured = measured
         self.waiting = {order.name: order for order in todo.orders}
         self.at_work: dict[str, Order] = {}
         self._statuses = todo.read()
@@ -149,12 +166,13 @@ class _Floor:
         for order in left:
             mine.setdefault(order.folder.name, []).append(order)
         left_of = {
-            name: status.seconds_left(mine.get(name, ()), self._statuses, 1)
+            name: status.seconds_left(mine.get(name, ()), self._statuses, 1, self._measured)
             for name, one in self._statuses.items()
             if one.state == "running"
         }
         notes = [_drawn(order) for order in self.at_work.values() if order.lessons == BASE]
-        return Moment(dict(self._statuses), status.seconds_left(left, self._statuses, slots), left_of, tuple(notes))
+        in_all = status.seconds_left(left, self._statuses, slots, self._measured)
+        return Moment(dict(self._statuses), in_all, left_of, tuple(notes))
 
 
 def _drawn(order: Order) -> str:

@@ -1,9 +1,10 @@
 """What a sweep asks of an engine: take orders, say which have ended, stop. It is not asked when an order may begin."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from perdure.sweep.status import Paces
 from perdure.sweep.tree import Order
 
 BUSY = "another process works on it"
@@ -25,6 +26,9 @@ class Engine(Protocol):
     @property
     def slots(self) -> int:
         """How many orders it can have at work at once."""
+
+    def paces(self, orders: Sequence[Order]) -> Paces:
+        """What a lesson of each method costs where orders will be carried out; empty where that is not known."""
 
     def start(self, orders: Iterable[Order]) -> None:
         """Take orders; they may wait inside."""

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 
 from perdure.sweep import places, worker
 from perdure.sweep.engine import Ended, Lives, sentence
+from perdure.sweep.status import Paces
 from perdure.sweep.tree import Order
 
 
@@ -52,13 +53,24 @@ class Local:
         """How many processes there are."""
         return len(self._pools)
 
+    def paces(self, orders: Sequence[Order]) -> Paces:
+        """Measured in the first process, which keeps the base model for its first order."""
+        try:
+            return self._pool(0).executor.submit(worker.paces, orders, self._device).result()
+        except BrokenProcessPool:
+            self._pools[0] = None
+            return {}
+
+    def _pool(self, number: int) -> "_Pool":
+        pool = self._pools[number] = self._pools[number] or _Pool(self._root, number, self.slots, self._device)
+        return pool
+
     def start(self, orders: Iterable[Order]) -> None:
         """Take orders; each process has one at a time."""
         self._queue.extend(orders)
         while self._idle and self._queue:
             number, order = self._idle.popleft(), self._queue.popleft()
-            pool = self._pools[number] = self._pools[number] or _Pool(self._root, number, self.slots, self._device)
-            self._at_work[pool.executor.submit(worker.carry_out, order, self._device)] = (number, order)
+            self._at_work[self._pool(number).executor.submit(worker.carry_out, order, self._device)] = (number, order)
 
     def ended(self, seconds: float) -> list[Ended]:
         """What has ended since, after waiting so long at most; orders of dead processes are begun again."""

@@ -1,12 +1,13 @@
 """The engine of a Ray cluster: each order is a task; Ray places it, and begins it again where a node is lost."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import ray
 
 from perdure.errors import PlanError
 from perdure.sweep import worker
 from perdure.sweep.engine import TRIES, Ended, sentence
+from perdure.sweep.status import Paces
 from perdure.sweep.tree import Order
 
 
@@ -33,6 +34,15 @@ class OnRay:
         there = ray.cluster_resources()
         room = there.get("CPU", 0) / self._cpus
         return max(1, int(min(room, there.get("GPU", 0) / self._gpus) if self._gpus else room))
+
+    def paces(self, orders: Sequence[Order]) -> Paces:
+        """Measured by a task of the size of a run."""
+        task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(worker.paces)
+        try:
+            found: Paces = ray.get(task.remote(orders, self._device))
+        except ray.exceptions.RayError:
+            return {}
+        return found
 
     def start(self, orders: Iterable[Order]) -> None:
         """Hand orders to the cluster."""

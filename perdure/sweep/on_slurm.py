@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import submitit
 from perdure.errors import PlanError
 from perdure.sweep import places, worker
 from perdure.sweep.engine import Ended, Lives, sentence
+from perdure.sweep.status import Paces
 from perdure.sweep.tree import Order
 
 LOOK = 60.0
@@ -65,6 +66,10 @@ class OnSlurm:
     def slots(self) -> int:
         """How many jobs at once, where that is known; else as many as there are."""
         return self._slots or max(1, len(self._at_work))
+
+    def paces(self, orders: Sequence[Order]) -> Paces:
+        """Not known: measuring would have to wait in the queue."""
+        return {}
 
     def start(self, orders: Iterable[Order]) -> None:
         """Submit orders as one array."""

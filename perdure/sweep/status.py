@@ -56,6 +56,10 @@ class Spent:
         return steps * self.training / self.steps + images * self.drawing / self.images
 
 
+Paces = dict[str | int, Spent]
+"""What lessons cost: by method, and of all together under ""."""
+
+
 def _parts(spent: Spent) -> tuple[Any, ...]:
     return spent.training, spent.steps, spent.drawing, spent.images
 
@@ -134,18 +138,24 @@ def read_all(root: Path, homes: Mapping[Path, Run]) -> list[RunStatus]:
     return [read(root, folder, run) for folder, run in homes.items()]
 
 
-def paces(statuses: Iterable[RunStatus]) -> dict[str | int, Spent]:
-    """What finished lessons have cost: by method, and of all together under ""."""
-    found: dict[str | int, Spent] = {}
+def paces(statuses: Iterable[RunStatus]) -> Paces:
+    """What finished lessons have cost."""
+    found: Paces = {}
     for one in statuses:
         for method in ("", one.axes["method"]):
             found[method] = found.get(method, Spent()) + one.spent
     return found
 
 
-def seconds_left(orders: Iterable[Order], statuses: Mapping[str, RunStatus], slots: int) -> float | None:
-    """How long the orders would take at the pace of the finished lessons; None where there are none yet."""
-    seconds, longest, known = 0.0, 0.0, paces(statuses.values())
+def seconds_left(
+    orders: Iterable[Order], statuses: Mapping[str, RunStatus], slots: int, measured: Paces | None = None
+) -> float | None:
+    """How long the orders would take at the pace of the finished lessons; before there are any, at a measured one.
+
+    None where neither is known.
+    """
+    finished = {method: spent for method, spent in paces(statuses.values()).items() if spent.steps}
+    seconds, longest, known = 0.0, 0.0, {**(measured or {}), **finished}
     for order in orders:
         run = statuses.get(order.folder.name)
         spent = known.get(order.axes["method"] if order.axes else "", Spent())

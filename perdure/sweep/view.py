@@ -1,6 +1,6 @@
 """What a sweep shows: a live table on a terminal, a plain line for each finished lesson elsewhere."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -110,14 +110,10 @@ def amount(todo: Task) -> str:
     )
 
 
-def estimate(todo: Task, statuses: Mapping[str, RunStatus], slots: int) -> str:
-    """How long it would take, from what finished lessons in the folder took."""
-    seconds = status.seconds_left(todo.orders, statuses, slots)
-    if not todo.orders:
-        return "Nothing is left to do."
-    if seconds is None:
+def estimate(moment: Moment, slots: int) -> str:
+    """How long it would take, and how that is known."""
+    if moment.left is None:
         return "Time: unknown until the first lesson is done."
-    measured = sum(one.lessons for one in statuses.values())
-    return (
-        f"Time: about {status.duration(seconds)} with {slots} at once, at the pace of the {measured} finished lessons."
-    )
+    finished = sum(one.lessons for one in moment.statuses.values())
+    source = f"at the pace of the {finished} finished lessons" if finished else "by a few steps and images just timed"
+    return f"Time: about {status.duration(moment.left)} with {slots} at once, {source}."

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from perdure import pace, sharing
 from perdure import run as running
-from perdure import sharing
 from perdure.backbones import loading
 from perdure.backbones.backbone import Backbone
 from perdure.errors import PerdureError
@@ -14,6 +14,7 @@ from perdure.lineage import Lineage
 from perdure.memory import Memory
 from perdure.sweep import places
 from perdure.sweep.engine import BUSY
+from perdure.sweep.status import Paces, Spent
 from perdure.sweep.tree import BASE, Order
 
 _backbone = lru_cache(maxsize=1)(loading.load)
@@ -31,17 +32,37 @@ def carry_out(order: Order, device: str | None = None) -> str | None:
     return None
 
 
+def paces(orders: Iterable[Order], device: str | None = None) -> Paces:
+    """Try out each method, once: what a lesson would cost here. A method that cannot run is left out."""
+    found: Paces = {}
+    for order in orders:
+        method = (order.axes or {}).get("method", "")
+        if not method or method in found:
+            continue
+        try:
+            one = pace.measure(_tools(order, device), order.plan)
+        except PerdureError:
+            continue  # its run will say so
+        steps = order.plan.training.steps
+        found[method] = Spent(one.lesson + steps * one.step, steps, one.image, 1)
+    return {**found, "": sum(found.values(), Spent())}
+
+
+def _tools(order: Order, device: str | None) -> Tools:
+    plan = order.plan
+    backbone: Backbone = _backbone(plan.base, plan.training.precision, device, plan.vae)
+    return Tools(plan, backbone)
+
+
 def _do(order: Order, device: str | None) -> None:
     if order.donor and not (order.folder / "lineage.json").is_file():
         sharing.branch(Lineage(order.donor), order.folder, order.plan, order.begin)
     lineage = running.open_or_create(order.folder, order.plan)
-    plan = order.plan
-    backbone: Backbone = _backbone(plan.base, plan.training.precision, device, plan.vae)
-    tools = Tools(plan, backbone)
+    tools = _tools(order, device)
     if order.lessons == BASE:
         draw_base(tools, lineage, _others(order.folder))
         return
-    places.record(order.folder, order.axes or {}, plan.fingerprint())
+    places.record(order.folder, order.axes or {}, order.plan.fingerprint())
     running.teach_plan(tools, lineage, Lineage(order.base) if order.base else lineage, upto=order.lessons)
 
 
