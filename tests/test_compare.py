@@ -206,7 +206,7 @@ def test_sweep_is_found_and_counted(whole):
     for row in ("naive", "magmax"):
         mine = [whole.spread("dino", key, row).mean for key in ("forgetting", "forgetting_reference")]
         assert mine[1] == pytest.approx(mine[0] * (T - 1) / T)
-    assert whole.spread("dino", "forgetting", "joint").n == 0 and whole.base["dino"] == pytest.approx(0.3)
+    assert whole.spread("dino", "forgetting", "joint").n == 0 and whole.bases["base"]["dino"] == pytest.approx(0.3)
     assert whole.difference("dino", "average", "merge_init", "naive").n == 6
     assert set(whole.standing("dino", "average").rank) == {"merge_init", "magmax", "naive"}
 
@@ -260,10 +260,18 @@ def test_axes_of_a_sweep_make_rows(tmp_path):
     for label, prompts in templates.items():
         for method in ("naive", "magmax"):
             changes = {"sampling": {"prompts": {"subject": prompts}}}
-            folder = make(tmp_path / f"{method}-{label}", method, **changes)
+            own = score if label == "plain" else lambda *run: score(*run) - 0.1
+            folder = make(tmp_path / f"{method}-{label}", method, score=own, **changes)
             axes = {"method": method, "order": "listed", "seed": 0, "template": label, "training.steps": 10}
             (folder / "run.json").write_text(json.dumps({"axes": axes}))
-    assert set(of(tmp_path).rows) == {"naive · plain", "naive · rare", "magmax · plain", "magmax · rare"}
+    found = of(tmp_path)
+    assert set(found.rows) == {"naive · plain", "naive · rare", "magmax · plain", "magmax · rare"}
+    bases = {name: base["dino"] for name, base in found.bases.items()}
+    assert bases == {"base · plain": pytest.approx(0.3), "base · rare": pytest.approx(0.2)}, "asked otherwise each"
+    shown = compare.as_json(found)
+    assert shown["bases"]["base · rare"]["dino"] == pytest.approx(0.2)
+    assert "Base · rare & 0.20" in tables.table_tex(found)
+    assert '<th scope="row">base · plain</th>' in page.render(page.view(found, "prompts", None))
     make(tmp_path / "other", "naive", seed=1, sampling={"prompts": {"subject": templates["rare"]}})
     make(tmp_path / "third", "naive", seed=2)
     with pytest.raises(LineageError, match=r"cannot be compared: sampling\.prompts"):

@@ -32,7 +32,7 @@ def as_json(study: Study, beside: Beside | None = None) -> dict[str, Any]:
         ],
         "unfinished": list(study.unfinished),
         "bounds": list(study.bounds),
-        "base": _plain(study.base),
+        "bases": _plain(study.bases),
         "means": [_mean(study, m, f, row) for m, f in study.values for row in study.rows],
         "differences": [_difference(study, m, f) for m, f in compared],
         "published": _published(beside) if beside else None,

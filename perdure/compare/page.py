@@ -28,11 +28,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Means:
-    """The means of one measure, or of what runs cost: headings (figure, arrow, formula), the base's cells, rows."""
+    """The means of one measure, or of what runs cost: headings (figure, arrow, formula), cells of the bases, rows."""
 
     measure: str
     headings: tuple[tuple[Figure, str, str], ...]
-    base: tuple[Cell, ...]
+    bases: tuple[tuple[str, tuple[Cell, ...]], ...]
     rows: tuple[tuple[str, int, tuple[Cell, ...]], ...]
 
 
@@ -136,9 +136,12 @@ def _means(study: Study, measure: str) -> Means:
     figures = COSTS if measure == COST else FIGURES
     shown = [f for f in figures if any(study.spread(measure, f.key, row).n for row in study.rows)]
     headings = tuple((f, ARROWS[study.better(measure, f.key)], _formula(f.key)) for f in shown)
-    base = tuple(Cell(plain(study.base.get(measure, math.nan)) if f.key == "average" else "–") for f in shown)
+    bases = tuple(
+        (name, tuple(Cell(plain(base[measure]) if f.key == "average" else "–") for f in shown))
+        for name, base in study.bases.items() if measure != COST
+    )  # fmt: skip
     rows = tuple((row, len(study.of(row)), tuple(_cell(study, measure, f, row) for f in shown)) for row in study.rows)
-    return Means(measure, headings, base, rows)
+    return Means(measure, headings, bases, rows)
 
 
 def _formula(key: str) -> str:

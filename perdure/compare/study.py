@@ -14,6 +14,7 @@ from perdure.compare.gathering import Entry
 from perdure.compare.statistics import Difference, Effects, Pair, Spread
 from perdure.errors import PlanError, did_you_mean
 from perdure.matrix import Direction
+from perdure.plan import fingerprint
 from perdure.report import reading, summary
 from perdure.report.reading import Run
 
@@ -48,6 +49,8 @@ COSTS = (
 )
 COMPARED = ("average", "forgetting", "learning")
 """Figures that methods are compared by in pairs; the others are these shifted, scaled or close to them."""
+BASE = "base"
+"""The row of the untouched base."""
 COST = "cost"
 """Stands for the measure where a figure is none of a measure."""
 
@@ -64,8 +67,8 @@ class Study:
     measures: tuple[str, ...]
     primaries: tuple[str, ...]
     values: dict[Key, dict[str, dict[Pair, float]]]
-    base: dict[str, float]
-    """Measure -> mean score of the untouched base."""
+    bases: dict[str, dict[str, float]]
+    """Name -> measure -> mean score of the untouched base: one, or one a variant where it is asked otherwise."""
     directions: dict[str, Direction]
     seed: int = 0
     """Of the bootstrap."""
@@ -172,7 +175,7 @@ def of(folders: Sequence[Path], measure: str | None = None) -> Study:
     directions = {m: next(run.direction(m) for run in runs if m in run.scores) for m in measures}
     return Study(
         found.entries, found.unfinished, tuple(measures), tuple(first), _values(found.entries, measures),
-        {m: _base(found.entries, m) for m in measures}, directions,
+        _bases(found.entries, measures), directions,
     )  # fmt: skip
 
 
@@ -192,6 +195,19 @@ def _figures(run: Run, measure: str) -> dict[str, float]:
     if S is None or not np.isfinite(S[-1]).any():
         return dict.fromkeys(matrix.FORMULAS, math.nan)
     return reading.figures(run, measure)
+
+
+def _bases(entries: Sequence[Entry], measures: Sequence[str]) -> dict[str, dict[str, float]]:
+    """One base for all, unless variants of the runs (other evaluation prompts, say) ask it for other pictures."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(fingerprint(entry.ground), []).append(entry)
+    found = {}
+    for group in groups.values():
+        variants = dict.fromkeys(" ".join(entry.variant) for entry in group)
+        name = gathering.SEPARATOR.join((BASE, ", ".join(variants))) if len(groups) > 1 else BASE
+        found[name] = {measure: _base(group, measure) for measure in measures}
+    return found
 
 
 def _base(entries: Sequence[Entry], measure: str) -> float:

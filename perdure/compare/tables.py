@@ -54,9 +54,11 @@ def table_tex(study: Study, beside: Beside | None = None) -> str:
     reading = beside.table.forgetting if beside else "forgetting"
     columns = [*((m, "average") for m in study.measures), *((m, reading) for m in study.measures)]
     best = {key: _best(study, *key) for key in columns}
-    base = [_number(study.base[m]) if figure == "average" else "--" for m, figure in columns]
     groups = [
-        [_line("Base", base)],
+        [
+            _line(name.capitalize(), [_number(base[m]) if figure == "average" else "--" for m, figure in columns])
+            for name, base in study.bases.items()
+        ],
         [_line(row, [_cell(study.spread(*key, row), best[key]) for key in columns]) for row in study.contenders],
         [_line(row, [_cell(study.spread(*key, row), "") for key in columns]) for row in study.bounds],
         _published(beside, columns) if beside else [],

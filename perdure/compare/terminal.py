@@ -21,7 +21,8 @@ def main_table(study: Study, measure: str) -> Table:
     for column in ("runs", *heads, "rank"):
         table.add_column(Text(column), justify="right", no_wrap=True)
     ranks = study.standing(measure, "average").rank
-    table.add_row("base", "", short_number(study.base[measure]), "", "", "")
+    for bare, base in study.bases.items():
+        table.add_row(Text(bare), "", short_number(base[measure]), "", "", "")
     for row in study.rows:
         cells = [words.plus_minus(study.spread(measure, f.key, row), short_number) for f in figures]
         rank = f"{ranks[row]:.1f}" if row in ranks else "–"
