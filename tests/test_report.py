@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from PIL import Image
 from perdure import files, plan, report
 from perdure.analysis import record
 from perdure.lineage import Lineage
-from perdure.report import figures, grid, reading, samples, summary, tables, words
+from perdure.report import figures, grid, lines, reading, samples, summary, tables, words
 from perdure.toybox import world
 
 DECAY = {
@@ -381,6 +382,16 @@ def test_same_lineages_same_bytes(two, tmp_path):
     assert not list(tmp_path.rglob(f"*{files.TEMPORARY}"))
     with pytest.raises(ValueError, match="taken: "):
         figures.heatmap(two[0][0], "nope", tmp_path / "x.png")
+
+
+def test_learning_is_each_concepts_score_after_its_own_lesson(two):
+    for run in reading.read(two[0]):
+        S = run.scores["dino"]
+        found = lines.learning(run, "dino")
+        assert math.isnan(found[0])
+        if not run.joint:
+            assert found[1:] == [S[i, i - 1] for i in range(1, len(S))]
+    assert "Each concept right after its own lesson: dino" in two[1].read_text(encoding="utf-8")
 
 
 def test_parts_of_numbers_and_colours():

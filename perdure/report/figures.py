@@ -49,7 +49,7 @@ def heatmap(lineage: Lineage, measure: str, path: Path) -> Path:
 
 
 def curves(lineages: Sequence[Lineage], measure: str, path: Path) -> Path:
-    """Left: the first concept's score after each lesson; right: the mean of all concepts seen so far.
+    """The first concept's score after each lesson, the mean of all seen so far, and each concept after its own lesson.
 
     Raises ValueError where the measure was not taken.
     """
@@ -57,17 +57,19 @@ def curves(lineages: Sequence[Lineage], measure: str, path: Path) -> Path:
     _check(runs, measure)
     longest = max(runs, key=lambda run: run.lessons)
     first = next(name for name in longest.concepts if longest.has(measure, name))
-    figure = plotting.figure(8.0, 2.7)
-    left, right = figure.subplots(1, 2)
+    figure = plotting.figure(11.0, 2.7)
+    left, middle, right = figure.subplots(1, 3)
     for k, run in enumerate(runs):
         if first in run.concepts:
             _line(left, run, k, [run.score(measure, i, first) for i in range(len(run.rows))], longest.lessons)
-        _line(right, run, k, lines.means(run, measure), longest.lessons)
+        _line(middle, run, k, lines.means(run, measure), longest.lessons)
+        _line(right, run, k, lines.learning(run, measure), longest.lessons)
     left.axhline(longest.score(measure, 0, first), color="#777", linewidth=0.9, linestyle=":", label="base")
     ceiling = longest.ceiling(measure, first)
     if np.isfinite(ceiling):
         left.axhline(ceiling, color="#777", linewidth=0.9, linestyle="--", label="ceiling")
-    for axes, title in ((left, f"First concept ({first})"), (right, "Mean of concepts seen so far")):
+    titles = f"First concept ({first})", "Mean of concepts seen so far", "Each concept after its own lesson"
+    for axes, title in zip((left, middle, right), titles, strict=True):
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("lessons", fontsize=8)
         axes.set_ylabel(measure, fontsize=8)
@@ -87,7 +89,7 @@ def _line(axes: "Axes", run: Run, number: int, values: Sequence[float], lessons:
         range(len(values)), values, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=4,
         linewidth=1.4, label=run.label,
     )  # fmt: skip
-    axes.set_xlim(-0.2, lessons + 0.2)
+    axes.set_xlim(-0.02 * lessons - 0.2, 1.02 * lessons + 0.2)
 
 
 def _check(runs: Sequence[Run], measure: str) -> None:

@@ -43,7 +43,7 @@ def taught(names: Sequence[str]) -> str:
 
 
 def curves(runs: Sequence[Run], measures: Sequence[str], colours: dict[str, int]) -> tuple[Chart, ...]:
-    """For each measure: the first concept it was taken of, and the mean of all seen so far."""
+    """For each measure: the first concept it was taken of, the mean of all seen so far, what each lesson taught."""
     charts = []
     for measure in measures:
         chosen = [run for run in runs if measure in run.scores and run.lessons]
@@ -54,6 +54,7 @@ def curves(runs: Sequence[Run], measures: Sequence[str], colours: dict[str, int]
         ticks = ["base", *(f"{i} {taught(row.concepts)}" for i, row in enumerate(longest.rows[1:], 1))]
         charts.append(_first_chart(chosen, longest, measure, first, ticks, colours))
         charts.append(_mean_chart(chosen, longest, measure, ticks, colours))
+        charts.append(_learning_chart(chosen, longest, measure, ticks, colours))
     return tuple(charts)
 
 
@@ -79,6 +80,34 @@ def _mean_chart(runs: Sequence[Run], longest: Run, measure: str, ticks: list[str
     title = f"Mean of the concepts seen so far: {measure} after each lesson"
     note = "The mean is over more concepts with every lesson, so base and ceiling change, too."
     return Chart(title, note, line_chart(series, ticks, title, short_number))
+
+
+def _learning_chart(
+    runs: Sequence[Run], longest: Run, measure: str, ticks: list[str], colours: dict[str, int]
+) -> Chart:
+    series = [_series(run, colours, learning(run, measure), len(ticks)) for run in runs]
+    rows = range(len(ticks))
+    base = [_average(_own(longest, measure, i, 0)) for i in rows]
+    ceilings = {name: longest.ceiling(measure, name) for name in longest.concepts}
+    top = [_average([ceilings[name] for name in _taught_in(longest, measure, i)]) for i in rows]
+    series += _bounds(base, top)
+    title = f"Each concept right after its own lesson: {measure}"
+    note = "Some concepts are harder than others: compare the methods in one lesson, and their distance along the way."
+    return Chart(title, note, line_chart(series, ticks, title, short_number))
+
+
+def learning(run: Run, measure: str) -> list[float]:
+    """Score of what each lesson taught, right after it, (lessons + 1,); NaN for the base."""
+    return [_average(_own(run, measure, i, i)) for i in range(len(run.rows))]
+
+
+def _own(run: Run, measure: str, lesson: int, row: int) -> list[float]:
+    """Scores after a row of what a lesson taught."""
+    return [run.score(measure, row, name) for name in _taught_in(run, measure, lesson)]
+
+
+def _taught_in(run: Run, measure: str, lesson: int) -> list[str]:
+    return [name for name in run.rows[lesson].concepts if run.has(measure, name)] if lesson else []
 
 
 def means(run: Run, measure: str) -> list[float]:
