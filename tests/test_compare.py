@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import subprocess
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from perdure import compare, plan
 from perdure.cli import app
-from perdure.compare import drawings, page, published, statistics, study, tables, terminal, words
+from perdure.compare import album, drawings, page, published, statistics, study, tables, terminal, words
 from perdure.errors import LineageError, PlanError
 from perdure.lineage import Lineage
 
@@ -356,6 +357,17 @@ def test_pareto_front_keeps_what_nobody_beats():
     points = {"cheap": (1, 0.2), "good": (5, 0.9), "worse": (5, 0.5), "dear": (9, 0.9), "twin": (1, 0.2)}
     assert drawings.pareto(points, "higher") == ["cheap", "twin", "good"]
     assert drawings.pareto(points, "lower") == ["cheap", "twin"]
+
+
+def test_charts_are_files_of_their_own(whole, tmp_path):
+    written = album.write(whole, tmp_path)
+    keys = ("trade-off", "mean", "first", "carried", "seconds")
+    assert {path.name for path in written} == {f"{key}-{m}.svg" for key in keys for m in ("dino", "clip_i")}
+    for path in written:
+        root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "--paper" in root[0].text and "{%" not in root[0].text
+        assert "merge_init" in "".join(root.itertext())
 
 
 def test_page_is_one_safe_file(whole, tmp_path):

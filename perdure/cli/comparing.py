@@ -18,6 +18,7 @@ def compare(
     beside: Annotated[
         str | None, typer.Option(help="A published protocol to print beside; the one that the plan names by default.")
     ] = None,
+    figures: Annotated[bool, typer.Option("--figures", help="Also write all charts as SVG files, for papers.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods over orders and seeds: means, paired differences, figures, tables."""
@@ -25,12 +26,13 @@ def compare(
 
     with screen.working("comparing"):
         from perdure import compare as comparison
-        from perdure.compare import published, study, terminal
+        from perdure.compare import album, published, study, terminal
 
         found = study.of(folders, measure)
         table = published.beside(found, beside)
         target = out or (folders[0] if len(folders) == 1 else Path("compare"))
         path = comparison.write(found, target, " + ".join(folder.absolute().name for folder in folders), table)
+        drawn = album.write(found, target / "figures") if figures else []
     if as_json:
         typer.echo(json.dumps(comparison.as_json(found, table), indent=1))
         return
@@ -41,3 +43,5 @@ def compare(
     for sentence in terminal.sentences(found, table):
         screen.say(sentence)
     screen.say(f"compare: {path.absolute().as_uri()}")
+    if drawn:
+        screen.say(f"figures: {len(drawn)} charts in {drawn[0].parent}")

@@ -31,8 +31,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, and what it shows."""
+    """A chart, and what it shows. `key`: its name among the charts of one measure."""
 
+    key: str
     title: str
     note: str
     svg: Markup
@@ -67,7 +68,7 @@ def trade_off(study: Study, measure: str) -> Chart | None:
         parts.append(plot.mark(plot.x_of(x, centre[0]), at, own.css, own.marker, 7.5, told))
         names.append(Name(row, own.css, own.marker, at))
     note = "A small mark is a run (one order, one seed), a large one a method's mean."
-    return Chart(title, note, plot.chart(x, y, parts, names, title))
+    return Chart("trade-off", title, note, plot.chart(x, y, parts, names, title))
 
 
 def curves(study: Study, measure: str) -> list[Chart]:
@@ -80,11 +81,11 @@ def curves(study: Study, measure: str) -> list[Chart]:
     taught = "" if len(study.orders) == 1 else " Every order has a first concept of its own."
     spread = "Line: mean over runs; band: one standard deviation (ddof = 1) up and down."
     found = (
-        (so_far, spread, lambda run: lines.means(run, measure)),
-        (first, spread + taught, lambda run: _first(run, measure)),
+        ("mean", so_far, spread, lambda run: lines.means(run, measure)),
+        ("first", first, spread + taught, lambda run: _first(run, measure)),
     )
-    return [Chart(f"{title}: {measure} after each lesson", note, _banded(study, entries, measure, of, title))
-            for title, note, of in found]  # fmt: skip
+    return [Chart(key, f"{title}: {measure} after each lesson", note, _banded(study, entries, measure, of, title))
+            for key, title, note, of in found]  # fmt: skip
 
 
 def fronts(study: Study, measure: str) -> list[Chart]:
@@ -200,7 +201,7 @@ def _front(study: Study, measure: str, cost: str, name: str, show: Callable[[flo
     names = [Name(row, look[row].css, look[row].marker, place[1]) for row, place in places.items()]
     told = ", ".join(best)
     note = f"Bars: one standard deviation. Beaten by no other at both: {told}." if best else ""
-    return Chart(title, note, plot.chart(x, y, parts, names, title))
+    return Chart(cost, title, note, plot.chart(x, y, parts, names, title))
 
 
 def pareto(points: dict[str, tuple[float, float]], better: str) -> list[str]:
