@@ -54,12 +54,12 @@ class Local:
         return len(self._pools)
 
     def paces(self, orders: Sequence[Order]) -> Paces:
-        """Measured in the first process, which keeps the base model for its first order."""
-        try:
-            return self._pool(0).executor.submit(worker.paces, orders, self._device).result()
-        except BrokenProcessPool:
+        """Measured in the first process, which keeps the base model for its first order; nothing where that fails."""
+        future = self._pool(0).executor.submit(worker.paces, orders, self._device)
+        error = future.exception()
+        if isinstance(error, BrokenProcessPool):
             self._pools[0] = None
-            return {}
+        return {} if error else future.result()
 
     def _pool(self, number: int) -> "_Pool":
         pool = self._pools[number] = self._pools[number] or _Pool(self._root, number, self.slots, self._device)
