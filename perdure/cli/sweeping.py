@@ -115,8 +115,9 @@ def _foretell(todo: "Task", make: "Make") -> None:
 
     with TemporaryDirectory(prefix="perdure-") as nowhere:
         engine, measured = _timed(todo, make, Path(nowhere))
+        moment = sweep.moment(todo, engine, measured)
         engine.close()
-    screen.console.print(view.table(sweep.moment(todo, engine, measured)))
+    screen.console.print(view.table(moment))
 
 
 def _carry_out(todo: "Task", make: "Make") -> "list[RunStatus]":
