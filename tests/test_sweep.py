@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from perdure import files, pictures, plan, run, sweep, yaml_file
+from perdure.cli import sweeping
 from perdure.errors import PlanError
 from perdure.lineage import Lineage
 from perdure.sweep import grid, places, status, tree, view, worker
@@ -517,6 +518,29 @@ def test_dry_run_counts_measures_and_touches_nothing(perdure, tiny, tmp_path):
     assert re.search(r"Time: about \d+ s with 1 at once, by a few steps and images just timed\.", out)
     assert re.search(r"6 waiting; time left: \d+ s", out)
     assert [path.name for path in tmp_path.iterdir()] == ["grid.yaml"]
+
+
+def test_a_dry_run_asks_its_engine_before_it_is_closed(perdure, tiny, tmp_path, monkeypatch):
+    """A cluster that has been left does not say how large it is."""
+
+    class Cluster(Here):
+        at_hand = True
+
+        @property
+        def slots(self):
+            assert self.at_hand
+            return 3
+
+        def paces(self, orders):
+            return {"": status.Spent(1.0, 1, 1.0, 1)}
+
+        def close(self):
+            self.at_hand = False
+
+    monkeypatch.setattr(sweeping, "_engine", lambda *how: Cluster())
+    (tmp_path / "grid.yaml").write_text(yaml_file.dump(tiny))
+    code, out, err = perdure("sweep", "grid.yaml", "--dry-run")
+    assert code == 0 and "with 3 at once" in out, err
 
 
 def test_a_published_grid_is_as_large_as_published(tmp_path):
