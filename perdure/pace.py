@@ -27,12 +27,12 @@ class Pace:
     image: float
 
 
-def measure(tools: Tools, plan: Plan, clock: Callable[[], float] = time.perf_counter, drawing: bool = True) -> Pace:
-    """The pace of a plan of one method; `drawing` False: images take one step, and their figure means nothing.
+def measure(tools: Tools, clock: Callable[[], float] = time.perf_counter, drawing: bool = True) -> Pace:
+    """The pace of the tools' plan, of one method; without `drawing` images take one step and tell nothing.
 
     Raises PerdureError where the method cannot run.
     """
-    own = _tiny(plan, drawing)
+    own = _tiny(tools.plan, drawing)
     with TemporaryDirectory(prefix="perdure-") as folder:
         return _timed(replace(tools, plan=own, watch=silent), Path(folder) / "tiny", clock)
 

@@ -40,7 +40,7 @@ def measure(
         try:
             mine = replace(tools, plan=own)
             mine.check_tokens()
-            found = pace.measure(mine, own, clock, drawing=not images)
+            found = pace.measure(mine, clock, drawing=not images)
         except LEFT_OUT as error:
             failed[choice.label] = error
             continue

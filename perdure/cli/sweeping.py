@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from perdure.cli.options import DataFolder, Device, Json, Overrides
 
 if TYPE_CHECKING:
-    from perdure.sweep import Task
+    from perdure.sweep import Moment, Task
     from perdure.sweep.engine import Engine
     from perdure.sweep.status import Paces, RunStatus
 
@@ -110,12 +110,11 @@ def sweep_status(
 
 def _foretell(todo: "Task", make: "Make") -> None:
     """Say what would be done and how long it would take; nothing is left in the sweep's folder."""
-    from perdure import screen, sweep
+    from perdure import screen
     from perdure.sweep import view
 
     with TemporaryDirectory(prefix="perdure-") as nowhere:
-        engine, measured = _timed(todo, make, Path(nowhere))
-        moment = sweep.moment(todo, engine, measured)
+        engine, _, moment = _timed(todo, make, Path(nowhere))
         engine.close()
     screen.console.print(view.table(moment))
 
@@ -124,21 +123,22 @@ def _carry_out(todo: "Task", make: "Make") -> "list[RunStatus]":
     from perdure import screen, sweep
     from perdure.sweep import view
 
-    engine, measured = _timed(todo, make, todo.root)
+    engine, measured, _ = _timed(todo, make, todo.root)
     with view.showing(screen.console) as show:
         return sweep.carry_out(todo, engine, show, measured)
 
 
-def _timed(todo: "Task", make: "Make", root: Path) -> "tuple[Engine, Paces]":
-    """The engine, and what lessons cost on it; says how long the sweep will take."""
+def _timed(todo: "Task", make: "Make", root: Path) -> "tuple[Engine, Paces, Moment]":
+    """The engine, what lessons cost on it, and how things stand; says how long the sweep will take."""
     from perdure import screen, sweep
     from perdure.sweep import view
 
     with screen.working("measuring how long it will take"):
         engine = make(root)
         measured = sweep.paces(todo, engine)
-    screen.say(view.estimate(sweep.moment(todo, engine, measured), engine.slots))
-    return engine, measured
+    moment = sweep.moment(todo, engine, measured)
+    screen.say(view.estimate(moment, engine.slots))
+    return engine, measured, moment
 
 
 def _engine(

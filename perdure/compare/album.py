@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from perdure import files
-from perdure.compare import drawings
+from perdure.compare import drawings, page
 from perdure.compare.study import Study
 
 STYLE = '{% include "charts.css.j2" %}{% include "compare.css.j2" %}svg { background: var(--paper); }'
@@ -14,8 +13,7 @@ STYLE = '{% include "charts.css.j2" %}{% include "compare.css.j2" %}svg { backgr
 
 def write(study: Study, folder: Path) -> list[Path]:
     """Trade-off, curves and fronts of each measure as `KEY-MEASURE.svg`; returns their paths."""
-    loader = ChoiceLoader([PackageLoader("perdure.compare"), PackageLoader("perdure.report")])
-    style = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).from_string(STYLE).render()
+    style = page.environment().from_string(STYLE).render()
     written = []
     for measure in study.measures:
         found = [drawings.trade_off(study, measure), *drawings.curves(study, measure), *drawings.fronts(study, measure)]

@@ -113,13 +113,17 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
     )  # fmt: skip
 
 
-def render(page: Page) -> str:
-    """The page as HTML in the look of the report; every name is escaped."""
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of this room and of the report, whose look it shares."""
+    return Environment(
         loader=ChoiceLoader([PackageLoader("perdure.compare"), PackageLoader("perdure.report")]), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("compare.html.j2").render(page=page)
+
+
+def render(page: Page) -> str:
+    """The page as HTML in the look of the report; every name is escaped."""
+    return environment().get_template("compare.html.j2").render(page=page)
 
 
 def _section(study: Study, measure: str) -> Section:
