@@ -30,6 +30,14 @@ THUMBNAIL = 192
 KEPT = 4
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """What a lineage keeps of a concept's pictures: facts on them, and small copies of the first few by file name."""
+
+    facts: dict[str, Any]
+    small: dict[str, Image.Image]
+
+
 @dataclass
 class Tools:
     """What is loaded once and used for every lesson: the base model, the measures, the concepts' pictures."""
@@ -39,6 +47,7 @@ class Tools:
     watch: Watch = silent
     tracker: Tracker = field(default_factory=Tracker)
     _pictures: dict[str, Pictures] = field(default_factory=dict)
+    _sketches: dict[str, Sketch] = field(default_factory=dict)
 
     def measure(self, name: str) -> Measure:
         """A measure with the model that the plan names for it (loaded once a process)."""
@@ -48,10 +57,17 @@ class Tools:
         return score.load(name, source, str(self.backbone.device))
 
     def pictures(self, concept: Concept) -> Pictures:
-        """A concept's pictures, read once."""
+        """A concept's pictures. Only those asked for last are kept: photos of all concepts would fill the memory."""
         if concept.name not in self._pictures:
+            self._pictures.clear()
             self._pictures[concept.name] = pictures.of(concept)
         return self._pictures[concept.name]
+
+    def sketch(self, concept: Concept) -> Sketch:
+        """What is kept of a concept's pictures, which are read for it once."""
+        if concept.name not in self._sketches:
+            self._sketches[concept.name] = _sketched(self.pictures(concept))
+        return self._sketches[concept.name]
 
     @property
     def method(self) -> Method:
@@ -128,22 +144,26 @@ def ceiling(measure: Measure, references: Tensor) -> float | None:
 
 def record_concept(tools: Tools, lineage: Lineage, concept: Concept) -> None:
     """Write what a concept is into the lineage: facts and small pictures. Raises LineageError where it has changed."""
-    own = tools.pictures(concept)
+    sketch = tools.sketch(concept)
+    lineage.adopt_concept(concept, sketch.facts)
+    for file, small in sketch.small.items():
+        path = lineage.concept_folder(concept.name) / file
+        if not path.is_file():
+            files.write_png(path, small)
+
+
+def _sketched(own: Pictures) -> Sketch:
     facts = {
         "digest": own.digest,
         "held_out": own.held_out,
         "training_images": len(own.training),
         "reference_images": len(own.references) if own.held_out else 0,
     }
-    lineage.adopt_concept(concept, facts)
     shown = {"train": [p.image for p in own.training[:KEPT]], "ref": own.references[:KEPT] if own.held_out else []}
-    for kind, images in shown.items():
-        for number, image in enumerate(images):
-            path = lineage.concept_folder(concept.name) / f"{kind}-{number}.png"
-            if not path.is_file():
-                small = image.copy()
-                small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-                files.write_png(path, small)
+    small = {f"{kind}-{k}.png": image.copy() for kind, images in shown.items() for k, image in enumerate(images)}
+    for image in small.values():
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return Sketch(facts, small)
 
 
 def _tag(measure: Measure) -> str:

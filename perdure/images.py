@@ -7,57 +7,32 @@ does this.
 """
 
 import hashlib
-import json
-import re
+import io
 import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from perdure.errors import ImageError
 
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "jp2", "jfif")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000")
+TELLING = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "JPEG2000")
+"""Formats that tell themselves by their first bytes; text can begin as BMP does, and camera raw files as TIFF."""
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
-CAPTION_KEYS = ("text", "prompt", "caption")
+PREFIX = 64
+"""Bytes that tell the format; of HEIF containers they hold the list of what they are compatible with."""
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+"""Chunks of a PNG that say nothing of its pixels and can be of any size."""
 
 # What Pillow's decoders let escape when the bytes are damaged.
-DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
-
-
-def list_images(folder: str | Path) -> tuple[Path, ...]:
-    """Pictures directly in `folder`, in natural order (2.jpg before 10.jpg); hidden files are left out.
-
-    Raises ImageError when the folder is missing, is no folder, cannot be read or holds no picture.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise ImageError(f"{folder}: there is no such folder.")
-    if not folder.is_dir():
-        raise ImageError(f"{folder}: is a file; a folder of images is needed.")
-    try:
-        files = [file for file in folder.iterdir() if file.is_file() and _is_picture(file)]
-    except OSError as error:
-        raise ImageError(f"{folder}: cannot be read ({error.strerror or error}).") from error
-    if not files:
-        looked_for = " ".join(f".{extension}" for extension in EXTENSIONS)
-        raise ImageError(f"{folder}: no images in this folder (looked for {looked_for}, in either case).")
-    return tuple(sorted(files, key=_natural))
-
-
-def _is_picture(file: Path) -> bool:
-    return not file.name.startswith(".") and file.suffix[1:].lower() in EXTENSIONS
-
-
-def _natural(file: Path) -> tuple[list[tuple[int, str]], str]:
-    parts = re.split(r"([0-9]+)", file.name.casefold())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], file.name
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 
 
 def read_image(
@@ -75,10 +50,10 @@ def read_image(
     path = Path(path)
     try:
         with path.open("rb") as stream:
-            picture = _identify(stream, path)
-            _check_size(picture.size, path, max_pixels, min_side)
-            picture.load()
-            return _flatten(_upright(picture), background)
+            try:
+                return _decoded(stream, path, background, max_pixels, min_side)
+            except ValueError:  # among others Pillow's bound on the texts and the profile of a PNG
+                return _decoded(_without_texts(stream), path, background, max_pixels, min_side)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: there is no such file.") from error
     except IsADirectoryError as error:
@@ -91,25 +66,62 @@ def read_image(
         raise ImageError(f"{path}: is corrupt or truncated ({_plain(error)}).") from error
 
 
-def _identify(stream: Any, path: Path) -> Image.Image:
+def _decoded(
+    stream: IO[bytes], path: Path, background: tuple[int, int, int], max_pixels: int, min_side: int
+) -> Image.Image:
+    picture = _identify(stream, path)
+    _check_size(picture.size, path, max_pixels, min_side)
+    picture.load()
+    return _flatten(_upright(picture), background)
+
+
+def _identify(stream: IO[bytes], path: Path) -> Image.Image:
     """The picture with its header read and no pixel decoded.
 
     `Image.open` would do, were it not that it measures against Pillow's own, process-wide pixel limit: it
     warns or raises on its own terms. The plugins it calls are asked directly instead, so that ours is the
     only limit.
     """
-    Image.init()
-    prefix = stream.read(16)
+    prefix = stream.read(PREFIX)
     if not prefix:
         raise ImageError(f"{path}: is empty (0 bytes).")
-    for name in FORMATS:
-        factory, accept = Image.OPEN.get(name, (None, None))
-        if factory is None or accept is None or accept(prefix) is not True:
-            continue
+    if name := _format(prefix, FORMATS):
         stream.seek(0)
-        return factory(stream, str(path))
+        return Image.OPEN[name][0](stream, str(path))
+    if prefix[4:8] == b"ftyp" and any(brand in prefix for brand in (b"hei", b"hev")):
+        raise ImageError(f"{path}: is a HEIC picture, which is not read here: convert it to JPEG or PNG.")
     known = ", ".join(name for name in FORMATS if name != "DIB")
     raise ImageError(f"{path}: is not an image (its contents are none of {known}).")
+
+
+def tells_itself(path: Path) -> bool:
+    """Whether a file is a picture by its first bytes, whatever its name is. Raises OSError."""
+    with path.open("rb") as stream:
+        return _format(stream.read(PREFIX), TELLING) is not None
+
+
+def _format(prefix: bytes, among: Iterable[str]) -> str | None:
+    """Which of some formats Pillow takes a file for by its first bytes; None where it can read none of them."""
+    Image.init()
+    for name in among:
+        accept = Image.OPEN[name][1] if name in Image.OPEN else None
+        sure = name != "AVIF" or b"avi" in prefix  # its container is that of HEIC too
+        if accept is not None and sure and accept(prefix) is True:
+            return name
+    return None
+
+
+def _without_texts(stream: IO[bytes]) -> IO[bytes]:
+    """A PNG without texts and colour profile; anything else, and what is cut short, as it is."""
+    stream.seek(0)
+    data = stream.read()
+    kept, at = [data[:8]], 8
+    while data[:8] == b"\x89PNG\r\n\x1a\n" and at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] not in PNG_TEXTS:
+            kept.append(data[at:end])
+        at = end
+    return io.BytesIO(b"".join([*kept, data[at:]]))
 
 
 def _check_size(size: tuple[int, int], path: Path, max_pixels: int, min_side: int) -> None:
@@ -171,65 +183,6 @@ def check_images(paths: Iterable[str | Path]) -> list[str]:
         except ImageError as error:
             problems.append(str(error))
     return problems
-
-
-def caption_of(path: str | Path) -> str | None:
-    """Text of the `.txt` beside a picture (00.jpg -> 00.txt), or None where there is none or it is blank."""
-    sidecar = Path(path).with_suffix(".txt")
-    if not sidecar.is_file():
-        return None
-    return _read_text(sidecar).strip() or None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ImageError(f"{path}: is not UTF-8 text (byte {error.start}).") from error
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error}).") from error
-
-
-def read_metadata(folder: str | Path) -> dict[str, str]:
-    """Captions of `metadata.jsonl` (the imagefolder layout): file name -> caption; {} without that file.
-
-    Each line is a JSON object with `file_name` and one of `text`, `prompt`, `caption`.
-    Raises ImageError naming every bad line by its number.
-    """
-    file = Path(folder) / "metadata.jsonl"
-    if not file.is_file():
-        return {}
-    captions: dict[str, str] = {}
-    problems: list[str] = []
-    for number, line in enumerate(_read_text(file).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            name, caption = _metadata_line(line, file.parent)
-            if name in captions:
-                raise ValueError(f"{name!r} was named before")
-            captions[name] = caption
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-    if problems:
-        raise ImageError(f"{file}: {'; '.join(problems)}.")
-    return captions
-
-
-def _metadata_line(line: str, folder: Path) -> tuple[str, str]:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-        raise ValueError('an object with a "file_name" is needed')
-    captions = [entry[key] for key in CAPTION_KEYS if isinstance(entry.get(key), str) and entry[key].strip()]
-    if not captions:
-        raise ValueError(f"no caption (one of {', '.join(CAPTION_KEYS)})")
-    name = entry["file_name"]
-    if Path(name).is_absolute() or ".." in Path(name).parts or not (folder / name).is_file():
-        raise ValueError(f"no file {name!r} in this folder")
-    return name, captions[0].strip()
 
 
 @dataclass(frozen=True)

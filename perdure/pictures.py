@@ -1,20 +1,17 @@
 """Pictures of a concept: what is trained on, what it is scored against, and what each is called."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from perdure import images
+from perdure import captions, folders, images
 from perdure.errors import ImageError, PlanError
 from perdure.sections import Concept
 from perdure.toybox import world
 from perdure.wording import fill, squeeze
-
-REFERENCES = "refs"
-"""Name of the sub-folder of a concept's images that holds its held-out references."""
 
 
 @dataclass(frozen=True)
@@ -36,31 +33,67 @@ class Pictures:
     """16 hex digits over captions and pixels of the training images and the references."""
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What the pictures of one concept are, with none of them decoded or drawn.
+
+    captions: of the training images, in order. references: how many are held out. notes: what lies beside the images
+    and was left out, and which images have no caption where others have one; a sentence each.
+    """
+
+    captions: tuple[str, ...]
+    references: int
+    notes: tuple[str, ...]
+
+
 def of(concept: Concept) -> Pictures:
     """Read or draw a concept's pictures. Raises ImageError for the first file that cannot be used."""
     if concept.drawn is not None:
         training, references = _drawn(concept)
     else:
         train_files, reference_files = files_of(concept)
-        training = tuple(Picture(images.read_image(f), caption) for f, caption in _captioned(concept, train_files))
+        captioned = _captioned(concept, train_files, captions.of(train_files))
+        training = tuple(Picture(images.read_image(f), caption) for f, caption in captioned)
         references = tuple(images.read_image(f) for f in reference_files)
     held_out = bool(references)
     return Pictures(training, references or tuple(p.image for p in training), held_out, _digest(training, references))
+
+
+def contents(concept: Concept) -> Contents:
+    """Look at a concept's pictures. Raises ImageError or PlanError for what cannot be used, but does not decode any."""
+    if concept.drawn is not None:
+        scenes, references = _scenes(concept)
+        return Contents(tuple(caption for _, caption in scenes), len(references), ())
+    train_files, reference_files = files_of(concept)
+    written = captions.of(train_files)
+    notes = [*_left_out(concept), *_bare(concept, train_files, written)]
+    told = tuple(caption for _, caption in _captioned(concept, train_files, written))
+    return Contents(told, len(reference_files), tuple(notes))
+
+
+def notes(concepts: Iterable[Concept]) -> list[str]:
+    """What was left out or added, a sentence each; nothing on concepts that cannot be used, which `check` names."""
+    told = []
+    for concept in concepts:
+        try:
+            told += [f"concept {concept.name!r}: {note}" for note in contents(concept).notes]
+        except (ImageError, PlanError):
+            continue
+    return told
 
 
 def check(concepts: Iterable[Concept]) -> list[str]:
     """Everything wrong with the image files of some concepts, one sentence each; nothing is kept in memory."""
     problems = []
     for concept in concepts:
-        if concept.drawn is not None:
-            continue
         try:
-            train_files, reference_files = files_of(concept)
-            _captioned(concept, train_files)
+            contents(concept)
+            files = files_of(concept) if concept.drawn is None else ()
         except (ImageError, PlanError) as error:
             problems.append(f"concept {concept.name!r}: {error}")
             continue
-        problems += [f"concept {concept.name!r}: {p}" for p in images.check_images((*train_files, *reference_files))]
+        for some in files:
+            problems += [f"concept {concept.name!r}: {problem}" for problem in images.check_images(some)]
     return problems
 
 
@@ -70,13 +103,13 @@ def files_of(concept: Concept) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         files, beside = concept.images, None
     else:
         assert concept.images is not None  # Concept checks that images or drawn is given
-        files, beside = images.list_images(concept.images), concept.images / REFERENCES
+        files, beside = folders.list_images(concept.images), concept.images / folders.REFERENCES
     if isinstance(concept.references, tuple):
         return files, concept.references
     if concept.references is not None:
-        return files, images.list_images(concept.references)
+        return files, folders.list_images(concept.references)
     if beside is not None and beside.is_dir():
-        return files, images.list_images(beside)
+        return files, folders.list_images(beside)
     if concept.hold_out >= len(files):
         raise PlanError(
             f"hold_out is {concept.hold_out}, but there are only {len(files)} images; leave at least one to train on"
@@ -85,10 +118,31 @@ def files_of(concept: Concept) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     return files[:cut], files[cut:]
 
 
-def _captioned(concept: Concept, files: tuple[Path, ...]) -> list[tuple[Path, str]]:
-    """Each file with its caption: `.txt` beside it, else metadata.jsonl, else the concept's prompt."""
-    metadata = {folder: images.read_metadata(folder) for folder in {f.parent for f in files}}
-    return [(f, _caption(concept, images.caption_of(f) or metadata[f.parent].get(f.name))) for f in files]
+def _left_out(concept: Concept) -> list[str]:
+    """What lies in the concept's folders and is not used."""
+    own = concept.images if isinstance(concept.images, Path) else None
+    beside = [own / folders.REFERENCES] if own and (own / folders.REFERENCES).is_dir() else []
+    held_out = [concept.references] if isinstance(concept.references, Path) else beside
+    notes = []
+    if own:
+        found = folders.listing(own, apart=held_out)
+        notes += [*found.left_out, *captions.unread(found.pictures, found.texts)]
+    for folder in held_out:
+        notes += folders.listing(folder).left_out
+    return notes
+
+
+def _bare(concept: Concept, files: Sequence[Path], written: dict[Path, str]) -> list[str]:
+    """The pictures that have no caption, where others have one."""
+    bare = [file for file in files if file not in written]
+    if not written or not bare:
+        return []
+    return [f"{bare[0].parent}: no caption, and trained with {concept.prompt!r}: {folders.some(bare)}"]
+
+
+def _captioned(concept: Concept, files: Iterable[Path], written: dict[Path, str]) -> list[tuple[Path, str]]:
+    """Each file with its caption: what is written for it, else the concept's prompt."""
+    return [(file, _caption(concept, written.get(file))) for file in files]
 
 
 def _caption(concept: Concept, written: str | None) -> str:
@@ -100,19 +154,25 @@ def _caption(concept: Concept, written: str | None) -> str:
     return caption if calls.lower() in caption.lower() else f"{concept.phrase}, {caption}"
 
 
-def _drawn(concept: Concept) -> tuple[tuple[Picture, ...], tuple[Image.Image, ...]]:
-    """The pictures of a toybox concept."""
+def _scenes(concept: Concept) -> tuple[list[tuple[world.Scene, str]], list[world.Scene]]:
+    """The training scenes of a toybox concept with their captions, and its reference scenes."""
     drawn = concept.drawn
     assert drawn is not None
     if drawn.what == "style":
         style = world.style_concepts(drawn.index + 1)[drawn.index]
         scenes, references = style.training_scenes(drawn.images), style.reference_scenes(drawn.references)
-        captions = [squeeze(fill(concept.prompt, token=concept.token, noun=scene.thing.class_name)) for scene in scenes]
+        told = [squeeze(fill(concept.prompt, token=concept.token, noun=scene.thing.class_name)) for scene in scenes]
     else:
         subject = world.subjects(drawn.index + 1, split=drawn.split)[drawn.index]
         scenes, references = subject.training_scenes(drawn.images), subject.reference_scenes(drawn.references)
-        captions = [concept.prompt] * len(scenes)
-    training = tuple(Picture(world.draw(s), c) for s, c in zip(scenes, captions, strict=True))
+        told = [concept.prompt] * len(scenes)
+    return list(zip(scenes, told, strict=True)), list(references)
+
+
+def _drawn(concept: Concept) -> tuple[tuple[Picture, ...], tuple[Image.Image, ...]]:
+    """The pictures of a toybox concept."""
+    scenes, references = _scenes(concept)
+    training = tuple(Picture(world.draw(scene), caption) for scene, caption in scenes)
     return training, tuple(world.draw(scene) for scene in references)
 
 

@@ -142,7 +142,7 @@ def _lesson(
 def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...]) -> str:
     """Fingerprint of all that a lesson starts from: the memory before it, and what is to be learnt."""
     before = rows[-1].record["memory"] if rows else ""
-    return fingerprint([before, [[describe(c), tools.pictures(c).digest] for c in concepts]])
+    return fingerprint([before, [[describe(c), tools.sketch(c).facts["digest"]] for c in concepts]])
 
 
 def _learn(tools: Tools, staged: Row, memory: Memory, number: int, name: str, concepts: tuple[Concept, ...]) -> Memory:

@@ -12,11 +12,12 @@ from rich.text import Text
 from perdure import progress
 from perdure.catalogue import MethodCard
 from perdure.sections import Concept
+from perdure.wording import printable
 
 if TYPE_CHECKING:
     from perdure.analysis.record import Analysis
     from perdure.lineage import Lineage
-    from perdure.pictures import Pictures
+    from perdure.pictures import Contents
     from perdure.plan import Plan
 
 console = Console()
@@ -25,8 +26,8 @@ NOTICEABLE = 0.02
 
 
 def say(text: str) -> None:
-    """A line as it is: no markup, no colours, not broken, so that paths can be copied."""
-    console.print(Text(text), soft_wrap=True)
+    """A line as it is: no markup, no colours, no control characters, not broken, so that paths can be copied."""
+    console.print(Text(printable(text)), soft_wrap=True)
 
 
 def watch() -> progress.Watch:
@@ -49,17 +50,27 @@ def amount(plan: "Plan") -> str:
     )
 
 
-def concepts_table(plan: "Plan", shown: list[tuple[Concept, "Pictures"]]) -> Table:
+def concepts_table(plan: "Plan", shown: list[tuple[Concept, "Contents"]]) -> Table:
     """What a plan would teach, and from what."""
     table = Table(title=Text(f"{plan.name} on {plan.base}, fingerprint {plan.fingerprint()}"))
     for column in ("#", "concept", "kind", "training prompt", "images", "held out"):
         table.add_column(column)
     for number, (concept, own) in enumerate(shown, start=1):
-        captions = dict.fromkeys(picture.caption for picture in own.training)
+        captions = dict.fromkeys(own.captions)
         prompt = next(iter(captions)) + (f" ({len(captions) - 1} others)" if len(captions) > 1 else "")
-        held_out = str(len(own.references)) if own.held_out else "none: training images serve"
-        table.add_row(str(number), concept.name, concept.kind, Text(prompt), str(len(own.training)), held_out)
+        held_out = str(own.references) if own.references else "none: training images serve"
+        table.add_row(
+            str(number), concept.name, concept.kind, Text(printable(prompt)), str(len(own.captions)), held_out
+        )
     return table
+
+
+def tell(notes: Sequence[str], most: int | None = None) -> None:
+    """Notes, a line each; the first few where all would be too many."""
+    for note in notes[:most]:
+        say(f"note: {note}")
+    if left := len(notes[most:] if most is not None else ()):
+        say(f"note: {left} more; `perdure check` shows them all")
 
 
 def methods_table(cards: list[MethodCard]) -> Table:

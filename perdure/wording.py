@@ -18,6 +18,11 @@ def squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
+def printable(text: str) -> str:
+    """Text that a terminal only shows: what is not printable (escape sequences, say) is written as `\\x1b`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def without_lead(prompt: str) -> str:
     """A prompt without its opening words: what it shows."""
     for lead in ("a photo of ", "a picture of ", "an image of ", "photo of "):

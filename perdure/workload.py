@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from perdure.pictures import Pictures
+from perdure.pictures import Contents
 from perdure.plan import Concept, Plan
 
 
@@ -46,15 +46,16 @@ def lighter(plan: Plan, prompts: int, images: int) -> Plan:
     return plan.model_copy(update={"sampling": sampling, "concepts": concepts})
 
 
-def described(plan: Plan, shown: Sequence[tuple[Concept, Pictures]]) -> dict[str, Any]:
-    """What a plan would do, as plain values: identity, runs, concepts in order with their pictures' counts, totals."""
+def described(plan: Plan, shown: Sequence[tuple[Concept, Contents]]) -> dict[str, Any]:
+    """What a plan would do, as plain values: identity, runs, concepts in order with what their pictures are, totals."""
     concepts = [
         {
             "name": concept.name,
             "kind": concept.kind,
-            "captions": list(dict.fromkeys(picture.caption for picture in own.training)),
-            "training_images": len(own.training),
-            "reference_images": len(own.references) if own.held_out else 0,
+            "captions": list(dict.fromkeys(own.captions)),
+            "training_images": len(own.captions),
+            "reference_images": own.references,
+            "notes": list(own.notes),
         }
         for concept, own in shown
     ]

@@ -109,7 +109,7 @@ def test_libraries_stay_in_their_rooms(library):
 
 LAYERS = [
     ["errors", "seeds", "share", "wording", "files", "delta", "yaml_file", "catalogue", "images", "matrix", "mistakes"]
-    + ["toybox", "score"],
+    + ["folders", "captions", "toybox", "score"],
     ["sections", "sources", "memory", "progress", "rows", "datasets"],
     ["plan", "method", "parts", "methods", "pictures", "workload"],
     ["agreement", "lineage", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
@@ -215,7 +215,7 @@ def test_nothing_asks_whether_it_has_an_attribute():
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
-LONG_FILES = {"images.py": 300}
+LONG_FILES: dict[str, int] = {}
 """Files over 250 lines, and what they may reach."""
 
 LONG_FUNCTIONS: dict[str, int] = {}

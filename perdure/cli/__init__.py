@@ -8,6 +8,7 @@ import typer
 from perdure.cli import advising, comparing, looking, modelling, planning, running, sweeping, toybox
 from perdure.errors import PerdureError
 from perdure.toybox.pretrain import cli as pretrain
+from perdure.wording import printable
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -47,8 +48,8 @@ def main() -> None:
     try:
         app()
     except PerdureError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
+        for line in str(error).split("\n"):
+            typer.echo(f"error: {printable(line)}", err=True)
         sys.exit(error.exit_code)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:
@@ -57,7 +58,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("PERDURE_DEBUG"):
             raise
-        typer.echo(f"error: {type(error).__name__}: {error} (set PERDURE_DEBUG=1 to see where)", err=True)
+        told = printable(f"{type(error).__name__}: {error}")
+        typer.echo(f"error: {told} (set PERDURE_DEBUG=1 to see where)", err=True)
         sys.exit(1)
 
 

@@ -58,7 +58,7 @@ def teach(
     Every lesson of a model is taught with the settings that `perdure init --set` gave it. For other ones (steps,
     learning rate, prompts, ...) begin another model; its folder's plan.yaml shows them all.
     """
-    from perdure import plan, screen
+    from perdure import pictures, plan, screen
     from perdure.errors import LineageError
     from perdure.lineage import Lineage
 
@@ -70,6 +70,7 @@ def teach(
     if references is not None:
         given["references"] = references
     concept = plan.concept({"name": called, "images": images, **given}, where=f"teach {called}")
+    screen.tell(pictures.notes([concept]))
     with screen.working("loading libraries"):
         from perdure import run as running
     row = running.teach(lineage, concept, screen.watch(), max_forgetting, device)

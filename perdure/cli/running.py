@@ -14,6 +14,9 @@ from perdure.cli.options import DataFolder, Device, Json, Overrides, PlanFile, T
 if TYPE_CHECKING:
     from perdure.plan import Plan
 
+FEW = 5
+"""Notes on the images that a run shows."""
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("runs"),
@@ -45,12 +48,13 @@ def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, 
     problems = pictures.check(loaded.concepts)
     if problems:
         raise PlanError(problems)
-    shown = [(concept, pictures.of(concept)) for concept in loaded.sequence]
+    shown = [(concept, pictures.contents(concept)) for concept in loaded.sequence]
     if as_json:
         typer.echo(json.dumps(workload.described(loaded, shown), indent=1))
         return
     screen.console.print(screen.concepts_table(loaded, shown))
     screen.say(f"{screen.amount(loaded)}; {workload.of(loaded).images:,} evaluation images")
+    screen.tell(pictures.notes(loaded.sequence))
 
 
 def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None) -> "Plan":
@@ -63,12 +67,13 @@ def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None)
 
 
 def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = ()) -> None:
-    from perdure import screen
+    from perdure import pictures, screen
     from perdure.errors import PlanError
 
     if not loaded.concepts:
         raise PlanError(f"plan {loaded.name!r} has no concepts to teach")
     screen.say(f"{loaded.name}: {screen.amount(loaded)}")
+    screen.tell(pictures.notes(loaded.sequence), most=FEW)
     with screen.working("loading libraries"):
         from perdure import run as running
         from perdure import spread

@@ -13,6 +13,7 @@ from perdure.datasets.choosing import CONCEPT, within
 from perdure.datasets.dataset import Chosen, Copy, Dataset, Pick
 from perdure.datasets.installing import some
 from perdure.errors import DataError
+from perdure.folders import list_images
 from perdure.progress import Watch
 
 CONCEPTS = {
@@ -59,7 +60,7 @@ def _choose(dataset: Dataset, copy: Copy, pick: Pick, watch: Watch) -> Chosen:
         raise DataError(
             f"{copy.named}: {len(missing)} of {len(CONCEPTS)} concepts of {dataset.name} are missing: {some(missing)}."
         )
-    found = {concept: images.list_images(root / concept) for concept in CONCEPTS}
+    found = {concept: list_images(root / concept) for concept in CONCEPTS}
     if few := [concept for concept, files in found.items() if len(files) < FEWEST]:
         raise DataError(f"{copy.named}: fewer than {FEWEST} pictures of {some(few)}; this copy is not whole.")
     return Chosen(
