@@ -12,6 +12,7 @@ from torch import Tensor
 from perdure.backbones.backbone import Backbone
 from perdure.backbones.batch import on, rows
 from perdure.backbones.family import Condition
+from perdure.backbones.laying import Moved
 from perdure.memory import Memory
 from perdure.method import Method, Wanted, Word, words_of
 from perdure.plan import Sampling
@@ -101,7 +102,7 @@ def _drawn(
 
 
 def help_draw(
-    backbone: Backbone, moved: Sequence[str], batches: Sequence[Pairs], encoded: Condition, negative: Condition,
+    backbone: Backbone, moved: Moved, batches: Sequence[Pairs], encoded: Condition, negative: Condition,
     noise: Tensor, sampling: Sampling, finish: Finish,
 ) -> None:  # fmt: skip
     """What another process does when the first has batches to draw, with the weights that the first has."""

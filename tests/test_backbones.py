@@ -9,11 +9,13 @@ import torch
 from conftest import planned
 from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
+from torch import nn
 
 from perdure import examples, method, sample, train
 from perdure.backbones import loading
 from perdure.backbones.backbone import SCHEDULERS
 from perdure.backbones.batch import Batch, rows
+from perdure.backbones.laying import Laying
 from perdure.delta import Change, Delta
 from perdure.errors import ModelError
 from perdure.memory import Memory
@@ -124,11 +126,64 @@ def test_laid_restores_the_very_same_parameters(backbone):
         assert {name for name in before if now[name] is not before[name]} == {f"{name}.weight" for name in delta}
         for name, change in delta.items():
             torch.testing.assert_close(now[f"{name}.weight"], values[f"{name}.weight"] + change.matrix())
-        with backbone.laid(delta):  # once more on top
-            pass
+        with backbone.laid(delta):
+            assert all(torch.equal(p, now[n]) for n, p in parameters(backbone).items())  # it does not pile up
+        assert same(now, parameters(backbone))
+        with backbone.laid(Delta()):
+            assert same(before, parameters(backbone))
         assert same(now, parameters(backbone))
     assert same(before, parameters(backbone))
     assert all(torch.equal(p, values[n]) for n, p in parameters(backbone).items())
+
+
+def published(form, out, into):
+    """A change of the published size: entries of about 1e-4, in one of the forms that a memory may hold."""
+    draw = torch.Generator().manual_seed(7)
+    pairs = [
+        (torch.randn(16, into, generator=draw) / 16, torch.randn(out, 16, generator=draw) * s) for s in (4e-4, 9e-4)
+    ]
+    if form == "dense":
+        return Change.full(pairs[0][1] @ pairs[0][0])
+    return Change(tuple(pairs[: {"pair": 1, "stacked pairs": 2}[form]]))
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", ["pair", "stacked pairs", "dense"])
+def test_a_small_change_survives_half_precision(form, precision):
+    """The change that a half-precision layer applies, found by least squares from its outputs, is the change held."""
+    draw = torch.Generator().manual_seed(5)
+    layer = nn.Linear(64, 48, bias=False)
+    layer.weight.data = torch.randn(48, 64, generator=draw) * 0.04
+    layer.to(precision)
+    change, inputs = published(form, 48, 64), torch.randn(20_000, 64, generator=draw).to(precision)
+    with torch.no_grad():
+        bare, laying = layer(inputs).double(), Laying({"layer": layer})
+        with laying.laid(Delta({"layer": change})):
+            moved, weight = layer(inputs).double(), laying.weight("layer")
+        assert torch.equal(layer(inputs).double(), bare)
+    applied = torch.linalg.lstsq(inputs.double(), moved - bare).solution.T
+    held = change.matrix().double()
+    assert float((applied * held).sum() / (applied.norm() * held.norm())) > 0.995
+    folded = (layer.weight.float() + change.matrix()).to(precision).double() - layer.weight.double()
+    assert (applied - held).norm() < 0.5 * (folded - held).norm() or precision == torch.float16
+    unit = {torch.bfloat16: 2**-8, torch.float16: 2**-11}[precision]
+    assert (weight.double() - layer.weight.double() - held).norm() < 2 * unit * held.norm()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_memory_draws_in_half_precision_what_it_draws_in_float32(pico, sd, precision):
+    """Latents drawn from a memory are as far from float32's as those of the untouched base are."""
+    half, delta = loading.load(str(pico), precision, device="cpu"), some_delta(sd)
+    prompts = sd.encode_prompts(["a photo of zwz dog"])
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+
+    def drawn(backbone, delta):
+        with backbone.laid(delta):
+            return backbone.draw(prompts, prompts, noise, 3, 1.0, "default")
+
+    rounding = (drawn(half, Delta()) - drawn(sd, Delta())).norm()
+    assert (drawn(half, delta) - drawn(sd, delta)).norm() < 2 * rounding
+    assert (drawn(sd, delta) - drawn(sd, Delta())).norm() > 5 * rounding
 
 
 def test_laid_restores_after_an_exception(sd):

@@ -65,6 +65,23 @@ def test_only_the_memory_is_carried(name, backbone, plan_data, tmp_path, fresh):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_computing_activations_twice_changes_nothing(name, backbone, plan_data):
+    """Under gradient checkpointing a forward runs again in the backward pass: what it draws must be drawn again."""
+    chain = taught(backbone, name, json.dumps(plan_data))
+    backbone.gradient_checkpointing(True)
+    try:
+        again = taught.__wrapped__(backbone, name, json.dumps(plan_data))
+    finally:
+        backbone.gradient_checkpointing(False)
+    for once, twice in zip(chain[1:], again[1:], strict=True):
+        assert once.tensors.keys() == twice.tensors.keys()
+        for key, tensor in once.tensors.items():
+            torch.testing.assert_close(
+                twice.tensors[key], tensor, atol=1e-4, rtol=1e-3, msg=lambda m, key=key: f"{key}: {m}"
+            )
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_base_is_untouched_and_the_lesson_leaves_no_trace(name, backbone, plan_data):
     before = {key: tensor.clone() for key, tensor in backbone.unet.state_dict().items()}
     chain = taught.__wrapped__(backbone, name, json.dumps(plan_data))

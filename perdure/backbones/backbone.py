@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from perdure.backbones.attaching import Attaching
 from perdure.backbones.batch import Batch
 from perdure.backbones.family import Condition, Family
-from perdure.backbones.processes import accelerator, as_first, several
+from perdure.backbones.laying import Laying, Moved
+from perdure.backbones.processes import accelerator, several
 from perdure.backbones.words import Speech, Vocabulary
 from perdure.delta import Delta
-from perdure.errors import ModelError
 from perdure.method import Weights, Word
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -67,7 +67,7 @@ class Backbone:
             if isinstance(module, nn.Linear) and name.endswith(ATTENTION)
         }
         self._attaching = Attaching(self.unet, self._linears)
-        self._untouched = {name: module.weight for name, module in self._linears.items()}
+        self._laying = Laying(self._linears)
 
     # --- projections, adapters, deltas ----------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Backbone:
 
     def weight(self, projection: str) -> Tensor:
         """The weight (out, in) of a projection as it now is, with whatever is laid under it, float32."""
-        return self._linears[projection].weight.detach().float()
+        return self._laying.weight(projection)
 
     def gradients(self, loss: Callable[[], Tensor], projections: Sequence[str]) -> dict[str, Tensor]:
         """Gradient (out, in) of a loss with respect to the weights of some projections, as if they were free."""
@@ -98,32 +98,17 @@ class Backbone:
                 weight.requires_grad_(False)
         return dict(zip(projections, (g.float() for g in gradients), strict=True))
 
-    @contextmanager
-    def laid(self, delta: Delta) -> Iterator[None]:
-        """The UNet with a delta under it: base + delta in float32, rounded once to the base's precision."""
-        unknown = [name for name in delta if name not in self._linears]
-        if unknown:
-            raise ModelError(f"this memory moves {unknown[0]!r}, which the base lacks; it was taught on another base")
-        saved = {name: self._linears[name].weight for name in delta}
-        try:
-            for name, change in delta.items():
-                weight = saved[name]
-                if change.shape != tuple(weight.shape):
-                    raise ModelError(f"this memory's {name!r} is {change.shape}, the base's {tuple(weight.shape)}")
-                moved = (weight.float() + change.matrix().to(weight.device)).to(weight.dtype)
-                self._linears[name].weight = nn.Parameter(moved, requires_grad=False)
-            yield
-        finally:
-            for name, weight in saved.items():
-                self._linears[name].weight = weight
+    def laid(self, delta: Delta) -> AbstractContextManager[None]:
+        """The UNet with this delta under it and no other. Raises ModelError where it does not fit the base."""
+        return self._laying.laid(delta)
 
-    def moved(self) -> list[str]:
-        """Projections under which something is laid."""
-        return [name for name, module in self._linears.items() if module.weight is not self._untouched[name]]
+    def moved(self) -> Moved:
+        """What lies under the UNet now, as shapes."""
+        return self._laying.moved()
 
-    def as_first(self, moved: Sequence[str]) -> AbstractContextManager[None]:
-        """On all processes: the UNet with what the first has laid under these projections."""
-        return as_first(self._linears, moved)
+    def as_first(self, moved: Moved) -> AbstractContextManager[None]:
+        """On all processes: the UNet with what the first has under it."""
+        return self._laying.as_first(moved)
 
     def gradient_checkpointing(self, on: bool) -> None:
         """Trade time for memory: recompute activations in the backward pass."""

@@ -7,7 +7,7 @@ what they draw with, they are sent. Messages have a group of their own that wait
 
 import atexit
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, parse_flag_from_env, reduce
-from torch import Tensor, nn
+from torch import Tensor
 
 from perdure.errors import ModelError, TrainingError
 from perdure.share import WHOLE, Share
@@ -134,21 +134,6 @@ class Processes:
 def several() -> Processes:
     """The processes of this run; asked for before anything else is loaded, so that they have found one another."""
     return Processes()
-
-
-@contextmanager
-def as_first(linears: Mapping[str, nn.Linear], names: Sequence[str]) -> Iterator[None]:
-    """On all processes: the weights that the first has in some of its layers."""
-    saved = {name: linears[name].weight for name in names}
-    try:
-        for name, weight in saved.items():
-            moved = weight.detach().clone() if several().number == 0 else torch.empty_like(weight)
-            broadcast(moved)
-            linears[name].weight = nn.Parameter(moved, requires_grad=False)
-        yield
-    finally:
-        for name, weight in saved.items():
-            linears[name].weight = weight
 
 
 def accelerator(mixed: str, device: torch.device | None) -> Accelerator:

@@ -1,7 +1,7 @@
 """Slot 1: which weights may move, and in what form; and which words are learnt beside them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -71,7 +71,7 @@ class Masked:
         v, u = self.logits[projection]
         logit = u @ v + self.bias
         if self.state.noise is not None:
-            uniform = torch.rand(logit.shape, generator=self.state.noise).clamp(1e-6, 1 - 1e-6).to(logit)
+            uniform = torch.rand(logit.shape, generator=self.state.noise(projection)).clamp(1e-6, 1 - 1e-6).to(logit)
             logit = logit + torch.log(uniform) - torch.log1p(-uniform)  # the difference of two Gumbel draws
         soft = torch.sigmoid(logit / self.state.tau)
         return (logit > 0).to(soft) + (soft - soft.detach())
@@ -94,10 +94,14 @@ class Masked:
 
 @dataclass
 class MaskState:
-    """What changes from step to step while masks are learnt: temperature and the noise's generator."""
+    """What changes from step to step while masks are learnt: temperature and noise.
+
+    Asked for a projection's generator, `noise` begins it anew: within a step a mask is one mask, in the penalty and
+    where gradient checkpointing computes it again too.
+    """
 
     tau: float = 1.0
-    noise: torch.Generator | None = None
+    noise: Callable[[str], torch.Generator] | None = None
 
 
 @dataclass

@@ -194,7 +194,7 @@ def annealed_masks(tau: float) -> Guard:
 
         def begin(number: int) -> None:
             state.tau = tau ** (number / max(1, context.steps - 1))
-            state.noise = context.generator("mask", number)
+            state.noise = lambda projection: context.generator(f"mask {projection}", number)
 
         return Protection(begin=begin)
 
