@@ -1,4 +1,4 @@
-"""What a method sees of the model in the middle of a lesson, beside plain pipelines with weights put together by hand."""
+"""What a method sees of the model in the middle of a lesson, beside plain pipelines put together by hand."""
 
 from dataclasses import replace
 
@@ -12,6 +12,7 @@ from perdure.backbones import loading
 from perdure.delta import Delta
 from perdure.memory import Memory
 from perdure.method import Protection
+from perdure.seeds import generator
 from perdure.train import Lesson, learn
 
 METHODS = ["naive", "merge_init", "l2", "independent"]
@@ -89,19 +90,14 @@ def test_pictures_of_the_past_are_drawn_by_the_base_and_the_past(name, pico, bac
     def watch(context, memory):
         drawn = context.model.draw(["a photo of zwz dog"], 2)
         seed = context.model.random("replay").initial_seed() % 2**32
-        noise = torch.stack([torch.randn(4, 16, 16, generator=generator(seed, k)) for k in range(2)])
+        noise = torch.stack([torch.randn(4, 16, 16, generator=generator(seed, "latent", k)) for k in range(2)])
         pipe = plain(pico, chosen.consolidate.recall(memory, method.Wanted(context.concept)))
         expected = pipe(
-            prompt=["a photo of zwz dog"] * 2, latents=noise, height=32, width=32, guidance_scale=made.sampling.guidance,
-            num_inference_steps=made.sampling.steps, output_type="latent",
+            prompt=["a photo of zwz dog"] * 2, latents=noise, height=32, width=32, output_type="latent",
+            guidance_scale=made.sampling.guidance, num_inference_steps=made.sampling.steps,
         ).images  # fmt: skip
         torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-4)
         seen.append(drawn)
-
-    def generator(seed, number):
-        from perdure.seeds import generator
-
-        return generator(seed, "latent", number)
 
     lessons(backbone, made, chosen, watch)
     assert len(seen) == 3 and not torch.allclose(seen[1], seen[2])

@@ -1,4 +1,4 @@
-"""What lies under a frozen UNet: a delta, folded into float32 weights or kept as a branch beside half-precision ones."""
+"""What lies under a frozen UNet: a delta, folded into float32 weights or a branch beside half-precision ones."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
