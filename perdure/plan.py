@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from perdure import mistakes, sources, yaml_file
 from perdure.errors import PlanError, did_you_mean
@@ -26,11 +26,11 @@ from perdure.sections import (
     Section,
     Training,
 )
-from perdure.wording import squeeze
+from perdure.sources import TOYBOX
+from perdure.wording import name_from, squeeze
 
-__all__ = ["Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Training"]
+__all__ = ["TOYBOX", "Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Training"]
 
-TOYBOX = "toybox"
 JOINT = "joint"
 """Label of the run that is taught all concepts at once."""
 NOT_SETTINGS: dict[str, Any] = dict.fromkeys(
@@ -65,6 +65,7 @@ class Plan(Section):
     sampling: Sampling
     scoring: Scoring = Scoring()
     seed: int = Field(0, ge=0)
+    _notes: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
     def _consistent(self) -> "Plan":
@@ -77,6 +78,11 @@ class Plan(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out or guessed where the concepts came from a folder: told once, and no part of the plan."""
+        return self._notes
 
     @property
     def sequence(self) -> tuple[Concept, ...]:
@@ -142,33 +148,20 @@ def build(
     if data.get("data") is not None:
         data["data"] = sources.resolve(folder, data["data"])
     prompts = _mapping(_mapping(data.get("training")).get("prompts"))
-    data["concepts"] = sources.expand(data.get("concepts", []), data.get("data") or folder, prompts)
+    source, start = data.get("concepts", []), data.get("data") or folder
+    data["concepts"] = sources.expand(source, start, prompts)
     complete = yaml_file.merge(yaml_file.read_packaged("defaults.yaml")[base_family(data)], data)
     try:
-        return Plan.model_validate(located(complete, folder))
+        made = Plan.model_validate(sources.located(complete, folder))
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, Plan, where, lines, single)) from None
+    made._notes = tuple(sources.notes(source, start))
+    return made
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     """A value that is a mapping; an empty one for any other, which the plan's own checks refuse."""
     return value if isinstance(value, dict) else {}
-
-
-def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same values with absolute paths for models on this machine; hub ids, and what is no name, as they are."""
-
-    def path(name: Any) -> Any:
-        if not isinstance(name, str) or name == TOYBOX or not (name[:1] in ("/", ".", "~") or (folder / name).is_dir()):
-            return name
-        return str(sources.resolve(folder, name))
-
-    located = data | {key: path(data[key]) for key in ("base", "vae") if key in data}
-    scoring = data.get("scoring")
-    if isinstance(scoring, dict) and isinstance(scoring.get("models"), dict):
-        models = {measure: path(model) for measure, model in scoring["models"].items()}
-        located["scoring"] = {**scoring, "models": models}
-    return located
 
 
 def concept(data: dict[str, Any], folder: Path = Path(), where: str = "concept") -> Concept:
@@ -193,11 +186,6 @@ def ready(name: str) -> Path:
 def base_family(data: dict[str, Any]) -> str:
     """Which set of defaults a plan starts from: the embedded base's or the published protocol's."""
     return TOYBOX if data.get("base", TOYBOX) == TOYBOX else "published"
-
-
-def name_from(text: str) -> str:
-    """A name made from the name of a file or folder."""
-    return "".join(c if (c.isascii() and c.isalnum()) or c in "_-" else "-" for c in text).strip("-_")[:64] or "plan"
 
 
 def describe(concept: Concept) -> dict[str, Any]:

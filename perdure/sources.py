@@ -3,19 +3,24 @@
 Everything here returns plain mappings in the plan's own keys; `plan.Concept` checks them.
 """
 
+import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perdure import yaml_file
+from perdure import folders, yaml_file
 from perdure.errors import PlanError
-from perdure.images import EXTENSIONS
 from perdure.toybox import world
+from perdure.wording import name_from
 
-KOHYA = re.compile(r"^\d+_(?P<token>\S+)(?: (?P<noun>.+))?$")
-"""Folder names of kohya's trainers: repeats, underscore, token and class (`10_zwz backpack`)."""
+TOYBOX = "toybox"
+"""The name of the embedded base."""
+KOHYA = re.compile(r"^\d{1,3}_(?P<token>\S+)(?: (?P<noun>.+))?$")
+"""Folder names of kohya's trainers: repeats, underscore, token and class (`10_zwz backpack`); `2023_trip` is a year."""
+FILES = ("images", "references")
+"""Keys of a concept that hold paths."""
 
 
 def expand(concepts: Any, folder: Path, prompts: Mapping[str, Any] | None = None) -> Any:
@@ -25,8 +30,8 @@ def expand(concepts: Any, folder: Path, prompts: Mapping[str, Any] | None = None
     optional `split` and `tokens`. What is none of these is handed back as it is, for the plan to refuse.
     `prompts`: kind -> training prompt of the concepts that have none of their own.
     """
-    if isinstance(concepts, dict) and set(concepts) == {"folder"}:
-        concepts = from_folder(resolve(folder, str(concepts["folder"])))
+    if of_concepts := _folder_of(concepts, folder):
+        concepts = from_folder(of_concepts)
     elif isinstance(concepts, dict) and set(concepts) == {"toybox"}:
         concepts = _from_toybox(concepts["toybox"])
     if not isinstance(concepts, list):
@@ -34,41 +39,94 @@ def expand(concepts: Any, folder: Path, prompts: Mapping[str, Any] | None = None
     return [_resolved(concept, folder, prompts) if isinstance(concept, dict) else concept for concept in concepts]
 
 
+def notes(concepts: Any, folder: Path) -> list[str]:
+    """What a plan's `concepts` left out or guessed, for all that `expand` accepts; a sentence each."""
+    of_concepts = _folder_of(concepts, folder)
+    return notes_on(of_concepts) if of_concepts else []
+
+
+def _folder_of(concepts: Any, folder: Path) -> Path | None:
+    given = isinstance(concepts, dict) and set(concepts) == {"folder"}
+    return Path(resolve(folder, str(concepts["folder"]))) if given else None
+
+
 def from_folder(folder: Path) -> list[dict[str, Any]]:
     """One concept for each sub-folder that holds images. Raises PlanError where there is none.
 
     A `concept.yaml` inside a sub-folder overrides what is guessed from names (token, class, prompt, kind, ...).
     """
-    if not folder.is_dir():
-        raise PlanError(f"no folder {folder}; give a folder that has one sub-folder of images per concept")
-    nouns = _dreambooth_nouns(folder)
-    found = [path for path in sorted(folder.iterdir()) if path.is_dir() and _has_images(path)]
+    found = [path for path in _below(folder) if folders.pictures_in(path)]
     if not found:
-        raise PlanError(f"{folder} has no sub-folder with images; put each concept's images into a folder of its own")
-    concepts = [_guessed(path, nouns) for path in found]
+        told = "".join(f"; {note}" for note in notes_on(folder))
+        raise PlanError(
+            f"{folder} has no sub-folder with images; put each concept's images into a folder of its own{told}"
+        )
+    nouns, names = _dreambooth_nouns(folder), _names(found)
+    concepts = [_guessed(path, name, nouns) for path, name in zip(found, names, strict=True)]
     rare = _rare_tokens([str(concept["token"]) for concept in concepts if concept["token"]])
     return [concept if concept["token"] is not None else {**concept, "token": next(rare)} for concept in concepts]
 
 
-def _guessed(path: Path, nouns: dict[str, str]) -> dict[str, Any]:
+def notes_on(folder: Path) -> list[str]:
+    """What a folder of concepts holds that is none, and what was guessed that should be looked at; a sentence each."""
+    told, nouns = [], _dreambooth_nouns(folder)
+    loose = folders.listing(folder).pictures
+    if loose:
+        told.append(f"{folder}: not read, for a concept is a folder: {folders.some(loose)}; put them into one")
+    for path in _below(folder):
+        if not folders.pictures_in(path):
+            told += [f"{path.name} is no concept: {note}" for note in folders.listing(path).left_out]
+            continue
+        guess = _guessed(path, path.name, nouns)
+        if KOHYA.match(path.name):
+            called = ", ".join(f"{key} {guess[key]!r}" for key in ("token", "class") if guess[key])
+            told.append(f"{path.name!r} is read as the trainers' REPEATS_TOKEN CLASS: {called}; repeats do not count")
+        if not (guess["class"] or guess.get("prompt") or guess["token"]):
+            told.append(f"{path.name!r} tells no class noun; write its `class` in English, which most bases read")
+    return told
+
+
+def _below(folder: Path) -> list[Path]:
+    """The sub-folders of a folder of concepts, sorted; hidden ones and those of the system are left out."""
+    if not folder.is_dir():
+        raise PlanError(f"no folder {folder}; give a folder that has one sub-folder of images per concept")
+    return sorted(path for path in folders.visible(folder) if path.is_dir())
+
+
+def _names(found: Sequence[Path]) -> list[str]:
+    """A name for each folder, whatever its script and length: no two alike."""
+    names: list[str] = []
+    for number, path in enumerate(found, start=1):
+        name = name_from(path.name, otherwise=f"concept-{number}")
+        again = next(k for k in itertools.count(1) if (f"{name[:60]}-{k}" if k > 1 else name) not in names)
+        names.append(f"{name[:60]}-{again}" if again > 1 else name)
+    return names
+
+
+def _guessed(path: Path, name: str, nouns: dict[str, str]) -> dict[str, Any]:
     """A concept as its folder's name and its `concept.yaml` tell it; token None where a rare one is to be chosen."""
-    kohya = KOHYA.match(path.name)
-    noun = (kohya and kohya["noun"]) or nouns.get(path.name) or path.name.replace("_", " ").rstrip("0123456789 ")
-    guess: dict[str, Any] = {
-        "name": re.sub(r"[^A-Za-z0-9_-]+", "-", path.name).strip("-_"),
-        "images": path,
-        "token": kohya["token"] if kohya else None,
-        "class": noun,
-    }
+    token, noun = _called(path.name)
+    guess: dict[str, Any] = {"name": name, "images": path, "token": token, "class": nouns.get(path.name) or noun}
     own = yaml_file.read(path / "concept.yaml")[0] if (path / "concept.yaml").is_file() else {}
     if "prompt" in own and "{token}" not in str(own["prompt"]):
         own = {"token": "", **own}  # the prompt has its own words for it
     return _resolved({**guess, **own}, path)
 
 
+def _called(name: str) -> tuple[str | None, str]:
+    """Token, if the name of a folder tells one, and class noun; empty where the name has no word in Latin letters."""
+    kohya = KOHYA.match(name)
+    if kohya and kohya["noun"]:
+        return kohya["token"], kohya["noun"]
+    if kohya and kohya["token"].lower() not in world.VOCABULARY:
+        return kohya["token"], ""
+    noun = (kohya["token"] if kohya else name).replace("_", " ").strip("0123456789 ")
+    return None, noun if re.search("[A-Za-z]{2}", noun) else ""
+
+
 def plan_text(folder: Path, beside: Path, base: str) -> str:
     """A commented plan for a folder of concepts, with image paths relative to where the plan will lie."""
-    concepts = [{**concept, "images": os.path.relpath(concept["images"], beside)} for concept in from_folder(folder)]
+    concepts = [_relative(concept, beside) for concept in from_folder(folder)]
     head = (
         f"# Plan of {len(concepts)} concepts. Check it with `perdure check`, run it with `perdure run`.\n"
         "# A token should be rare and mean nothing to the base; the class is the noun for what the concept is.\n"
@@ -77,8 +135,12 @@ def plan_text(folder: Path, beside: Path, base: str) -> str:
     return head + yaml_file.dump(plan)
 
 
-def _has_images(folder: Path) -> bool:
-    return any(p.suffix[1:].lower() in EXTENSIONS and not p.name.startswith(".") for p in folder.iterdir())
+def _relative(concept: dict[str, Any], beside: Path) -> dict[str, Any]:
+    def path(value: Any) -> Any:
+        return os.path.relpath(value, beside) if isinstance(value, Path) else value
+
+    lists = {key: [path(one) for one in concept[key]] for key in FILES if isinstance(concept.get(key), list)}
+    return {key: path(value) for key, value in (concept | lists).items()}
 
 
 def _dreambooth_nouns(folder: Path) -> dict[str, str]:
@@ -86,7 +148,11 @@ def _dreambooth_nouns(folder: Path) -> dict[str, str]:
     listing = folder / "prompts_and_classes.txt"
     if not listing.is_file():
         return {}
-    rows = re.findall(r"^([a-z0-9_]+),([a-z ]+)$", listing.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    try:
+        text = listing.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{listing}: cannot be read ({error}); mend it or move it away") from None
+    rows = re.findall(r"^([a-z0-9_]+),([a-z ]+)$", text, flags=re.MULTILINE)
     return {name: noun for name, noun in rows if name != "subject_name"}
 
 
@@ -103,11 +169,27 @@ def resolve(folder: Path, path: Any) -> Any:
     return Path(os.path.abspath(folder / Path(path).expanduser())) if isinstance(path, str | Path) else path
 
 
+def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same values with absolute paths for models on this machine; hub ids, and what is no name, as they are."""
+
+    def path(name: Any) -> Any:
+        if not isinstance(name, str) or name == TOYBOX or not (name[:1] in ("/", ".", "~") or (folder / name).is_dir()):
+            return name
+        return str(resolve(folder, name))
+
+    located = data | {key: path(data[key]) for key in ("base", "vae") if key in data}
+    scoring = data.get("scoring")
+    if isinstance(scoring, dict) and isinstance(scoring.get("models"), dict):
+        models = {measure: path(model) for measure, model in scoring["models"].items()}
+        located["scoring"] = {**scoring, "models": models}
+    return located
+
+
 def _resolved(concept: dict[str, Any], folder: Path, prompts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     facts = _drawn_facts(concept["drawn"]) if isinstance(concept.get("drawn"), dict) else {}
     shared = (prompts or {}).get(str(concept.get("kind", facts.get("kind", "subject"))))
     concept = {**facts, **({"prompt": shared} if shared is not None else {}), **concept}
-    for key in ("images", "references"):
+    for key in FILES:
         if isinstance(concept.get(key), list):
             concept[key] = [resolve(folder, path) for path in concept[key]]
         elif concept.get(key) is not None:

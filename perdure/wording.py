@@ -18,6 +18,11 @@ def squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
+def name_from(text: str, otherwise: str = "plan") -> str:
+    """A name made from that of a file or folder, 64 characters at most; `otherwise` where nothing of it can be kept."""
+    return re.sub("[^A-Za-z0-9_-]+", "-", text).strip("-_")[:64] or otherwise
+
+
 def printable(text: str) -> str:
     """Text that a terminal only shows: what is not printable (escape sequences, say) is written as `\\x1b`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -64,6 +64,7 @@ def described(plan: Plan, shown: Sequence[tuple[Concept, Contents]]) -> dict[str
         "base": plan.base,
         "fingerprint": plan.fingerprint(),
         "runs": [choice.label for choice in plan.methods] + ["joint"] * plan.joint,
+        "notes": list(plan.notes),
         "concepts": concepts,
         **asdict(of(plan)),
     }

@@ -28,6 +28,13 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Safe dumper that quotes whatever the loader above would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def read(path: Path) -> tuple[dict[str, Any], Lines]:
     """The mapping in a YAML (or JSON) file and the line of each of its keys. Raises PlanError."""
     try:
@@ -132,4 +139,4 @@ def read_packaged(name: str) -> dict[str, Any]:
 
 def dump(data: dict[str, Any]) -> str:
     """YAML text in the order of the keys."""
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

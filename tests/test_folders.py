@@ -9,8 +9,8 @@ import pytest
 from conftest import paint
 from PIL import Image
 
-from perdure import captions, folders, pictures, plan
-from perdure.errors import ImageError
+from perdure import captions, folders, pictures, plan, yaml_file
+from perdure.errors import ImageError, PlanError
 from perdure.plan import Concept
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -253,6 +253,117 @@ def test_the_case_of_captions_that_never_arrive(name):
 def test_the_case_of_line_separators():
     (concept,) = plan.load(case("08-jsonl-line-separator") / "plan.yaml").concepts
     assert learnt(concept)[:2] == ["a zwz dog on grass second line", "a zwz dog here"]
+
+
+# --- folders of concepts -------------------------------------------------------------------------------------------
+
+
+def planned(perdure, folder, tmp_path):
+    """Write a plan, check it, and hand back its concepts as (name, token, class) and what was told."""
+    code, out, err = perdure("plan", "new", folder, "--out", tmp_path / "new.yaml")
+    assert code == 0, err
+    told = [line.removeprefix("note: ") for line in out.splitlines() if line.startswith("note: ")]
+    assert perdure("check", tmp_path / "new.yaml")[0] == 0
+    made = plan.load(tmp_path / "new.yaml")
+    whole = plan.build({"method": "naive", "concepts": {"folder": str(folder)}})
+    assert whole.concepts == made.concepts and list(whole.notes) == told
+    (tmp_path / "new.yaml").unlink()
+    return {concept.name: (concept.token, concept.noun) for concept in made.concepts}, told
+
+
+def test_folders_that_are_no_concepts(perdure, tmp_path):
+    root = paint(tmp_path / "photos", 2, 0)
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX", "cat", "dog/images", "犬", "猫", "mug"):
+        paint(root / name, 1, 0)
+    (root / "empty").mkdir()
+    (root / "mug/concept.yaml").write_text("prompt: a photo of my mug")
+    found, told = planned(perdure, root, tmp_path)
+    assert found == {
+        "cat": ("sks", "cat"), "mug": ("", "mug"), "concept-3": ("zwz", ""), "concept-4": ("sbu", "")
+    }  # fmt: skip
+    assert told == [
+        f"{root}: not read, for a concept is a folder: 00.png, 01.png; put them into one",
+        f"dog is no concept: {root}/dog/images: holds 1 picture, not read from there; move them up, or name that "
+        "folder as the concept's images",
+        "'犬' tells no class noun; write its `class` in English, which most bases read",
+        "'猫' tells no class noun; write its `class` in English, which most bases read",
+    ]
+    (tmp_path / "photos.yaml").write_text("method: naive\nconcepts: {folder: photos}\n")
+    _, out, _ = perdure("check", "photos.yaml")
+    assert [f"note: {note}" in out for note in told] == [True] * 4
+    for name in ("cat", "mug", "犬", "猫"):
+        shutil.rmtree(root / name)
+    with pytest.raises(PlanError, match=r"photos has no sub-folder .* own; .*00\.png.*; dog .*images: holds 1 picture"):
+        plan.build({"method": "naive", "concepts": {"folder": str(root)}})
+
+
+def test_names_of_trainers_folders(perdure, tmp_path):
+    names = ("20_ohwx", "1_dog", "10_zwz backpack", "2023_holiday", "1e5", "3 2_vlx cat", "mug x", "mug-x")
+    long = ("my very dear " * 9).strip()
+    names += (long, f"{long} mug")
+    for name in names:
+        paint(tmp_path / "img" / name, 1, 0)
+    found, told = planned(perdure, tmp_path / "img", tmp_path)
+    cut = long.replace(" ", "-")[:64]
+    assert found == {
+        "10_zwz-backpack": ("zwz", "backpack"), "1_dog": ("sks", "dog"), "1e5": ("sbu", ""),
+        "2023_holiday": ("uwu", "holiday"), "20_ohwx": ("ohwx", ""), "3-2_vlx-cat": ("pdw", "vlx cat"),
+        "mug-x": ("twt", "mug x"), "mug-x-2": ("zsn", "mug-x"), cut: ("ofl", long),
+        f"{cut[:60]}-2": ("psq", f"{long} mug"),
+    }  # fmt: skip
+    assert told[:2] == [
+        "'10_zwz backpack' is read as the trainers' REPEATS_TOKEN CLASS: token 'zwz', class 'backpack'; repeats do not "
+        "count",
+        "'1_dog' is read as the trainers' REPEATS_TOKEN CLASS: class 'dog'; repeats do not count",
+    ]
+    assert len(told) == 4 and told[2].startswith("'1e5' tells no class noun") and "token 'ohwx'; repeats" in told[3]
+
+
+def test_a_concept_may_list_files_and_name_its_references(perdure, tmp_path):
+    paint(tmp_path / "photos/cat", 3, 0)
+    paint(tmp_path / "photos/dog", 1, 0)
+    paint(tmp_path / "held", 2, 0)
+    (tmp_path / "photos/cat/concept.yaml").write_text("images: [00.png, 01.png]\nreferences: ../../held\n")
+    (tmp_path / "photos/dog/concept.yaml").write_text("references: [../../held/00.png]\n")
+    planned(perdure, tmp_path / "photos", tmp_path)
+    perdure("plan", "new", "photos", "--out", "deep/er/plan.yaml")
+    cat, dog = plan.load(tmp_path / "deep/er/plan.yaml").concepts
+    assert cat.images == (tmp_path / "photos/cat/00.png", tmp_path / "photos/cat/01.png")
+    assert cat.references == tmp_path / "held" and dog.references == (tmp_path / "held/00.png",)
+    for text, word in (("images: 5", "give a folder, or a list of files"), ("tokn: x", "did you mean 'token'")):
+        (tmp_path / "photos/cat/concept.yaml").write_text(text)
+        code, _, err = perdure("plan", "new", "photos", "--out", "other.yaml")
+        assert code == 2 and word in err and not (tmp_path / "other.yaml").exists()
+    (tmp_path / "photos/cat/concept.yaml").unlink()
+    (tmp_path / "photos/prompts_and_classes.txt").write_bytes(b"\xff")
+    code, _, err = perdure("plan", "new", "photos", "--out", "other.yaml")
+    assert code == 2 and "prompts_and_classes.txt: cannot be read" in err
+
+
+def test_a_lesson_is_named_whatever_the_script_of_its_folder(perdure, pico, tmp_path):
+    paint(tmp_path / "犬", 1, 0)
+    (tmp_path / "犬/01.heic").touch()
+    perdure("init", "mine", "--base", pico)
+    _, out, _ = perdure("teach", "mine", "犬", "--token", "zwz", "--device", "nowhere")
+    assert "note: concept 'concept-1': " in out
+
+
+@pytest.mark.parametrize(
+    "text", ["1e5", "1e-3", ".5", "5", "null", "yes", "1_0", "~", "2.", "2024-01-01", "0x1f", ".inf"]
+)
+def test_what_is_written_as_text_is_read_as_text(text):
+    written = yaml_file.dump({"token": text, "rate": 1e-5, "count": 3})
+    assert yaml_file.parse(written, "t")[0] == {"token": text, "rate": 1e-5, "count": 3}
+
+
+def test_the_case_of_folders_that_are_no_concepts(perdure, tmp_path):
+    found, told = planned(perdure, case("04-folders-that-are-no-concepts") / "photos", tmp_path)
+    assert list(found) == ["cat", "teapot", "concept-3", "concept-4"] and len(told) == 4
+
+
+def test_the_case_of_trainers_folders(perdure, tmp_path):
+    found, _ = planned(perdure, case("16-kohya-folder-names") / "img", tmp_path)
+    assert len(found) == 7 and found["20_ohwx"] == ("ohwx", "") and found["10_zwz-backpack"] == ("zwz", "backpack")
 
 
 # --- what is told of it --------------------------------------------------------------------------------------------

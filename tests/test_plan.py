@@ -8,7 +8,7 @@ import pytest
 from conftest import paint
 from PIL import Image
 
-from perdure import catalogue, lineage, pictures, plan, sources, yaml_file
+from perdure import catalogue, lineage, pictures, plan, sources, wording, yaml_file
 from perdure.errors import ImageError, PlanError
 from perdure.plan import Concept
 
@@ -520,7 +520,7 @@ def test_a_plan_from_a_folder(many, tmp_path):
 
 
 def test_names_from_files(tmp_path):
-    assert [plan.name_from(t) for t in ("a b", "_x_", "ünï", "...", "a" * 99)] == ["a-b", "x", "n", "plan", "a" * 64]
+    assert [wording.name_from(t) for t in ("a b", "_x_", "ünï", "...", "a" * 99)] == ["a-b", "x", "n", "plan", "a" * 64]
     (tmp_path / "-odd name.yaml").write_text(SOUND)
     assert plan.load(tmp_path / "-odd name.yaml").name == "odd-name"
 

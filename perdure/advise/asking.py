@@ -8,6 +8,7 @@ from perdure import pictures, yaml_file
 from perdure import plan as plans
 from perdure.errors import PlanError, did_you_mean
 from perdure.plan import Concept, Plan, describe, fingerprint, portable
+from perdure.wording import name_from
 
 CANDIDATES = ("naive", "merge_init", "merge_ortho", "magmax", "c_lora", "cns")
 """Methods that are tried by default, the most wanted first: where time is short, the last are left out."""
@@ -45,7 +46,7 @@ def plan_of(
 
 def _read(target: Path) -> tuple[dict[str, Any], yaml_file.Lines, Path, str]:
     if target.is_dir():
-        data = {"name": plans.name_from(target.absolute().name), "concepts": {"folder": str(target.absolute())}}
+        data = {"name": name_from(target.absolute().name), "concepts": {"folder": str(target.absolute())}}
         return data, {}, Path(), str(target)
     path = target
     if not target.is_file():
@@ -55,7 +56,7 @@ def _read(target: Path) -> tuple[dict[str, Any], yaml_file.Lines, Path, str]:
             raise PlanError(f"{target} is neither a folder of concepts, nor a plan file, nor a ready plan{told}")
         path = plans.ready(target.name)
     data, lines = yaml_file.read(path)
-    return {"name": plans.name_from(path.stem), **data}, lines, path.parent, str(path)
+    return {"name": name_from(path.stem), **data}, lines, path.parent, str(path)
 
 
 def _key(override: str) -> str:

@@ -23,7 +23,7 @@ def advise(
 
     Stop it and start it again as you like; the same command with a larger budget goes on with more rounds.
     """
-    from perdure import screen
+    from perdure import pictures, screen
     from perdure.advise import budget as spans
 
     seconds = spans.parse(budget)
@@ -32,6 +32,7 @@ def advise(
         from perdure.advise import advise as advising
         from perdure.advise import asking, terminal
     plan = asking.plan_of(concepts, names, base, tuple(overrides or ()))
+    screen.tell([*plan.notes, *pictures.notes(plan.concepts)])
     advice = advising.advise(plan, seconds, out, device, screen.watch(), screen.say)
     screen.console.print(terminal.table(advice.verdict))
     for line in (*terminal.footnotes(advice.verdict), advice.headline, advice.reason, *advice.cautions):

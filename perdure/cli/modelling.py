@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from perdure.cli.options import Device, Json, Model, Overrides
+from perdure.wording import name_from
 
 
 class Kind(StrEnum):
@@ -26,7 +27,7 @@ def init(
     """Begin a new model: a folder that will hold its lessons."""
     from perdure import plan, screen, yaml_file
 
-    name = plan.name_from(model.absolute().name)
+    name = name_from(model.absolute().name)
     data = yaml_file.override({"name": name, "base": base, "method": method}, tuple(overrides or ()))
     made = plan.build(data, where="perdure init")
     with screen.working("looking at the base"):
@@ -63,7 +64,7 @@ def teach(
     from perdure.lineage import Lineage
 
     lineage = Lineage(model)
-    called = name or plan.name_from(images.absolute().name)
+    called = name or name_from(images.absolute().name, otherwise=f"concept-{len(lineage.lessons) + 1}")
     if called in lineage.concepts:
         raise LineageError(f"{model} already knows a concept {called!r}; choose another --name, or undo that lesson")
     given: dict[str, Any] = {"kind": kind.value, "token": token, "class": noun, "prompt": prompt, "hold_out": hold_out}

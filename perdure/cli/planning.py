@@ -12,12 +12,15 @@ def plan_new(
     base: Annotated[str, typer.Option(help="`toybox`, a hub id, or a local diffusers folder.")] = "toybox",
 ) -> None:
     """Write a plan from a folder of concepts; edit it, then check and run it."""
-    from perdure import files, screen, sources
+    from perdure import files, plan, screen, sources, yaml_file
     from perdure.errors import PlanError
 
     if out.exists():
         raise PlanError(f"{out} exists; choose another --out")
-    files.write_text(out, sources.plan_text(folder.absolute(), out.absolute().parent, base))
+    text = sources.plan_text(folder.absolute(), out.absolute().parent, base)
+    plan.build(yaml_file.parse(text, str(out))[0], out.absolute().parent, where=str(folder))  # refuses what check would
+    files.write_text(out, text)
+    screen.tell(sources.notes_on(folder.absolute()))
     screen.say(f"wrote {out}. Next: perdure check {out}; perdure run {out}")
 
 

@@ -54,7 +54,7 @@ def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, 
         return
     screen.console.print(screen.concepts_table(loaded, shown))
     screen.say(f"{screen.amount(loaded)}; {workload.of(loaded).images:,} evaluation images")
-    screen.tell(pictures.notes(loaded.sequence))
+    screen.tell([*loaded.notes, *pictures.notes(loaded.sequence)])
 
 
 def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None) -> "Plan":
@@ -73,7 +73,7 @@ def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = (
     if not loaded.concepts:
         raise PlanError(f"plan {loaded.name!r} has no concepts to teach")
     screen.say(f"{loaded.name}: {screen.amount(loaded)}")
-    screen.tell(pictures.notes(loaded.sequence), most=FEW)
+    screen.tell([*loaded.notes, *pictures.notes(loaded.sequence)], most=FEW)
     with screen.working("loading libraries"):
         from perdure import run as running
         from perdure import spread

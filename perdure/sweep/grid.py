@@ -28,6 +28,7 @@ from perdure.sections import Name, Section
 from perdure.sweep import axes as reading
 from perdure.sweep.axes import LISTED, METHODS, ORDERS, OWN_AXES, SEEDS, Ordering, Value
 from perdure.sweep.draft import Change, Draft, Place, below, without_methods
+from perdure.wording import name_from
 from perdure.yaml_file import Lines
 
 DIGITS = 8
@@ -98,7 +99,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Grid:
     `overrides`: `a.b=value` strings for its plan, which win over what the grid sets, and `axes.seeds=[0]` for itself.
     """
     data, lines = yaml_file.read(path)
-    data.setdefault("name", plans.name_from(path.stem))
+    data.setdefault("name", name_from(path.stem))
     own = tuple(text for text in overrides if text.startswith("axes."))
     rest = tuple(text for text in overrides if text not in own)
     return build(yaml_file.override(data, own), path.parent, lines, str(path), rest)
@@ -146,7 +147,7 @@ def _draft(given: GridFile, folder: Path, where: str, lines: Lines, overrides: t
         path = folder / given.plan
         path = path if path.is_file() or path.suffix else _ready(given.plan, Draft({}, folder, where, lines, []))
         data, own = yaml_file.read(path)
-        data.setdefault("name", plans.name_from(path.stem))
+        data.setdefault("name", name_from(path.stem))
         folder, place = path.parent, str(path)
     else:
         raise PlanError(f"{where}: plan: write a plan file, the name of a ready plan, or a plan's keys")
@@ -219,7 +220,7 @@ def _twins(draft: Draft, runs: Sequence[Run]) -> None:
 
 def _resolved(given: GridFile, draft: Draft, plan: Plan) -> dict[str, Any]:
     """The grid written out: the plan's keys with absolute paths, methods with their labels."""
-    data, concepts = plans.located(draft.data, draft.folder), draft.data.get("concepts")
+    data, concepts = sources.located(draft.data, draft.folder), draft.data.get("concepts")
     if not isinstance(concepts, dict) or "toybox" not in concepts:
         data["data"] = str(sources.resolve(draft.folder, data.get("data") or "."))
     methods = [choice.model_dump(mode="json") for choice in plan.methods]
