@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from perdure import mistakes
 from perdure.errors import LineageError
-from perdure.plan import Concept, Plan, describe, portable
+from perdure.plan import TOYBOX, Concept, Plan, describe, portable
 
 if TYPE_CHECKING:
     from perdure.lineage import Lineage
@@ -46,10 +46,18 @@ def on_settings(lineage: "Lineage", plan: Plan) -> None:
 def completed(lineage: "Lineage") -> dict[str, Any]:
     """The settings of a lineage, with the defaults of keys that it lacks. Raises LineageError for unknown ones."""
     try:
-        return Plan.model_validate(lineage.settings).settings()
+        return Plan.model_validate(_understood(lineage.settings)).settings()
     except ValidationError as error:
         told = "; ".join(mistakes.sentences(error, Plan, str(lineage.folder / "lineage.json"), None))
         raise LineageError(f"{told} (was it made by a later version of perdure?)") from None
+
+
+def _understood(settings: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings in today's terms: the empty negative prompt of the embedded base is its pipeline's default."""
+    sampling = settings["sampling"]
+    if settings["base"] != TOYBOX or sampling.get("negative_prompt") != "":
+        return settings
+    return {**settings, "sampling": {**sampling, "negative_prompt": None}}
 
 
 def on_base(lineage: "Lineage", identity: str) -> None:

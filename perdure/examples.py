@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from perdure import images
@@ -17,17 +18,22 @@ from perdure.pictures import Picture
 from perdure.plan import Training
 from perdure.seeds import derive
 
+RESIZE = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
 Draw = Callable[..., torch.Generator]
 """(purpose, step) -> a generator that belongs to them."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Encoded views: latents (n, c, h, w) and a condition of n rows, on the backbone's device."""
+    """Encoded views: latents (n, c, h, w) and a condition of n rows, on the backbone's device.
+
+    Where latents are drawn anew at each step, `latents` are their means and `deviation` (n, c, h, w) says how far.
+    """
 
     latents: Tensor
     condition: Condition
     captions: tuple[str, ...]
+    deviation: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -37,6 +43,9 @@ class Examples:
         index = [self._position(size * step + k, draw, purpose) for k in range(size)]
         generator = draw(f"{purpose}noise", step)
         latents = self.latents[index]
+        if self.deviation is not None:
+            spread = torch.randn(latents.shape, generator=draw(f"{purpose}posterior", step)).to(latents)
+            latents = latents + self.deviation[index] * spread
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = torch.randint(0, backbone.training_timesteps, (size,), generator=generator).to(latents.device)
         captions = tuple(self.captions[i] for i in index)
@@ -58,15 +67,21 @@ def encode(backbone: Backbone, pictures: Sequence[Picture], training: Training, 
         for view, mirrored in product(range(training.views), (False, True) if training.flip else (False,)):
             rng = np.random.default_rng(derive(seed, owner, "crop", number, view))
             how: Literal["center", "random"] = "random" if view or training.crop == "random" else "center"
-            crop = images.square(picture.image, training.resolution, how, flip=mirrored, rng=rng)
+            crop = images.square(picture.image, training.resolution, how, mirrored, rng, RESIZE[training.resize])
             views.append(torch.from_numpy(images.to_array(crop.image)))
             captions.append(picture.caption)
             facts.append((*crop.original_size, *crop.corner))
     generator = torch.Generator().manual_seed(derive(seed, owner, "encode"))
-    latents = backbone.encode_images(torch.stack(views).permute(0, 3, 1, 2), generator)
+    tensor = torch.stack(views).permute(0, 3, 1, 2)
+    deviation = None
+    if training.posterior == "each_step":
+        latents, deviation = backbone.posterior(tensor)
+    else:
+        latents = backbone.encode_images(tensor, generator)
     distinct = list(dict.fromkeys(captions))
     text = rows(backbone.encode_prompts(distinct), [distinct.index(caption) for caption in captions])
-    return Examples(latents, backbone.family.sized(text, facts, training.resolution), tuple(captions))
+    condition = backbone.family.sized(text, facts, training.resolution)
+    return Examples(latents, condition, tuple(captions), deviation)
 
 
 def together(parts: Sequence[Examples]) -> Examples:
@@ -75,4 +90,5 @@ def together(parts: Sequence[Examples]) -> Examples:
         torch.cat([p.latents for p in parts]),
         joined([p.condition for p in parts]),
         sum((p.captions for p in parts), ()),
+        None if parts[0].deviation is None else torch.cat([p.deviation for p in parts if p.deviation is not None]),
     )

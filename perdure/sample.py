@@ -84,7 +84,7 @@ def _drawn(
     """All batches, finished; several processes draw whole batches in turn, so that the batches stay what they are."""
     count = sampling.images_per_prompt
     noise = latents(backbone, count, side, sampling.seed)
-    encoded, negative = backbone.encode_prompts(prompts), backbone.encode_prompts([sampling.negative_prompt])
+    encoded, negative = backbone.encode_prompts(prompts), backbone.encode_negative(sampling.negative_prompt)
     pairs = [(prompt, k) for prompt in range(len(prompts)) for k in range(count)]
     batches = [pairs[start : start + sampling.batch_size] for start in range(0, len(pairs), sampling.batch_size)]
     processes = backbone.processes

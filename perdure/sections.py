@@ -141,6 +141,12 @@ class Training(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     min_snr: float | None = Field(None, gt=0)
     """Gamma of min-SNR weighting (Hang et al. 2023); 5 is usual, none by default."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit`: moments in 8 bits (Dettmers et al. 2022), by bitsandbytes."""
+    resize: Literal["lanczos", "bilinear"] = "lanczos"
+    """Filter that makes training images smaller; lanczos keeps more detail, bilinear is the published protocols'."""
+    posterior: Literal["once", "each_step"] = "once"
+    """When a latent is drawn from what the autoencoder says of an image: when it is encoded, or anew at each step."""
     crop: Literal["center", "random"] = "center"
     """How the first view of an image is cut to a square."""
     views: int = Field(1, ge=1)
@@ -214,7 +220,8 @@ class Sampling(Section):
     images_per_prompt: int = Field(8, ge=1)
     steps: int = Field(50, ge=1)
     guidance: float = Field(5.0, ge=0)
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
+    """What to guide away from; none: as the base's own pipeline does (SDXL: zeros, not the empty prompt)."""
     scheduler: Literal["default", "ddim", "euler", "dpm++", "unipc"] = "default"
     resolution: int | None = Field(None, ge=16, multiple_of=8)
     """Side in pixels; the training resolution by default."""

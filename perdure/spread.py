@@ -89,6 +89,8 @@ def _on(lesson: Lesson, device: str) -> Lesson:
     """A lesson with its examples on a device."""
 
     def moved(examples: Examples) -> Examples:
-        return replace(examples, latents=examples.latents.to(device), condition=on(examples.condition, device))
+        deviation = None if examples.deviation is None else examples.deviation.to(device)
+        condition = on(examples.condition, device)
+        return replace(examples, latents=examples.latents.to(device), condition=condition, deviation=deviation)
 
     return replace(lesson, examples=moved(lesson.examples), prior=lesson.prior and moved(lesson.prior))

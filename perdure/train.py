@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from perdure.memory import Memory
 from perdure.method import Adapter, Context, Method, Protection, Step, Wanted, Word, with_word, words_of
 from perdure.plan import Plan, Training
 
+CALLED = {"exp_avg": "first", "exp_avg_sq": "second"}
+"""Names of AdamW's moments in a checkpoint; other optimizers' state is stored under its own names."""
+STORED = {called: name for name, called in CALLED.items()}
 Watch = Callable[[int, float, float], None]
 """Called after each step with (steps done, loss, learning rate)."""
 
@@ -152,18 +156,31 @@ def learning_rate(training: Training, step: int) -> float:
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _optimizer(adapter: Adapter, training: Training) -> torch.optim.AdamW:
-    """AdamW over the adapter's weights, and over its words at their own rate."""
+def _optimizer(adapter: Adapter, training: Training) -> torch.optim.Optimizer:
+    """AdamW over the adapter's weights, and over its words at their own rate.
+
+    Raises TrainingError where it needs a library that is not installed.
+    """
     words = (training.word_learning_rate or training.learning_rate) / training.learning_rate
     groups = [
         {"params": list(parameters), "scale": scale}
         for scale, parameters in ((1.0, adapter.weights.parameters()), (words, adapter.word_parameters))
         if parameters
     ]
-    decay = training.weight_decay
-    return torch.optim.AdamW(
-        groups, training.learning_rate, betas=training.betas, eps=training.epsilon, weight_decay=decay, fused=True
-    )
+    settings: dict[str, Any] = {
+        "lr": training.learning_rate, "betas": training.betas, "eps": training.epsilon,
+        "weight_decay": training.weight_decay,
+    }  # fmt: skip
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **settings, fused=True)
+    try:
+        optimizers = import_module("bitsandbytes.optim")
+    except ImportError:
+        raise TrainingError(
+            "training.optimizer: adamw_8bit needs bitsandbytes; pip install 'perdure[8bit]', or take adamw"
+        ) from None
+    eight_bit: torch.optim.Optimizer = optimizers.AdamW8bit(groups, **settings)
+    return eight_bit
 
 
 def steps_done(checkpoint: Path) -> int:
@@ -172,13 +189,14 @@ def steps_done(checkpoint: Path) -> int:
 
 
 def _save(path: Path, step: int, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """An unfinished lesson: parameters and AdamW moments, by position."""
+    """An unfinished lesson: parameters and the optimizer's state of each, by position."""
     tensors = {"step": torch.tensor(step)}
     for i, parameter in enumerate(parameters):
-        state = optimizer.state[parameter]
-        parts = {"value": parameter.detach(), "first": state["exp_avg"], "second": state["exp_avg_sq"]}
-        tensors |= {f"{i}.{name}": part for name, part in parts.items()}
-    files.write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+        tensors[f"{i}.value"] = parameter.detach()
+        for name, part in optimizer.state[parameter].items():
+            if name != "step":  # one for all
+                tensors[f"{i}.{CALLED.get(name, name)}"] = part
+    files.write_bytes(path, save({name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}))
 
 
 def _read(path: Path | None) -> dict[str, Tensor]:
@@ -194,8 +212,9 @@ def _restore(tensors: dict[str, Tensor], parameters: list[Tensor], optimizer: to
     with torch.no_grad():
         for i, parameter in enumerate(parameters):
             parameter.copy_(tensors[f"{i}.value"])
-            moments: dict[str, Any] = {"exp_avg": tensors[f"{i}.first"], "exp_avg_sq": tensors[f"{i}.second"]}
-            optimizer.state[parameter] = {name: m.to(parameter) for name, m in moments.items()} | {
-                "step": torch.tensor(float(step), device=parameter.device)
+            own = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
+            counted = torch.tensor(float(step), device=parameter.device) if "first" in own else step
+            optimizer.state[parameter] = {"step": counted} | {
+                STORED.get(name, name): t.to(parameter.device) for name, t in own.items() if name != "value"
             }
     return step

@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from conftest import planned
@@ -351,19 +352,23 @@ def test_schedulers(backbone, scheduler):
 
 
 @pytest.mark.parametrize(("which", "kind"), [("sd", StableDiffusionPipeline), ("xl", StableDiffusionXLPipeline)])
-def test_drawn_is_what_a_plain_pipeline_with_the_changed_weights_draws(which, kind, request):
+@pytest.mark.parametrize("negative", [None, "", "a photo of the cat"])
+def test_drawn_is_what_a_plain_pipeline_with_the_changed_weights_draws(which, kind, negative, request):
+    """Whatever it guides away from: without a negative prompt SDXL takes zeros, which is not the empty prompt."""
     backbone = request.getfixturevalue(which)
     delta, noise = some_delta(backbone), sample.latents(backbone, 2, 32, 42)
     with backbone.laid(delta):
-        ours = sample.draw(backbone, ["a photo of zwz dog"], SAMPLING, 32)
+        ours = sample.draw(
+            backbone, ["a photo of zwz dog"], SAMPLING.model_copy(update={"negative_prompt": negative}), 32
+        )
     pipe = kind.from_pretrained(request.getfixturevalue(f"pico{'_xl' if which == 'xl' else ''}"))
     with torch.no_grad():
         for name, change in delta.items():
             pipe.unet.get_parameter(f"{name}.weight").add_(change.matrix())
     pipe.set_progress_bar_config(disable=True)
     theirs = pipe(
-        ["a photo of zwz dog"] * 2, negative_prompt=[""] * 2, latents=noise, height=32, width=32, num_inference_steps=3,
-        guidance_scale=3.0, output_type="pt",
+        ["a photo of zwz dog"] * 2, negative_prompt=None if negative is None else [negative] * 2, latents=noise,
+        height=32, width=32, num_inference_steps=3, guidance_scale=3.0, output_type="pt",
     ).images  # fmt: skip
     shown = torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).reshape(32, 32, 3) for i in ours])
     torch.testing.assert_close(shown.float() / 255, theirs.permute(0, 2, 3, 1), atol=1.01 / 255, rtol=0)
@@ -378,6 +383,19 @@ def test_encoding_and_decoding(backbone):
     scale = backbone.pipe.vae.config.scaling_factor
     assert ((latents - posterior.mean * scale).abs() <= 6 * posterior.std * scale + 1e-6).all()
     assert [image.size for image in backbone.decode(latents)] == [(32, 32)] * 2
+
+
+def test_decoding_in_parts_gives_the_same_images(sd, monkeypatch):
+    latents = sample.latents(sd, 3, 32, 0)
+    whole = pixels(sd.decode(latents))
+    monkeypatch.setattr("perdure.backbones.backbone.DECODED", 2 * 32 * 32)
+    parts = pixels(sd.decode(latents))
+    assert len(parts) == 3
+    near = (
+        np.abs(np.frombuffer(a, "u1").astype(int) - np.frombuffer(b, "u1")).max()
+        for a, b in zip(whole, parts, strict=True)
+    )
+    assert max(near) <= 1
 
 
 # --- SDXL ----------------------------------------------------------------------------------------------------------

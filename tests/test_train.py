@@ -1,14 +1,18 @@
 """One lesson: the loop, its schedule, its batches, and going on after a stop."""
 
 import math
+import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import planned
+from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load_file
 
 from perdure import examples, method, seeds
 from perdure.backbones import loading
@@ -46,6 +50,61 @@ def lesson(backbone):
 
 
 NAIVE = method.get("naive", {"rank": 2})
+
+
+# --- the published protocol, to the letter ---------------------------------------------------------------------------
+
+
+def test_latents_drawn_at_each_step_are_the_posterior_sampled_anew(pico, backbone):
+    """Beside the autoencoder of diffusers: over many steps each example has its mean and its deviation."""
+    vae = AutoencoderKL.from_pretrained(pico, subfolder="vae")
+    how = training(posterior="each_step", resize="bilinear")
+    encoded = examples.encode(backbone, pictures(), how, 0, "dog")
+    small = pictures()[1].image.resize((40, 32), Image.Resampling.BILINEAR).crop((4, 0, 36, 32))
+    pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        own = vae.encode(pixels).latent_dist
+    draw = partial(seeds.generator, 0, "dog")
+    batches = [encoded.batch(backbone, 3, draw, step) for step in range(400)]
+    where = [next(row for row in range(3) if b.captions[row].endswith("cat")) for b in batches]
+    drawn = torch.stack([b.latents[row] for b, row in zip(batches, where, strict=True)])
+    scale = vae.config.scaling_factor
+    torch.testing.assert_close(encoded.latents[1:2], own.mean * scale, atol=1e-5, rtol=1e-4)
+    away = (drawn - own.mean * scale) / (own.std * scale)
+    assert abs(float(away.mean())) < 0.01 and abs(float(away.std()) - 1) < 0.01
+    again = encoded.batch(backbone, 3, draw, 7)
+    assert torch.equal(again.latents, batches[7].latents) and torch.equal(again.noise, batches[7].noise)
+
+
+def test_images_are_made_smaller_by_the_filter_of_the_plan(backbone):
+    large = [Picture(p.image.resize((90, 70), Image.Resampling.NEAREST), p.caption) for p in pictures()]
+    latents = [examples.encode(backbone, large, training(resize=r), 0, "dog").latents for r in ("lanczos", "bilinear")]
+    assert not torch.allclose(*latents)
+
+
+def test_8_bit_adamw_goes_on_after_a_stop(backbone, lesson, tmp_path):
+    """Steps up to a stop and the rest have the bits of a lesson that ran through; its moments really are bytes."""
+    pytest.importorskip("bitsandbytes.optim", reason="bitsandbytes is not installed")
+    how = training(optimizer="adamw_8bit", checkpoint_every=2)
+    chosen, path = method.get("merge_init", {"rank": 128}), tmp_path / "checkpoint.safetensors"
+    whole = learn(backbone, chosen, Memory(), lesson, planned(how))
+
+    def watch(step, loss, rate):
+        if step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        learn(backbone, chosen, Memory(), lesson, planned(how), watch, path)
+    assert steps_done(path) == 4
+    assert learn(backbone, chosen, Memory(), lesson, planned(how), checkpoint=path).digest == whole.digest
+    assert torch.uint8 in {tensor.dtype for name, tensor in load_file(path).items() if name.endswith("state1")}
+    assert learn(backbone, chosen, Memory(), lesson, planned(training())).digest != whole.digest
+
+
+def test_8_bit_adamw_without_its_library_is_refused(backbone, lesson, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(TrainingError, match="pip install"):
+        learn(backbone, NAIVE, Memory(), lesson, planned(training(optimizer="adamw_8bit")))
 
 
 # --- the loop ------------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ SCHEDULERS = {
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
 }
+DECODED = 1 << 20
+"""Pixels that are decoded at a time: one image of 1024 x 1024, for which SDXL's decoder needs about 8 GB in float32."""
 ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 TARGETS = {
     "attention": ATTENTION,
@@ -130,26 +132,44 @@ class Backbone:
         """The condition of some prompts, one row each; with a graph only while learnt words are trained."""
         return dict(self.family.encode(self.pipe, self._speech.write(prompts)))
 
+    def encode_negative(self, prompt: str | None) -> Condition:
+        """The condition to guide away from, one row; without a prompt, what the base's own pipeline takes."""
+        condition = self.encode_prompts([prompt or ""])
+        return condition if prompt is not None else self.family.unguided(self.pipe, condition)
+
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Latents (n, c, h/f, w/f) in the UNet's units of images (n, 3, h, w) in [-1, 1]."""
-        vae = self.pipe.vae
-        encoded = []
-        for image in images.to(self.device, vae.dtype):
-            posterior = vae.encode(image[None])
-            if "latent_dist" in posterior:  # AutoencoderKL; the tiny autoencoder is deterministic
-                mean, std = posterior.latent_dist.mean, posterior.latent_dist.std
-                encoded.append(mean + std * torch.randn(mean.shape, generator=generator).to(mean))
+        """Latents (n, c, h/f, w/f) in the UNet's units of images (n, 3, h, w) in [-1, 1], each drawn once."""
+        drawn = [mean if std is None else _drawn(mean, std, generator) for mean, std in self._posteriors(images)]
+        return torch.cat(drawn).float() * float(self.pipe.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the latents that `encode_images` draws; 0 where nothing is drawn."""
+        means, deviations = zip(
+            *((mean, torch.zeros_like(mean) if std is None else std) for mean, std in self._posteriors(images)),
+            strict=True,
+        )
+        scale = float(self.pipe.vae.config.scaling_factor)
+        return torch.cat(means).float() * scale, torch.cat(deviations).float() * scale
+
+    def _posteriors(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Mean and deviation (1, c, h/f, w/f) of each image, in the autoencoder's units."""
+        for image in images.to(self.device, self.pipe.vae.dtype):
+            encoded = self.pipe.vae.encode(image[None])
+            if "latent_dist" in encoded:  # AutoencoderKL; the tiny autoencoder is deterministic
+                yield encoded.latent_dist.mean, encoded.latent_dist.std
             else:
-                encoded.append(posterior.latents)
-        return torch.cat(encoded).to(torch.float32) * float(vae.config.scaling_factor)
+                yield encoded.latents, None
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
-        """RGB images of latents (n, c, h/f, w/f)."""
-        vae = self.pipe.vae
-        decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
-        images: list[Image.Image] = self.pipe.image_processor.postprocess(decoded, output_type="pil")
+        """RGB images of latents (n, c, h/f, w/f), decoded as many at a time as `DECODED` allows."""
+        vae, images = self.pipe.vae, []
+        pixels = latents.shape[-2] * latents.shape[-1] * int(self.pipe.vae_scale_factor) ** 2
+        for some in latents.split(max(1, DECODED // pixels)):
+            decoded = vae.decode(some.to(vae.dtype) / vae.config.scaling_factor).sample
+            images += self.pipe.image_processor.postprocess(decoded, output_type="pil")
         return images
 
     @property
@@ -230,3 +250,7 @@ class Backbone:
         finally:
             self.pipe.scheduler = usual
         return torch.as_tensor(drawn).float()
+
+
+def _drawn(mean: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:
+    return mean + deviation * torch.randn(mean.shape, generator=generator).to(mean)

@@ -19,6 +19,8 @@ class Family:
     """Class name in the folder's model_index.json."""
     encode: Callable[[Any, list[str]], Condition]
     """(pipeline, prompts) -> condition of the prompts, on the pipeline's device."""
+    unguided: Callable[[Any, Condition], Condition]
+    """(pipeline, condition of "") -> what the pipeline guides away from where no negative prompt is given."""
     sized: Callable[[Condition, list[tuple[int, int, int, int]], int], Condition]
     """(condition, (height, width, top, left) of each original image and crop, training side) -> condition."""
     unet_inputs: Callable[[Condition], dict[str, Any]]

@@ -15,6 +15,13 @@ def encode(pipe: Any, prompts: list[str]) -> Condition:
     return {"text": text, "pooled": pooled}
 
 
+def unguided(pipe: Any, empty: Condition) -> Condition:
+    """Zeros where the pipeline says so, as SDXL does; else the empty prompt."""
+    if not pipe.config.force_zeros_for_empty_prompt:
+        return empty
+    return {name: torch.zeros_like(tensor) for name, tensor in empty.items()}
+
+
 def sized(condition: Condition, facts: list[tuple[int, int, int, int]], side: int) -> Condition:
     """Adds time_ids (n, 6): original height and width, crop top and left, target height and width."""
     ids = [(height, width, top, left, side, side) for height, width, top, left in facts]
@@ -37,4 +44,4 @@ def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]
     }
 
 
-FAMILY = Family("sdxl", "StableDiffusionXLPipeline", encode, sized, unet_inputs, pipeline_inputs)
+FAMILY = Family("sdxl", "StableDiffusionXLPipeline", encode, unguided, sized, unet_inputs, pipeline_inputs)

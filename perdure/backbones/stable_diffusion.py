@@ -13,6 +13,11 @@ def encode(pipe: Any, prompts: list[str]) -> Condition:
     return {"text": text}
 
 
+def unguided(pipe: Any, empty: Condition) -> Condition:
+    """The empty prompt."""
+    return empty
+
+
 def sized(condition: Condition, facts: list[tuple[int, int, int, int]], side: int) -> Condition:
     """These models are not told about sizes and crops."""
     return condition
@@ -28,4 +33,4 @@ def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]
     return {"prompt_embeds": condition["text"], "negative_prompt_embeds": negative["text"]}
 
 
-FAMILY = Family("stable-diffusion", "StableDiffusionPipeline", encode, sized, unet_inputs, pipeline_inputs)
+FAMILY = Family("stable-diffusion", "StableDiffusionPipeline", encode, unguided, sized, unet_inputs, pipeline_inputs)
