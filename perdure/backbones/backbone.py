@@ -140,27 +140,26 @@ class Backbone:
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Latents (n, c, h/f, w/f) in the UNet's units of images (n, 3, h, w) in [-1, 1], each drawn once."""
-        drawn = [mean if std is None else _drawn(mean, std, generator) for mean, std in self._posteriors(images)]
+        drawn = [
+            mean + std * torch.randn(mean.shape, generator=generator).to(mean) for mean, std in self._posteriors(images)
+        ]
         return torch.cat(drawn).float() * float(self.pipe.vae.config.scaling_factor)
 
     @torch.no_grad()
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations of the latents that `encode_images` draws; 0 where nothing is drawn."""
-        means, deviations = zip(
-            *((mean, torch.zeros_like(mean) if std is None else std) for mean, std in self._posteriors(images)),
-            strict=True,
-        )
+        """Means and deviations of the latents that `encode_images` draws; deviation 0 where nothing is drawn."""
+        means, deviations = zip(*self._posteriors(images), strict=True)
         scale = float(self.pipe.vae.config.scaling_factor)
         return torch.cat(means).float() * scale, torch.cat(deviations).float() * scale
 
-    def _posteriors(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _posteriors(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Mean and deviation (1, c, h/f, w/f) of each image, in the autoencoder's units."""
         for image in images.to(self.device, self.pipe.vae.dtype):
             encoded = self.pipe.vae.encode(image[None])
             if "latent_dist" in encoded:  # AutoencoderKL; the tiny autoencoder is deterministic
                 yield encoded.latent_dist.mean, encoded.latent_dist.std
             else:
-                yield encoded.latents, None
+                yield encoded.latents, torch.zeros_like(encoded.latents)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -250,7 +249,3 @@ class Backbone:
         finally:
             self.pipe.scheduler = usual
         return torch.as_tensor(drawn).float()
-
-
-def _drawn(mean: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:
-    return mean + deviation * torch.randn(mean.shape, generator=generator).to(mean)
