@@ -140,9 +140,7 @@ class Backbone:
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Latents (n, c, h/f, w/f) in the UNet's units of images (n, 3, h, w) in [-1, 1], each drawn once."""
-        drawn = [
-            mean + std * torch.randn(mean.shape, generator=generator).to(mean) for mean, std in self._posteriors(images)
-        ]
+        drawn = [m + s * torch.randn(m.shape, generator=generator).to(m) for m, s in self._posteriors(images)]
         return torch.cat(drawn).float() * float(self.pipe.vae.config.scaling_factor)
 
     @torch.no_grad()
