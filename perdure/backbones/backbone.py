@@ -164,7 +164,7 @@ class Backbone:
         """RGB images of latents (n, c, h/f, w/f), decoded as many at a time as `DECODED` allows."""
         vae, images = self.pipe.vae, []
         pixels = latents.shape[-2] * latents.shape[-1] * int(self.pipe.vae_scale_factor) ** 2
-        for some in latents.split(max(1, DECODED // pixels)):
+        for some in torch.split(latents, max(1, DECODED // pixels)):
             decoded = vae.decode(some.to(vae.dtype) / vae.config.scaling_factor).sample
             images += self.pipe.image_processor.postprocess(decoded, output_type="pil")
         return images
