@@ -3,12 +3,19 @@
 import json
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import planned
-from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDPMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from torch import nn
 
@@ -466,8 +473,12 @@ def test_what_is_no_base(pico, tmp_path):
         str(pico / "model_index.json"): "no such folder",
         broken(pico, tmp_path / "flux", **{"model_index.json": other}): "is a FluxPipeline; perdure teaches",
         broken(pico, tmp_path / "json", **{"model_index.json": "{"}): "cannot be",
+        broken(pico, tmp_path / "list", **{"model_index.json": "[]"}): "cannot be read",
         broken(pico, tmp_path / "weights", **{"unet__diffusion_pytorch_model.safetensors": "x"}): "cannot be loaded",
-        broken(pico, tmp_path / "missing", **{"unet__diffusion_pytorch_model.safetensors": None}): "cannot be loaded",
+        broken(pico, tmp_path / "missing", **{"unet__diffusion_pytorch_model.safetensors": None}): "is incomplete: the",
+        broken(pico, tmp_path / "no-config", **{"vae__config.json": None}): "is incomplete: vae/config.json is missing",
+        "https://huggingface.co/owner/name": "give a hub id",
+        "owner/name@main": "give a hub id",
         "somebody/nothing": "neither a local folder nor in the hub cache",
         "nothing-at-all": "neither a local folder nor in the hub cache",
     }
@@ -475,6 +486,76 @@ def test_what_is_no_base(pico, tmp_path):
         with pytest.raises(ModelError, match=word) as caught:
             loading.load(base, device="cpu")
         assert "\n" not in str(caught.value), base
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("scheduler", ["my_scheduler", "Mine"]),
+        ("unet", ["./unet", "UNet2DConditionModel"]),
+        ("unet", ["diffusers", "os.system"]),
+        ("_class_name", ["pipeline", "StableDiffusionPipeline"]),
+    ],
+)
+def test_an_index_that_names_code_is_refused_before_anything_is_loaded(pico, tmp_path, part, value, monkeypatch):
+    index = json.loads((pico / "model_index.json").read_text())
+    base = broken(pico, tmp_path / "base", **{"model_index.json": json.dumps({**index, part: value})})
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", None)
+    with pytest.raises(ModelError, match="no code that comes with a base"):
+        loading.load(base, device="cpu")
+
+
+def changed(pico, folder, part, **settings):
+    (path,) = (Path(pico) / part).glob("*config.json")
+    text = json.dumps({**json.loads(path.read_text()), **settings})
+    return broken(pico, folder, **{f"{part}__{path.name}": text})
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "word"),
+    [
+        (
+            "scheduler",
+            {"prediction_type": "sample"},
+            "predicts 'sample'; perdure teaches bases that predict epsilon or",
+        ),
+        ("scheduler", {"_class_name": "EDMEulerScheduler"}, "noised as EDMEulerScheduler"),
+        ("scheduler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "noised as FlowMatchEulerDiscreteScheduler"),
+        ("vae", {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}, "shifts latents"),
+    ],
+)
+def test_a_base_of_another_objective_is_refused_by_name(pico, tmp_path, part, settings, word):
+    base = changed(pico, tmp_path / "base", part, **settings)
+    if part == "scheduler" and "_class_name" in settings:
+        index = json.loads((Path(base) / "model_index.json").read_text())
+        index["scheduler"] = ["diffusers", settings["_class_name"]]
+        (Path(base) / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=word):
+        loading.load(base, device="cpu")
+
+
+def test_an_inpainting_model_is_refused(pico, tmp_path):
+    pipe = StableDiffusionPipeline.from_pretrained(pico)
+    pipe.unet = UNet2DConditionModel.from_config({**pipe.unet.config, "in_channels": 9})
+    pipe.save_pretrained(tmp_path / "nine")
+    with pytest.raises(ModelError, match="takes 9 channels and its autoencoder has 4; inpainting"):
+        loading.load(str(tmp_path / "nine"), device="cpu")
+
+
+def test_half_precision_files_and_shards_are_loaded_and_pickles_are_not(pico, sd, tmp_path):
+    pipe = StableDiffusionPipeline.from_pretrained(pico)
+    pipe.save_pretrained(tmp_path / "fp16", variant="fp16")
+    pipe.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    pipe.save_pretrained(tmp_path / "bin", safe_serialization=False)
+    for name in ("fp16", "shards"):
+        loaded = loading.load(str(tmp_path / name), device="cpu")
+        assert all(torch.equal(p, loaded.unet.state_dict()[n]) for n, p in sd.unet.state_dict().items())
+    shard = sorted((tmp_path / "shards/unet").glob("*-00002-of-*.safetensors"))[0]
+    shard.unlink()
+    with pytest.raises(ModelError, match=f"incomplete: unet/{shard.name} is missing"):
+        loading.load(str(tmp_path / "shards"), device="cpu")
+    with pytest.raises(ModelError, match="as pickles only, which perdure does not read"):
+        loading.load(str(tmp_path / "bin"), device="cpu")
 
 
 def test_devices_by_name(pico):

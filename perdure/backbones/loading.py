@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from perdure.backbones import sdxl, stable_diffusion
+from perdure.backbones import checking, sdxl, stable_diffusion
 from perdure.backbones.backbone import Backbone
 from perdure.backbones.family import Family
 from perdure.errors import ModelError
@@ -42,12 +42,16 @@ def load(base: str, precision: str = "fp32", device: str | None = None, vae: str
     source = _source(base)
     fetching = not Path(source).is_dir() and available(base) != IN_CACHE
     with _quiet(fetching):
-        family = _family(base)
+        index = _index(base, source)
+    family = FAMILIES[index["_class_name"]]
     extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
+    if Path(source).is_dir():
+        extra["variant"] = checking.check_files(Path(source), index, base, without=("vae",) if vae else ())
     if family is stable_diffusion.FAMILY:
         extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     with _quiet(fetching):
         pipe = _from_pretrained(DiffusionPipeline, source, base, torch_dtype=DTYPES[precision], **extra)
+        checking.check_pipeline(pipe, base)
         pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
     return Backbone(pipe, family, precision, where)
 
@@ -109,6 +113,11 @@ def available(base: str) -> str:
 
 
 def _source(base: str) -> str:
+    if "://" in base or "@" in base:
+        raise ModelError(
+            f"base {base}: give a hub id (owner/name) or a local diffusers folder; of a web address take the "
+            "owner/name in it, of a revision a folder downloaded at it"
+        )
     if base == TOYBOX:
         if not (EMBEDDED / "model_index.json").is_file():
             raise ModelError("the embedded base is not in this installation; reinstall perdure, or name another base")
@@ -126,20 +135,22 @@ def _source(base: str) -> str:
     return base
 
 
-def _family(base: str) -> Family:
-    """The family named by the pipeline's model_index.json."""
-    source = _source(base)
+def _index(base: str, source: str) -> dict[str, Any]:
+    """The pipeline's model_index.json, of a family that can be taught."""
     if Path(source).is_dir():
         try:
             index = json.loads((Path(source) / "model_index.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(f"base {base}: model_index.json cannot be read ({_first_line(error)})") from None
+        if not isinstance(index, dict):
+            raise ModelError(f"base {base}: model_index.json cannot be read (it is no JSON object)")
     else:
-        index = _from_pretrained(DiffusionPipeline, source, base, config_only=True)
+        index = dict(_from_pretrained(DiffusionPipeline, source, base, config_only=True))
+    checking.check_index(index, base)
     name = index.get("_class_name", "?")
     if name not in FAMILIES:
         raise ModelError(f"base {base} is a {name}; perdure teaches {' and '.join(FAMILIES)}")
-    return FAMILIES[name]
+    return index
 
 
 def _autoencoder(name: str) -> Any:

@@ -1,0 +1,93 @@
+"""Whether a base can be taught: its index and its files before anything of it is loaded, its settings after."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+
+from perdure.errors import ModelError
+
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+"""Where the parts of a pipeline may come from (the last is diffusers' own name for its safety checker)."""
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+WEIGHED = ("unet", "vae", "text_encoder", "text_encoder_2")
+"""Parts of a pipeline that have weights."""
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+def check_index(index: Mapping[str, Any], base: str) -> None:
+    """Refuse an index that names anything but classes of diffusers and transformers: a base brings no code."""
+    for part, value in index.items():
+        if part == "_class_name":
+            known = isinstance(value, str) and value.isidentifier()
+        elif isinstance(value, list):
+            library, name = (*value, None)[:2] if value else (None, None)
+            absent = library is None and name is None
+            known = absent or (library in LIBRARIES and isinstance(name, str) and name.isidentifier())
+        else:
+            continue
+        if not known:
+            raise ModelError(
+                f"base {base}: model_index.json names {value!r} as its {part}, which is no class of diffusers or "
+                "transformers; perdure runs no code that comes with a base"
+            )
+
+
+def check_files(folder: Path, index: Mapping[str, Any], base: str, without: Collection[str] = ()) -> str | None:
+    """The variant of a local folder's weights: "fp16" where it has no others. Raises ModelError for what is missing."""
+    plain = True
+    for part, value in index.items():
+        if part in (*without, *UNUSED) or not isinstance(value, list) or None in value:
+            continue
+        own = folder / part
+        if not own.is_dir():
+            raise _incomplete(base, f"its folder {part}/")
+        if part in WEIGHED:
+            if not (own / "config.json").is_file():
+                raise _incomplete(base, f"{part}/config.json")
+            names = {path.name for path in own.iterdir() if path.is_file()}
+            if not any(name.endswith(".safetensors") for name in names):
+                if any(name.endswith((".bin", ".ckpt", ".pt")) for name in names):
+                    raise ModelError(
+                        f"base {base}: {part}/ has weights as pickles only, which perdure does not read; load it once "
+                        "with diffusers and save it with save_pretrained(..., safe_serialization=True)"
+                    )
+                raise _incomplete(base, f"the weights of {part}/ (*.safetensors)")
+            _check_shards(own, names, base)
+            plain = plain and any(name.endswith(".safetensors") and ".fp16." not in name for name in names)
+    return None if plain else "fp16"
+
+
+def _check_shards(folder: Path, names: Collection[str], base: str) -> None:
+    for name in (name for name in names if name.endswith(".safetensors.index.json")):
+        try:
+            shards = set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            raise ModelError(f"base {base}: {folder.name}/{name} cannot be read; download the base again") from None
+        if lacking := sorted(shards - set(names)):
+            raise _incomplete(base, f"{folder.name}/{lacking[0]}")
+
+
+def _incomplete(base: str, what: str) -> ModelError:
+    return ModelError(f"base {base} is incomplete: {what} is missing; download or copy it again")
+
+
+def check_pipeline(pipe: Any, base: str) -> None:
+    """Refuse a base whose objective or latents are not those that lessons are trained with."""
+    scheduler, unet, vae = pipe.scheduler, pipe.unet.config, pipe.vae.config
+    name, predicts = type(scheduler).__name__, scheduler.config.get("prediction_type", "epsilon")
+    flows = "FlowMatch" in name or scheduler.config.get("use_flow_sigmas")
+    if flows or isinstance(scheduler, EDMEulerScheduler | EDMDPMSolverMultistepScheduler):
+        raise ModelError(f"base {base} is noised as {name} says; perdure teaches UNets of the DDPM kind only")
+    if predicts not in PREDICTIONS:
+        known = " or ".join(PREDICTIONS)
+        raise ModelError(f"base {base} predicts {predicts!r}; perdure teaches bases that predict {known}")
+    if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
+        raise ModelError(f"base {base}: its autoencoder shifts latents (latents_mean, latents_std), which is not known")
+    if unet.in_channels != vae.latent_channels:
+        raise ModelError(
+            f"base {base}: its UNet takes {unet.in_channels} channels and its autoencoder has {vae.latent_channels}; "
+            "inpainting and editing models cannot be taught, name the text-to-image model they were made from"
+        )
