@@ -6,19 +6,23 @@ import json
 import math
 import shutil
 import subprocess
+from itertools import permutations
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from test_statistics import by_order
 from typer.testing import CliRunner
 
 from perdure import compare, plan
 from perdure.cli import app
-from perdure.compare import album, drawings, page, published, statistics, study, tables, terminal, words
+from perdure.compare import album, drawings, page, published, study, tables, terminal, words
 from perdure.errors import LineageError, PlanError
 from perdure.lineage import Lineage
 
 ORDERS = ((1, 2, 3), (3, 1, 2), (2, 3, 1))
+MANY = tuple(permutations((1, 2, 3, 4)))[::3]
+"""Eight orders: enough to settle something among three methods."""
 KEPT = {"naive": 0.5, "merge_init": 0.8, "magmax": 0.79, "independent": 1.0, "joint": 1.0}
 LEARNT = {"naive": 0.4, "merge_init": 0.38, "magmax": 0.3, "independent": 0.42, "joint": 0.36}
 TEMPLATES = {"subject": ["a photo of {concept}"], "style": ["{concept} image of a dog"]}
@@ -28,7 +32,8 @@ def score(method, order, seed, lesson, own, k):
     """Base .3; a lesson adds LEARNT, later ones keep KEPT of it; order and seed add a little."""
     if not lesson:
         return 0.3
-    shift = 0.01 * ORDERS.index(order) + 0.004 * seed + 0.002 * ((3 * seed + ORDERS.index(order) + len(method)) % 4)
+    place = (ORDERS if order in ORDERS else MANY).index(order)
+    shift = 0.01 * place + 0.004 * seed + 0.002 * ((3 * seed + place + len(method)) % 4)
     return 0.3 + LEARNT[method] * KEPT[method] ** (lesson - own) + shift
 
 
@@ -90,106 +95,15 @@ def whole(sweep):
     return of(sweep)
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Three methods and a bound over eight orders, one seed."""
+    root = tmp_path_factory.mktemp("many")
+    return make_sweep(root, ("naive", "merge_init", "magmax", "independent"), MANY, seeds=(0,))
+
+
 def of(folders, **how):
     return study.of([folders] if not isinstance(folders, list) else folders, **how)
-
-
-# --- statistics, against formulas without scipy ----------------------------------------------------------------------
-
-
-GRID = {
-    (o, s): v for o, row in zip("abc", [[1.0, 2.0], [3.0, 5.0], [8.0, 6.0]], strict=True) for s, v in enumerate(row)
-}
-
-
-def test_spread_says_over_what():
-    found = statistics.spread(GRID)
-    values = [1.0, 2.0, 3.0, 5.0, 8.0, 6.0]
-    mean = sum(values) / 6
-    assert (found.n, found.mean) == (6, pytest.approx(mean))
-    assert found.std == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / 5))
-    by_order, by_seed = [1.5, 4.0, 7.0], [4.0, 13 / 3]
-    assert found.over_orders == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in by_order) / 2))
-    assert found.over_seeds == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in by_seed) / 1))
-    holed = statistics.spread({**GRID, ("a", 0): math.nan})
-    assert holed.n == 5 and holed.mean == pytest.approx(24 / 5) and math.isnan(holed.over_orders)
-    one, none = statistics.spread({("a", 0): 2.0}), statistics.spread({})
-    assert (one.n, one.mean, none.n) == (1, 2.0, 0) and math.isnan(one.std) and math.isnan(none.mean)
-
-
-def test_two_way_squares_by_hand():
-    found = statistics.effects(GRID)
-    grand, by_order, by_seed = 25 / 6, [1.5, 4.0, 7.0], [4.0, 13 / 3]
-    assert found.order == pytest.approx(2 * sum((m - grand) ** 2 for m in by_order))
-    assert found.seed == pytest.approx(3 * sum((m - grand) ** 2 for m in by_seed))
-    assert found.total == pytest.approx(sum((v - grand) ** 2 for v in GRID.values()))
-    assert found.freedom == (2, 1, 2) and found.by_chance == (0.4, 0.2, 0.4)
-    assert sum(found.shares) == pytest.approx(1)
-    assert statistics.effects({**GRID, ("a", 0): math.nan}) is None
-    assert statistics.effects({pair: v for pair, v in GRID.items() if pair[1] == 0}) is None
-    assert all(map(math.isnan, statistics.effects(dict.fromkeys(GRID, 1.0)).shares))
-
-
-def pairs(values):
-    return {("a", seed): float(v) for seed, v in enumerate(values)}
-
-
-def test_difference_bootstraps_the_mean_of_the_gaps():
-    a, b = [0.9, 0.7, 0.8, 0.95, 0.6, 0.85, 0.75, 0.9], [0.5, 0.4, 0.5, 0.5, 0.3, 0.4, 0.35, 0.6]
-    found = statistics.difference(pairs(a), pairs(b), "higher")
-    gaps = [x - y for x, y in zip(a, b, strict=True)]
-    assert found.mean == pytest.approx(sum(gaps) / 8) and (found.wins, found.ties, found.share) == (8, 0, 1.0)
-    assert found.interval == "BCa" and min(gaps) < found.low < found.mean < found.high < max(gaps)
-    drawn = np.random.default_rng(1).choice(gaps, (20_000, 8)).mean(axis=1)  # the plain percentile interval
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
-    assert found.p == pytest.approx(2 / 2**8) and found.verdict == "better"
-    assert statistics.difference(pairs(a), pairs(b), "lower").verdict == "worse"
-    assert statistics.difference(pairs(a), pairs(b), "higher") == found
-    assert statistics.difference(pairs(b), pairs(a), "higher").share == 0
-
-
-def test_sign_flips_are_counted_exactly():
-    gaps = [3.0, -1.0, 2.0, 2.5, -0.5]
-    signs = [[1 - 2 * (k >> i & 1) for i in range(5)] for k in range(32)]
-    at_least = sum(sum(s * g for s, g in zip(row, gaps, strict=True)) >= sum(gaps) for row in signs)
-    found = statistics.difference(pairs(gaps), pairs([0] * 5), "higher")
-    assert found.p == pytest.approx(2 * at_least / 32) and found.verdict == "open"
-
-
-def test_degenerate_differences_say_so():
-    nan = math.nan
-    cases = {
-        (): ("none", "unpaired"), (0.5,): ("none", "ahead"), (-0.5, -0.25): ("BCa", "behind"),
-        (0.25,) * 4: ("point", "ahead"), (0.25,) * 6: ("point", "better"), (0.0, 0.0): ("point", "equal"),
-        (0.5, -0.5, 0.5): ("BCa", "open"), (nan, 0.5): ("none", "ahead"),
-    }  # fmt: skip
-    for gaps, (interval, verdict) in cases.items():
-        found = statistics.difference(pairs(gaps), pairs([0.0] * len(gaps)), "higher")
-        assert (found.interval, found.verdict) == (interval, verdict), gaps
-        assert found.n == sum(not math.isnan(g) for g in gaps)
-    point = statistics.difference(pairs([0.25] * 4), pairs([0.0] * 4), "higher")
-    assert point.low == point.high == point.mean == 0.25
-    none = statistics.difference({("a", 0): 1.0}, {("a", 1): 1.0}, "higher")
-    assert none.verdict == "unpaired" and math.isnan(none.share)
-
-
-def test_ranks_and_the_chance_of_being_best():
-    table = np.array([[0.9, 0.5, 0.5], [0.8, 0.9, 0.1], [0.9, 0.1, 0.2]])
-    assert statistics.ranks(table, "higher").tolist() == [[1, 2.5, 2.5], [2, 1, 3], [1, 3, 2]]
-    assert statistics.ranks(table, "lower").tolist() == [[3, 1.5, 1.5], [2, 3, 1], [3, 1, 2]]
-    best = statistics.probability_best(table, "higher")
-    # b beats a only where the second pair is drawn three times: gaps of a are .4, -.1, .8
-    assert best == pytest.approx([26 / 27, 1 / 27, 0], abs=0.01)
-    assert statistics.probability_best(np.ones((4, 2)), "higher") == pytest.approx([0.5, 0.5])
-    assert np.isnan(statistics.probability_best(np.empty((0, 2)), "higher")).all()
-    assert statistics.ranks(np.empty((0, 2)), "higher").shape == (0, 2)
-
-
-def test_kendalls_tau_by_counting():
-    there, here = [4, 3, 2, 1], [4, 2, 3, 1]  # one of six pairs is turned
-    assert statistics.agreement(there, here) == pytest.approx((5 - 1) / 6)
-    assert statistics.agreement([1, 2], [2, 1]) == -1 and math.isnan(statistics.agreement([1], [1]))
-    assert math.isnan(statistics.agreement([1, 1], [1, 2]))
 
 
 # --- finding and matching runs ---------------------------------------------------------------------------------------
@@ -208,7 +122,7 @@ def test_sweep_is_found_and_counted(whole):
         mine = [whole.spread("dino", key, row).mean for key in ("forgetting", "forgetting_reference")]
         assert mine[1] == pytest.approx(mine[0] * (T - 1) / T)
     assert whole.spread("dino", "forgetting", "joint").n == 0 and whole.bases["base"]["dino"] == pytest.approx(0.3)
-    assert whole.difference("dino", "average", "merge_init", "naive").n == 6
+    assert [d.n for *_, d in whole.differences("dino", "average")] == [3, 3, 3]
     assert set(whole.standing("dino", "average").rank) == {"merge_init", "magmax", "naive"}
 
 
@@ -320,18 +234,26 @@ def test_methods_without_common_pairs_are_called_so(tmp_path):
     assert "shares no order and seed" in words.finding(found, "dino", "average")
     assert any("not all run on the same orders and seeds" in told for told in words.cautions(found))
     text = page.render(page.view(found, "x", None))
-    assert "no common pair" in text and "No order and seed is common" in text
+    assert "no common order" in text and "No order and seed is common" in text
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
 
 
-def test_the_finding_in_words(whole, tmp_path):
-    said = words.finding(whole, "dino", "average")
-    assert said.startswith("merge_init is better than magmax (6 of 6 pairs, +0.06")
+def test_the_finding_in_words(whole, many, tmp_path):
+    said = words.finding(of(many), "dino", "average")
+    assert said.startswith("merge_init is better than magmax (8 of 8 orders, +0.0") and "p = 0.023)" in said
+    said = words.finding(whole, "dino", "forgetting")
+    assert said.startswith("magmax is ahead of merge_init (3 of 3 orders, −0.0")
+    assert said.endswith("too few to settle it (a verdict among 3 comparisons takes 7).") and "p =" not in said
+    assert not words.cautions(of(many))
+    assert words.cautions(whole) == [
+        "3 orders, whatever the seeds, settle nothing: the exact sign-flip test cannot give less than p = 0.25 there; "
+        "a verdict among 3 comparisons takes 7."
+    ]
     few = of(make_sweep(tmp_path / "few", ("naive", "magmax"), orders=ORDERS[:1]))
     said = words.finding(few, "dino", "forgetting")
-    assert said.startswith("magmax is ahead of naive in 2 of 2 pairs, −0.1") and "too few pairs" in said
+    assert said.startswith("magmax is ahead of naive in 1 of 1 order, −0.1") and "a verdict takes 6" in said
     alone = of(make_sweep(tmp_path / "one", ("naive",), orders=ORDERS[:1], seeds=(0,)))
     assert "nothing to compare" in words.finding(alone, "dino", "average")
 
@@ -349,7 +271,7 @@ def test_where_lower_is_better(tmp_path):
     assert found.better("dino", "average") == found.better("dino", "forgetting") == "lower"
     assert found.better("dino", "gain_over_base") == "higher"
     assert found.contenders == ("magmax", "naive") and found.spread("dino", "forgetting", "naive").mean > 0.1
-    assert words.finding(found, "dino", "average").startswith("magmax is better than naive in 6 of 6 pairs, −0.0")
+    assert words.finding(found, "dino", "average").startswith("magmax is ahead of naive in 3 of 3 orders, −0.0")
     assert r"dino $\downarrow$" in tables.table_tex(found)
 
 
@@ -374,7 +296,8 @@ def test_page_is_one_safe_file(whole, tmp_path):
     from test_report import check_page
 
     text, parsed = check_page(compare.write(whole, tmp_path, "a <b> & c"), 200_000)
-    assert "a &lt;b&gt; &amp; c" in text and "merge_init is better than magmax" in text
+    assert "a &lt;b&gt; &amp; c" in text and "merge_init is ahead of magmax" in text and "none: 3 orders" in text
+    assert 'class="best"' not in text, "nothing is settled over three orders"
     assert text.count('class="chart"') == 5 and len(parsed.all("table")) > 10
     assert not list(tmp_path.glob("*.tmp"))
     first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
@@ -403,7 +326,7 @@ def test_scores_that_are_missing_are_counted(tmp_path):
         path.write_text(json.dumps(record))
     found = of(tmp_path)
     assert [found.spread(m, "average", "naive").n for m in ("dino", "clip_i")] == [2, 3]
-    assert found.difference("dino", "average", "naive", "magmax").n == 2
+    assert [d.n for *_, d in found.differences("dino", "average")] == [2]
     text = page.render(page.view(found, "x", None))
     assert "n = 2" in text
 
@@ -424,14 +347,38 @@ def test_csv_is_tidy(whole):
     assert total == pytest.approx(5 * float(naive["std"]) ** 2)
 
 
-def test_tex_has_the_layout_of_papers(whole, tmp_path):
-    text = tables.table_tex(whole)
+def test_only_what_is_settled_is_parted_and_marked(many, whole):
+    found = of(many)
+    assert found.tiers("dino", "average") == [["merge_init"], ["magmax"], ["naive"]]
+    assert found.best("dino", "average") == "merge_init" and found.best("dino", "forgetting") == "magmax"
+    assert 'class="best"' in page.render(page.view(found, "x", None))
+    assert (
+        whole.tiers("dino", "average") == [["merge_init", "magmax", "naive"]] and whole.best("dino", "average") is None
+    )
+    assert r"\textbf" not in tables.table_tex(whole)
+
+
+def test_tiers_part_only_where_all_above_beat_all_below(monkeypatch):
+    """a beats b; c's mean is below b's, but c varies too much to be told from a unless it is steady."""
+    monkeypatch.setattr(study.Study, "contenders", ("a", "b", "c"))
+
+    def tiers(c):
+        values = {row: by_order(v) for row, v in {"a": [1.0] * 8, "b": [0.5] * 8, "c": c}.items()}
+        one = study.Study((), (), ("dino",), ("dino",), {("dino", "average"): values}, {}, {"dino": "higher"})
+        assert one.differences("dino", "average")[0][2].verdict == "better"
+        return one.tiers("dino", "average")
+
+    assert tiers([0.1] * 5 + [1.1] * 3) == [["a", "b", "c"]] and tiers([0.4] * 7 + [0.6]) == [["a"], ["b", "c"]]
+
+
+def test_tex_has_the_layout_of_papers(many, tmp_path):
+    text = tables.table_tex(of(many))
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     heads = [r"dino $\uparrow$", r"clip\_i $\uparrow$", r"dino forg. $\downarrow$", r"clip\_i forg. $\downarrow$"]
     assert rows[0] == " & ".join(["Method", *heads]) + r" \\"
     assert rows[1].startswith("Base & 0.300 & 0.550 & -- & --") and "ddof = 1" in text
     bold = {row.split(" & ")[0]: row.count(r"\textbf") for row in rows}
-    assert bold[r"merge\_init"] == 2 and bold["magmax"] == 2 and bold["independent"] == bold["joint"] == 0
+    assert bold[r"merge\_init"] == 2 and bold["magmax"] == 2 and bold["independent"] == bold["naive"] == 0
     if shutil.which("pdflatex"):
         source = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
         (tmp_path / "t.tex").write_text(source)
@@ -444,11 +391,11 @@ def test_tex_has_the_layout_of_papers(whole, tmp_path):
 def test_published_beside_another_model_is_marked(whole):
     assert published.beside(whole) is None
     shown = published.beside(whole, "low-rank-objects")
-    assert not shown.same and "Another model and other data" in words.beside_sentence(shown)
+    assert not shown.same and "Another model and other data" in words.beside_sentences(shown)[0]
     by = {(o.measure, o.figure): o for o in shown.orders}
     order = by["dino", "average"]
-    assert order.there == ("merge_init", "magmax", "naive") and set(order.here) == set(order.there)
-    assert order.tau == pytest.approx(1.0 if order.here == order.there else 1 / 3)
+    assert order.there == ("merge_init", "naive") and order.tiers == (("merge_init", "naive"),) and order.tau == 1
+    assert words.order_sentence(order).endswith("settled here: nothing")
     ortho = next(line for line in shown.lines if line.method == "merge_ortho")
     assert ortho.row is None and ortho.cells[0] == ((0.403, 0.025), None)
     naive = next(line for line in shown.lines if line.method == "naive")
@@ -459,6 +406,45 @@ def test_published_beside_another_model_is_marked(whole):
     assert "another model" in str(terminal.published_table(shown).title)
     with pytest.raises(PlanError, match="did you mean 'low-rank-styles'"):
         published.beside(whole, "low-rank-style")
+
+
+def test_a_published_row_stands_beside_its_own_variant(tmp_path):
+    """The tables are of the reference code's operands; the paper's equations are shown, but not beside them."""
+    given = {
+        "naive": {"name": "naive"}, "magmax-code": {"name": "magmax", "operand": "delta"},
+        "magmax-paper": {"name": "magmax"}, "ortho-code": {"name": "merge_ortho", "merge": "factor_sum"},
+        "ortho-rows": {"name": "merge_ortho", "merge": "factor_sum", "orthogonality": "rowspace"},
+    }  # fmt: skip
+    for label, choice in given.items():
+        make(tmp_path / label, label, methods=[{**choice, "label": label}], score=lambda *_: 0.5)
+    shown = published.beside(of(tmp_path), "low-rank-objects")
+    rows = {(line.method, line.row, line.other) for line in shown.lines}
+    assert rows == {
+        ("naive", "naive", False), ("merge_init", None, False), ("magmax", "magmax-code", False),
+        ("magmax", "magmax-paper", True), ("merge_ortho", "ortho-code", False), ("merge_ortho", "ortho-rows", True),
+    }  # fmt: skip
+    other = next(line for line in shown.lines if line.row == "magmax-paper")
+    assert all(math.isnan(there[0]) and here.n == 1 for there, here in other.cells)
+    said = words.beside_sentences(shown)[1]
+    assert "merge_ortho with merge=factor_sum, orthogonality=column and magmax with operand=delta" in said
+    assert said.endswith("magmax-paper and ortho-rows are other variants.")
+    assert set(shown.orders[0].there) == {"naive", "magmax", "merge_ortho"}
+    text = page.render(page.view(of(tmp_path), "x", shown))
+    assert "magmax (operand=delta)" in text and "magmax-paper (not the published variant)" in text
+    assert "magmax, operand=delta (published" in tables.table_tex(of(tmp_path), shown)
+    cells = [str(cell) for column in terminal.published_table(shown).columns for cell in column.cells]
+    assert "magmax-paper (not the published variant)" in cells
+    told = compare.as_json(of(tmp_path), shown)["published"]
+    assert told["other_variants"] == ["ortho-rows", "magmax-paper"] and told["variants"]["magmax"] == {
+        "operand": "delta"
+    }
+
+
+@pytest.mark.parametrize("name", ["low-rank-objects", "low-rank-styles", "toybox-subjects", "toybox-styles"])
+def test_ready_plans_have_both_variants_and_one_of_each_is_the_published_one(name):
+    made, table = plan.load(plan.ready(name)), published.get("low-rank-objects")
+    found = {choice.label: table.has(choice.model_dump()) for choice in made.methods if choice.name in table.variants}
+    assert found == {f"{method}-{kind}": kind == "code" for method in table.variants for kind in ("code", "paper")}
 
 
 def test_the_plan_names_its_protocol(tmp_path):
@@ -493,11 +479,12 @@ def test_command(sweep, tmp_path):
     runner = CliRunner()
     done = runner.invoke(app, ["compare", str(sweep), "--out", str(tmp_path / "o"), "--beside", "low-rank-objects"])
     assert done.exit_code == 0, done.output
-    assert "merge_init is better than magmax" in done.output and "Kendall's tau" in done.output
+    assert "merge_init is ahead of magmax" in done.output and "Kendall's tau" in done.output
     assert (tmp_path / "o" / "compare.html").is_file()
     told = runner.invoke(app, ["compare", str(sweep), "--out", str(tmp_path / "o"), "--measure", "clip_i", "--json"])
     found = json.loads(told.stdout)
     assert {m["measure"] for m in found["means"]} == {"clip_i", "cost"} and len(found["runs"]) == 30
-    assert found["differences"][0]["pairs"][0]["verdict"] == "better"
+    pair = found["differences"][0]["pairs"][0]
+    assert (pair["verdict"], pair["n"], pair["p"], pair["p_holm"]) == ("ahead", 3, None, None)
     wrong = runner.invoke(app, ["compare", str(sweep), "--measure", "dinno"])
     assert isinstance(wrong.exception, PlanError) and "did you mean 'dino'" in str(wrong.exception)

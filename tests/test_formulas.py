@@ -13,6 +13,8 @@ A1 = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.0, 1.0, -3.0, 0.5]])
 B1 = torch.tensor([[1.0, 0.0], [0.5, -1.0], [2.0, 1.0]])
 A2 = torch.tensor([[-2.0, 1.0, 0.5, -1.0], [0.0, 0.5, 4.0, -0.5]])
 B2 = torch.tensor([[0.5, 3.0], [-0.5, 0.0], [-1.0, -2.0]])
+A3 = torch.tensor([[0.25, -2.0, 1.5, 1.0], [-1.0, 0.5, 3.0, 0.5]])
+B3 = torch.tensor([[-1.0, 2.5], [0.5, 1.0], [2.0, -0.5]])
 
 
 def adapter_of(pair):
@@ -60,6 +62,45 @@ def test_merge_ortho_product_is_merge_init_after_training():
 def test_merge_ortho_factor_sum_has_the_reference_codes_cross_terms():
     expected = B1 @ A1 + B2 @ A2 + B1 @ A2 + B2 @ A1
     torch.testing.assert_close(weight("merge_ortho", (A1, B1), (A2, B2), merge="factor_sum"), expected)
+
+
+def test_the_reference_codes_operands_over_three_lessons():
+    """methods.md a.6, 1 and 2: factor sums, and element-wise maxima of whole differences that ties leave to the new."""
+    three = ((A1, B1), (A2, B2), (A3, B3))
+    expected = sum(b @ a for _, b in three for a, _ in three)  # nine products, six of them cross terms
+    torch.testing.assert_close(weight("merge_ortho", *three, merge="factor_sum"), expected)
+    expected = larger(larger(B1 @ A1, B2 @ A2), B3 @ A3)
+    torch.testing.assert_close(weight("magmax", *three, operand="delta"), expected)
+    again = weight("magmax", (A1, B1), (A2, B2), (-A2, B2), operand="delta")  # the third ties where the second won
+    won = (B2 @ A2).abs() >= (B1 @ A1).abs()
+    torch.testing.assert_close(again, torch.where(won, -(B2 @ A2), B1 @ A1))
+
+
+def test_what_lies_under_lessons_two_and_three_of_the_reference_codes_merge_ortho():
+    """The next task fuses (sum B)(sum A): the model jumps from W_1 + B_2 A_2, where training ended, to that."""
+    for past in (((A1, B1),), ((A1, B1), (A2, B2))):
+        _, memory = lessons("merge_ortho", *past, merge="factor_sum")
+        (a, b), under = start("merge_ortho", memory, len(past) + 1, merge="factor_sum")
+        sum_a, sum_b = sum(a for a, _ in past), sum(b for _, b in past)
+        torch.testing.assert_close(under["p"].matrix(), sum_b @ sum_a)
+        assert b.abs().max() == 0
+        for c in range(4):
+            torch.testing.assert_close(a[:, c], torch.linalg.svd(sum_a[:, c].reshape(1, 2)).Vh[-1])
+
+
+def test_the_orthogonal_start_is_as_degenerate_as_the_reference_codes():
+    """methods.md a.6, 6: unit columns, nearly all in one row, the last and the first by turns; sqrt(r) as large."""
+    r, wide = 16, 64
+    chosen, memory, rows = method.get("merge_ortho", {"rank": r, "merge": "factor_sum"}), Memory(), []
+    for number in (1, 2, 3):
+        adapter = adapter_of((torch.nn.Parameter(torch.zeros(r, wide)), torch.nn.Parameter(torch.ones(3, r))))
+        chosen.start(adapter, memory, context(number))
+        a = adapter.weights.factors["p"][0].detach()
+        rows.append(a.square().mean(dim=1))
+        assert a.norm() == pytest.approx(wide**0.5 if number > 1 else (wide / r) ** 0.5, rel=0.1)
+        memory = chosen.consolidate.remember(adapter, memory, context(number))
+    assert rows[0].max() < 0.01 and (rows[1].argmax(), rows[2].argmax()) == (r - 1, 0)
+    assert rows[1].max() > 0.8 and rows[2].max() > 0.8
 
 
 def test_magmax_delta_keeps_the_larger_entry_of_the_products():

@@ -44,7 +44,8 @@ def _mean(study: Study, measure: str, figure: str, row: str) -> dict[str, Any]:
     squares = {"order": effects.order, "seed": effects.seed, "residual": effects.residual} if effects else None
     return _plain({
         "measure": measure, "figure": figure, "method": row, "n": found.n, "mean": found.mean, "std": found.std,
-        "ddof": 1, "std_over_orders": found.over_orders, "std_over_seeds": found.over_seeds, "squares": squares,
+        "ddof": 1, "std_over_orders": found.over_orders, "std_over_seeds": found.over_seeds, "orders": found.orders,
+        "low": found.low, "high": found.high, "squares": squares,
     })  # fmt: skip
 
 
@@ -52,19 +53,26 @@ def _difference(study: Study, measure: str, figure: str) -> dict[str, Any]:
     standing = study.standing(measure, figure)
     pairs = [
         {"a": a, "b": b, "n": d.n, "mean": d.mean, "low": d.low, "high": d.high, "interval": d.interval, "p": d.p,
-         "a_better": d.share, "verdict": d.verdict}
+         "p_holm": d.corrected, "comparisons": d.comparisons, "a_better": d.share, "verdict": d.verdict}
         for a, b, d in study.differences(measure, figure)
     ]  # fmt: skip
     return _plain({
         "measure": measure, "figure": figure, "better": study.better(measure, figure), "pairs": pairs,
-        "common": standing.n, "mean_rank": standing.rank, "probability_best": standing.best,
+        "over": "orders", "tiers": study.tiers(measure, figure), "common": standing.n, "mean_rank": standing.rank,
+        "probability_best": standing.best,
     })  # fmt: skip
 
 
 def _published(beside: Beside) -> dict[str, Any]:
-    orders = [{"measure": o.measure, "figure": o.figure, "published": list(o.there), "here": list(o.here), "tau": o.tau}
-              for o in beside.orders]  # fmt: skip
-    return _plain({"protocol": beside.table.name, "source": beside.table.source, "same": beside.same, "orders": orders})
+    orders = [
+        {"measure": o.measure, "figure": o.figure, "published": list(o.there), "here": list(o.tiers), "tau": o.tau}
+        for o in beside.orders
+    ]
+    table, others = beside.table, [line.row for line in beside.lines if line.other]
+    return _plain({
+        "protocol": table.name, "source": table.source, "same": beside.same, "variants": table.variants,
+        "other_variants": others, "orders": orders,
+    })  # fmt: skip
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from perdure.compare import drawings, words
+from perdure.compare import drawings, statistics, words
 from perdure.compare.drawings import Chart, Look
 from perdure.compare.published import Beside
 from perdure.compare.statistics import Difference, Spread
@@ -42,7 +42,7 @@ class Contest:
 
     title: str
     sentence: str
-    differences: tuple[tuple[str, str, Difference, str, Markup], ...]
+    differences: tuple[tuple[str, str, Difference, str, str, Markup], ...]
     ranks: tuple[tuple[str, str, str], ...]
     n: int
 
@@ -91,7 +91,7 @@ class BesideView:
     """The published table beside one's own, as text."""
 
     table: Beside
-    sentence: str
+    sentences: tuple[str, ...]
     headings: tuple[str, ...]
     lines: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...]
     orders: tuple[str, ...]
@@ -155,18 +155,17 @@ def _formula(key: str) -> str:
 def _cell(study: Study, measure: str, figure: Figure, row: str) -> Cell:
     spread = study.spread(measure, figure.key, row)
     fewer = spread.n if 0 < spread.n < len(study.of(row)) else None
-    printed = [figure.show(study.spread(measure, figure.key, r).mean) for r in study.ranked(measure, figure.key)]
-    best = row not in study.bounds and len(set(printed)) > 1 and figure.show(spread.mean) == printed[0]
-    return Cell(words.plus_minus(spread, figure.show), best, fewer)
+    return Cell(words.plus_minus(spread, figure.show), row == study.best(measure, figure.key), fewer)
 
 
 def _contest(study: Study, measure: str, figure: Figure) -> Contest:
     found = study.differences(measure, figure.key)
     reach = max((abs(v) for *_, d in found for v in (d.mean, d.low, d.high) if math.isfinite(v)), default=0.0)
     better = study.better(measure, figure.key)
-    rows = tuple((a, b, d, words.interval(d), drawings.forest(d, reach, better)) for a, b, d in found)
+    rows = tuple((a, b, d, words.interval(d), words.p_value(d), drawings.forest(d, reach, better)) for a, b, d in found)
     standing = study.standing(measure, figure.key)
-    best = {row: f"{100 * share:.0f} %" if standing.n > 1 else "–" for row, share in standing.best.items()}
+    enough = standing.n >= statistics.least_orders()
+    best = {row: f"{100 * share:.0f} %" if enough else "–" for row, share in standing.best.items()}
     ranks = tuple((row, f"{rank:.2f}", best[row]) for row, rank in standing.rank.items())
     return Contest(figure.title, words.finding(study, measure, figure.key), rows, ranks, standing.n)
 
@@ -193,11 +192,15 @@ def _per_cent(shares: Sequence[float]) -> str:
 def _beside(study: Study, beside: Beside) -> BesideView:
     headings = tuple(f"{m} {f} {ARROWS[study.better(m, beside.table.own_figure(f))]}" for m, f in beside.columns)
     lines = tuple(
-        (line.method, line.row or "–", tuple((words.published(*there), _here(here)) for there, here in line.cells))
+        (
+            words.line_name(beside, line),
+            line.row or "–",
+            tuple((words.published(*there), _here(here)) for there, here in line.cells),
+        )
         for line in beside.lines
     )
     orders = tuple(map(words.order_sentence, beside.orders))
-    return BesideView(beside, words.beside_sentence(beside), headings, lines, orders)
+    return BesideView(beside, tuple(words.beside_sentences(beside)), headings, lines, orders)
 
 
 def _here(spread: Spread | None) -> str:

@@ -1,12 +1,12 @@
-"""Tables of publications beside one's own: the same columns, and whether the methods come in the same order."""
+"""Tables of publications beside one's own: same columns, same variants of methods, how the means come."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from perdure import yaml_file
+from perdure import catalogue, yaml_file
 from perdure.compare import statistics
 from perdure.compare.statistics import Spread
 from perdure.compare.study import Study
@@ -20,7 +20,8 @@ FIGURES = ("average", "forgetting")
 
 @dataclass(frozen=True)
 class Table:
-    """One published table. `forgetting`: which of perdure's figures its forgetting is."""
+    """One published table. `forgetting`: which of perdure's figures its forgetting is; `variants`: method -> options of
+    what was published, where these make a difference."""
 
     name: str
     title: str
@@ -30,6 +31,7 @@ class Table:
     spread: str
     note: str
     forgetting: str
+    variants: dict[str, dict[str, Any]]
     base_row: dict[str, dict[str, float]]
     methods: dict[str, dict[str, dict[str, float | list[float]]]]
 
@@ -40,6 +42,16 @@ class Table:
             return float(found[0]), float(found[1])
         return (math.nan, math.nan) if found is None else (float(found), math.nan)
 
+    def variant(self, method: str) -> str:
+        """The published options of a method as text: "merge=factor_sum, orthogonality=column"."""
+        return ", ".join(f"{key}={value}" for key, value in self.variants[method].items())
+
+    def has(self, choice: Mapping[str, Any]) -> bool:
+        """Whether a method with its options is what was published under its name."""
+        defaults = {option.name: option.default for option in catalogue.card(choice["name"]).options}
+        own = {**defaults, **choice["options"]}
+        return all(own[key] == value for key, value in self.variants.get(choice["name"], {}).items())
+
     def own_figure(self, figure: str) -> str:
         """The figure of a study that one of FIGURES is to be read beside."""
         return self.forgetting if figure == "forgetting" else figure
@@ -47,22 +59,29 @@ class Table:
 
 @dataclass(frozen=True)
 class Order:
-    """How the methods come, best first, there and here, by one figure; `tau` is Kendall's, in [-1, 1]."""
+    """How the means come, best first, there and here, by one figure; `tau` is Kendall's of the means, in [-1, 1].
+
+    `tiers`: the methods here, parted only where that is settled (`Study.tiers`).
+    """
 
     measure: str
     figure: str
     there: tuple[str, ...]
-    here: tuple[str, ...]
+    tiers: tuple[tuple[str, ...], ...]
     tau: float
 
 
 @dataclass(frozen=True)
 class Line:
-    """A method: (mean, deviation) published and the spread found here, by column; None where there is none."""
+    """A method: (mean, deviation) published and the spread found here, by column; None where there is none.
+
+    `other`: the row here is of another variant than the published one, so that nothing published stands beside it.
+    """
 
     method: str
     row: str | None
     cells: tuple[tuple[tuple[float, float], Spread | None], ...]
+    other: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,9 +122,12 @@ def beside(study: Study, name: str | None = None) -> Beside | None:
         return None
     table = get(name or str(planned))
     columns = tuple((m, f) for f in FIGURES for m in study.measures if _gives(table, m, f))
-    rows = _matching(study, table)
-    lines = [Line(method, rows.get(method), _cells(study, table, method, rows.get(method), columns))
-             for method in table.methods if any(m in table.methods[method] for m, _ in columns)]  # fmt: skip
+    rows, others = _matching(study, table), _others(study, table)
+    lines: list[Line] = []
+    for method in [name for name, given in table.methods.items() if any(m in given for m, _ in columns)]:
+        lines.append(Line(method, rows.get(method), _cells(study, table, method, rows.get(method), columns)))
+        lines += [Line(method, row, _cells(study, table, None, row, columns), other=True)
+                  for row, name in others.items() if name == method]  # fmt: skip
     orders = [order for m, f in columns if (order := _order(study, table, rows, m, f))]
     return Beside(table, planned == table.name and _alike(study, table), columns, tuple(lines), tuple(orders))
 
@@ -127,19 +149,27 @@ def _gives(table: Table, measure: str, figure: str) -> bool:
 
 
 def _matching(study: Study, table: Table) -> dict[str, str]:
-    """Published method -> the one row here that has it; methods with several rows are left out."""
+    """Published method -> the one row here of the published variant; methods with several such rows are left out."""
     rows: dict[str, set[str]] = {}
     for entry in study.entries:
-        if not entry.run.joint:
+        if not entry.run.joint and table.has(entry.choice):
             rows.setdefault(entry.choice["name"], set()).add(entry.row)
     return {method: found.pop() for method, found in rows.items() if method in table.methods and len(found) == 1}
 
 
+def _others(study: Study, table: Table) -> dict[str, str]:
+    """Rows here of other variants than the published ones -> the method."""
+    entries = [entry for entry in study.entries if not entry.run.joint and not table.has(entry.choice)]
+    return {entry.row: entry.choice["name"] for entry in entries if entry.choice["name"] in table.methods}
+
+
 def _cells(
-    study: Study, table: Table, method: str, row: str | None, columns: Iterable[tuple[str, str]]
+    study: Study, table: Table, method: str | None, row: str | None, columns: Iterable[tuple[str, str]]
 ) -> tuple[tuple[tuple[float, float], Spread | None], ...]:
+    nothing = (math.nan, math.nan)
     return tuple(
-        (table.value(method, m, f), study.spread(m, table.own_figure(f), row) if row else None) for m, f in columns
+        (table.value(method, m, f) if method else nothing, study.spread(m, table.own_figure(f), row) if row else None)
+        for m, f in columns
     )
 
 
@@ -150,10 +180,12 @@ def _order(study: Study, table: Table, rows: dict[str, str], measure: str, figur
     pairs = {m: both for m, both in pairs.items() if all(map(math.isfinite, both))}
     if len(pairs) < 2:
         return None
-    better = study.better(measure, table.own_figure(figure))
     there, here = ({m: both[k] for m, both in pairs.items()} for k in (0, 1))
     tau = statistics.agreement(list(there.values()), list(here.values()))
-    return Order(measure, figure, _ranked(there, better), _ranked(here, better), tau)
+    methods = {rows[method]: method for method in pairs}
+    tiers = study.tiers(measure, table.own_figure(figure), list(methods))
+    ranked = _ranked(there, study.better(measure, table.own_figure(figure)))
+    return Order(measure, figure, ranked, tuple(tuple(methods[row] for row in tier) for tier in tiers), tau)
 
 
 def _ranked(values: dict[str, float], better: Direction) -> tuple[str, ...]:

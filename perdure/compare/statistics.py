@@ -1,13 +1,15 @@
 """Statistics over repeated runs: spread, effects of order and seed, paired differences, ranks. numpy and scipy only.
 
 A *pair* names one repetition, (order, seed): methods are compared where they were run on the same pair, so that what
-the order or the seed does to all of them cancels. Values are floats; NaN is "not measured", is left out, and every
-result says how many values it rests on.
+the order or the seed does to all of them cancels. Runs of one order are not independent of one another, whatever their
+seeds, so tests and intervals take one value an order: the mean over its seeds. Values are floats; NaN is "not
+measured", is left out, and every result says how many values it rests on.
 """
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations, count
 from typing import Literal
 
 import numpy as np
@@ -20,26 +22,27 @@ Pair = tuple[Hashable, Hashable]
 LEVEL = 0.95
 """Confidence level of every interval."""
 RESAMPLES = 9999
-LEAST_PAIRS = 6
-"""Fewest pairs that can settle anything: the least p of the exact sign-flip test, 2^(1 - n), is below 1 - LEVEL from
-n = 6 on."""
 
 Verdict = Literal["better", "worse", "ahead", "behind", "open", "equal", "unpaired"]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean of n values and their standard deviation (ddof = 1; NaN below two values).
+    """Mean of n values and their standard deviation (ddof = 1; NaN below two values), orders and seeds together.
 
-    `over_orders`: deviation (ddof = 1) of the orders' means over seeds; `over_seeds`: the other way round. Each needs
-    two orders (seeds), all with the same seeds (orders); NaN otherwise.
+    `over_orders`: deviation (ddof = 1) of the orders' means over seeds; `over_seeds`: the other way round; `low`,
+    `high`: t interval of the mean over the orders' means. Each needs two orders (seeds), all with the same seeds
+    (orders); NaN otherwise.
     """
 
     n: int
+    orders: int
     mean: float
     std: float
     over_orders: float
     over_seeds: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,13 @@ class Effects:
 
 @dataclass(frozen=True)
 class Difference:
-    """a - b over n common pairs: mean, confidence interval, test, and in how many pairs a is better.
+    """a - b over the n orders that both have, seeds averaged inside: mean, interval, test, in how many a is better.
 
-    `interval`: "BCa", "percentile" (where BCa is degenerate), "point" (all differences are equal) or "none" (fewer
-    than two pairs; low and high are NaN). `p`: of the exact sign-flip (randomisation) test that the mean is 0, two
-    sides; NaN below two pairs. Bootstrap intervals are too narrow for few pairs, the test is exact for any number,
-    so both have to agree before a difference counts as settled.
+    `interval`: "t" (of the mean, n - 1 degrees of freedom, not corrected), "point" (all differences are equal) or
+    "none" (fewer than two orders; low and high are NaN). `p`: of the exact sign-flip (randomisation) test that the
+    mean is 0, two sides; NaN below `least_orders()`, where it cannot come out small. `corrected`: the same after Holm
+    for `comparisons` made at once. The interval assumes normal differences, the test does not, so both have to agree
+    before a difference counts as settled.
     """
 
     n: int
@@ -95,25 +99,42 @@ class Difference:
     wins: int
     ties: int
     better: Direction
+    comparisons: int
+    corrected: float
 
     @property
     def share(self) -> float:
-        """Share of the pairs in which a is better, in [0, 1]; a tie counts half."""
+        """Share of the orders in which a is better, in [0, 1]; a tie counts half."""
         return (self.wins + self.ties / 2) / self.n if self.n else math.nan
 
     @property
+    def enough(self) -> bool:
+        """Whether there are orders enough for anything to be settled among so many comparisons."""
+        return self.n >= least_orders(self.comparisons)
+
+    @property
     def verdict(self) -> Verdict:
-        """`better` or `worse`: settled; `ahead` or `behind`: the same way in all of too few pairs; else open."""
+        """`better` or `worse`: settled; `ahead` or `behind`: the same way in all of too few orders; else open."""
         if self.n == 0:
             return "unpaired"
         if self.ties == self.n:
             return "equal"
         up = (self.mean > 0) == (self.better == "higher")
-        if self.p < 1 - LEVEL and (self.low > 0 or self.high < 0):
+        if self.corrected < 1 - LEVEL and (self.low > 0 or self.high < 0):
             return "better" if up else "worse"
-        if self.n < LEAST_PAIRS and self.wins in (0, self.n) and not self.ties:
+        if not self.enough and self.wins in (0, self.n) and not self.ties:
             return "ahead" if up else "behind"
         return "open"
+
+
+def least_p(orders: int) -> float:
+    """The least p that the exact sign-flip test can give, two sides: all differences point the same way."""
+    return 2.0 ** (1 - orders)
+
+
+def least_orders(comparisons: int = 1) -> int:
+    """Fewest orders with which anything can be settled: `least_p`, times the comparisons, is below 1 - LEVEL."""
+    return next(n for n in count(2) if max(comparisons, 1) * least_p(n) < 1 - LEVEL)
 
 
 def spread(values: Mapping[Pair, float]) -> Spread:
@@ -121,11 +142,12 @@ def spread(values: Mapping[Pair, float]) -> Spread:
     finite = {pair: value for pair, value in values.items() if math.isfinite(value)}
     found = np.array(list(finite.values()), dtype=np.float64)
     grid = _grid(finite)
-    over_orders = over_seeds = math.nan
+    over_orders = over_seeds = low = high = math.nan
     if grid is not None:
         over_orders, over_seeds = _deviation(grid.mean(axis=1)), _deviation(grid.mean(axis=0))
-    mean = float(found.mean()) if found.size else math.nan
-    return Spread(found.size, mean, _deviation(found), over_orders, over_seeds)
+        low, high, _ = _interval(grid.mean(axis=1))
+    mean, orders = float(found.mean()) if found.size else math.nan, len({order for order, _ in finite})
+    return Spread(found.size, orders, mean, _deviation(found), over_orders, over_seeds, low, high)
 
 
 def effects(values: Mapping[Pair, float]) -> Effects | None:
@@ -145,29 +167,53 @@ def effects(values: Mapping[Pair, float]) -> Effects | None:
     return Effects(order, seed, residual, orders, seeds)
 
 
-def common(methods: Sequence[Mapping[Pair, float]]) -> tuple[list[Pair], np.ndarray]:
-    """The pairs on which every method has a finite value, and the values, (pairs, methods)."""
+def common(methods: Sequence[Mapping[Pair, float]]) -> tuple[list[Hashable], np.ndarray]:
+    """Orders in which all methods have finite values of the same seeds, and the means over these, (orders, methods)."""
     first, *others = methods
     shared = [
         p for p, v in first.items() if math.isfinite(v) and all(math.isfinite(o.get(p, math.nan)) for o in others)
     ]
-    table = np.array([[method[pair] for method in methods] for pair in shared], dtype=np.float64)
-    return shared, table.reshape(len(shared), len(methods))
+    orders = list(dict.fromkeys(order for order, _ in shared))
+    means = [[[m[pair] for pair in shared if pair[0] == order] for m in methods] for order in orders]
+    table = np.array([[np.mean(values) for values in row] for row in means], dtype=np.float64)
+    return orders, table.reshape(len(orders), len(methods))
+
+
+def differences(
+    methods: Mapping[str, Mapping[Pair, float]], better: Direction, seed: int = 0
+) -> dict[tuple[str, str], Difference]:
+    """Every two methods (a, b), in the order given: a - b, corrected for their number (Holm 1979)."""
+    found = {(a, b): difference(methods[a], methods[b], better, seed) for a, b in combinations(methods, 2)}
+    corrected = holm([1.0 if math.isnan(d.p) else d.p for d in found.values()])
+    return {
+        pair: replace(d, comparisons=len(found), corrected=math.nan if math.isnan(d.p) else p)
+        for (pair, d), p in zip(found.items(), corrected, strict=True)
+    }
 
 
 def difference(a: Mapping[Pair, float], b: Mapping[Pair, float], better: Direction, seed: int = 0) -> Difference:
-    """a - b over their common pairs: bootstrap interval of the mean (Efron 1987: BCa) and sign-flip test, seeded."""
+    """a - b over their common orders, as the only comparison; the seed is of the sign flips where not all are tried."""
     _, table = common([a, b])
     gaps = table[:, 0] - table[:, 1]
     ties = int((gaps == 0).sum())
     wins = int((gaps > 0).sum() if better == "higher" else (gaps < 0).sum())
-    low, high, interval = _interval(gaps, seed)
-    mean = float(gaps.mean()) if gaps.size else math.nan
-    return Difference(gaps.size, mean, low, high, interval, _flipped(gaps, seed), wins, ties, better)
+    low, high, interval = _interval(gaps)
+    mean, p = float(gaps.mean()) if gaps.size else math.nan, _flipped(gaps, seed)
+    return Difference(gaps.size, mean, low, high, interval, p, wins, ties, better, 1, p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p corrected for their number m: the k-th smallest times m - k + 1, never below a smaller one's, at most 1."""
+    order = np.argsort(p, kind="stable")
+    steps = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    found: list[float] = corrected.tolist()
+    return found
 
 
 def ranks(table: np.ndarray, better: Direction) -> np.ndarray:
-    """Rank of each method within each pair, (pairs, methods) -> the same; 1 is best, ties share their mean rank."""
+    """Rank of each method within each order, (orders, methods) -> the same; 1 is best, ties share their mean rank."""
     if not table.size:
         return np.empty_like(table)
     ranked: np.ndarray = stats.rankdata(-table if better == "higher" else table, axis=1)
@@ -175,16 +221,20 @@ def ranks(table: np.ndarray, better: Direction) -> np.ndarray:
 
 
 def probability_best(table: np.ndarray, better: Direction, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each method has the best mean when the pairs are drawn anew with replacement.
+    """How often each method has the best mean when the orders are drawn anew with replacement.
 
-    (pairs, methods) -> (methods,), summing to 1; methods that tie for the best share the draw. NaN without a pair.
-    A share of bootstrap resamples, not a posterior; with a single pair it is 0 or 1 (or a tie) and says nothing.
+    (orders, methods) -> (methods,), summing to 1. NaN without an order. A share of bootstrap resamples, not a
+    posterior; of few orders it is too sure of itself.
     """
-    pairs, methods = table.shape
-    if not pairs:
+    orders, methods = table.shape
+    if not orders:
         return np.full(methods, np.nan)
-    drawn = np.random.default_rng(seed).multinomial(pairs, np.full(pairs, 1 / pairs), size=resamples) / pairs
-    means = drawn @ (table if better == "higher" else -table)
+    drawn = np.random.default_rng(seed).multinomial(orders, np.full(orders, 1 / orders), size=resamples) / orders
+    return shares_best(drawn @ (table if better == "higher" else -table))
+
+
+def shares_best(means: np.ndarray) -> np.ndarray:
+    """Shares of draws in which each method's mean is the highest, (draws, methods) -> (methods,); ties share one."""
     first = np.isclose(means, means.max(axis=1, keepdims=True), rtol=0, atol=1e-12)
     shares: np.ndarray = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
     return shares
@@ -210,26 +260,21 @@ def _deviation(values: np.ndarray) -> float:
 
 
 def _flipped(gaps: np.ndarray, seed: int) -> float:
-    """p of the mean among all (at most RESAMPLES) ways to flip the differences' signs."""
-    if gaps.size < 2:
+    """p of the mean among all (at most RESAMPLES) ways to flip the differences' signs; NaN where that is no use."""
+    if gaps.size < least_orders():
         return math.nan
     found = stats.permutation_test(
-        (gaps,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=np.random.default_rng(seed)
-    )
+        (gaps,), np.mean, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
     return float(found.pvalue)
 
 
-def _interval(gaps: np.ndarray, seed: int) -> tuple[float, float, str]:
-    """(low, high, kind) of the mean's bootstrap interval."""
-    if gaps.size < 2:
+def _interval(values: np.ndarray) -> tuple[float, float, str]:
+    """(low, high, kind) of the t interval of a mean."""
+    if values.size < 2:
         return math.nan, math.nan, "none"
-    if np.ptp(gaps) <= 1e-12 * max(1.0, float(np.abs(gaps).max())):
-        return float(gaps.mean()), float(gaps.mean()), "point"
-    for kind in ("BCa", "percentile"):
-        found = stats.bootstrap(
-            (gaps,), np.mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method=kind,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-        if math.isfinite(found.low) and math.isfinite(found.high):
-            return float(found.low), float(found.high), kind
-    raise AssertionError("a percentile interval of differing values is finite")
+    if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
+        return float(values.mean()), float(values.mean()), "point"
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(LEVEL)
+    return float(found.low), float(found.high), "t"

@@ -71,7 +71,7 @@ class Study:
     """Name -> measure -> mean score of the untouched base: one, or one a variant where it is asked otherwise."""
     directions: dict[str, Direction]
     seed: int = 0
-    """Of the bootstrap."""
+    """Of sign flips and resamples."""
 
     @cached_property
     def bounds(self) -> tuple[str, ...]:
@@ -123,15 +123,33 @@ class Study:
         """Effect of order against effect of seed; None where the grid of (order, seed) has holes or one line."""
         return statistics.effects(self.values[measure, figure][row])
 
-    def difference(self, measure: str, figure: str, a: str, b: str) -> Difference:
-        """Row a minus row b over their common pairs."""
-        found = self.values[measure, figure]
-        return statistics.difference(found[a], found[b], self.better(measure, figure), self.seed)
+    @cached_property
+    def _tested(self) -> dict[Key, dict[tuple[str, str], Difference]]:
+        """Every two contenders by every figure, the better mean first; corrected within the figure."""
+        found = {}
+        for measure, figure in self.values:
+            rows = {row: self.values[measure, figure][row] for row in self.ranked(measure, figure)}
+            found[measure, figure] = statistics.differences(rows, self.better(measure, figure), self.seed)
+        return found
 
     def differences(self, measure: str, figure: str) -> list[tuple[str, str, Difference]]:
-        """Every two contenders, the better mean first."""
-        ranked = self.ranked(measure, figure)
-        return [(a, b, self.difference(measure, figure, a, b)) for k, a in enumerate(ranked) for b in ranked[k + 1 :]]
+        """Every two contenders, the better mean first, corrected for their number."""
+        return [(a, b, d) for (a, b), d in self._tested[measure, figure].items()]
+
+    def tiers(self, measure: str, figure: str, rows: Sequence[str] | None = None) -> list[list[str]]:
+        """Contenders (or some of them), best mean first, parted only where all above are settled to beat all below."""
+        ranked = [row for row in self.ranked(measure, figure) if rows is None or row in rows]
+        found, tiers = self._tested[measure, figure], [ranked[:1]]
+        for k, row in enumerate(ranked[1:], start=1):
+            if all(found[a, b].verdict == "better" for a in ranked[:k] for b in ranked[k:]):
+                tiers.append([])
+            tiers[-1].append(row)
+        return tiers
+
+    def best(self, measure: str, figure: str) -> str | None:
+        """The contender that is settled to be better than each other; None where there is none."""
+        first, *others = self.tiers(measure, figure)
+        return first[0] if others and len(first) == 1 else None
 
     def ranked(self, measure: str, figure: str) -> list[str]:
         """Contenders with a value, best mean first."""
@@ -140,23 +158,23 @@ class Study:
         return sorted((row for row in means if math.isfinite(means[row])), key=lambda row: sign * means[row])
 
     def standing(self, measure: str, figure: str) -> "Standing":
-        """Mean ranks and chances of being best over the pairs that all contenders with a value share."""
+        """Mean ranks and chances of being best over the orders that all contenders with a value share."""
         rows = self.ranked(measure, figure)
         if not rows:
             return Standing(0, {}, {})
-        pairs, table = statistics.common([self.values[measure, figure][row] for row in rows])
-        if not pairs:
+        orders, table = statistics.common([self.values[measure, figure][row] for row in rows])
+        if not orders:
             return Standing(0, {}, {})
         better = self.better(measure, figure)
         ranks = statistics.ranks(table, better).mean(axis=0)
         best = statistics.probability_best(table, better, seed=self.seed)
-        return Standing(len(pairs), dict(zip(rows, map(float, ranks), strict=True)),
+        return Standing(len(orders), dict(zip(rows, map(float, ranks), strict=True)),
                         dict(zip(rows, map(float, best), strict=True)))  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Row -> mean rank (1 is best) and share of bootstrap resamples in which it is best, over n common pairs."""
+    """Row -> mean rank (1 is best) and share of bootstrap resamples in which it is best, over n common orders."""
 
     n: int
     rank: dict[str, float]

@@ -12,8 +12,9 @@ from perdure.report.tables import escape
 
 RUN_COLUMNS = ("method", "order", "seed", "measure", "figure", "better", "value", "folder", "fingerprint")
 SUMMARY_COLUMNS = (
-    "method", "bound", "measure", "figure", "better", "n", "mean", "std", "std_over_orders", "std_over_seeds",
-    "squares_order", "squares_seed", "squares_residual", "mean_rank", "probability_best", "pairs_ranked",
+    "method", "bound", "measure", "figure", "better", "n", "orders", "mean", "std",
+    "std_over_orders", "std_over_seeds", "low", "high", "squares_order", "squares_seed", "squares_residual",
+    "mean_rank", "probability_best", "orders_ranked",
 )  # fmt: skip
 
 
@@ -31,7 +32,8 @@ def runs_csv(study: Study) -> str:
 
 
 def summary_csv(study: Study) -> str:
-    """One line per method, measure and figure; deviations have ddof = 1 and run over (order, seed)."""
+    """One line per method, measure and figure; `std` (ddof = 1) is over all runs, `low` to `high` the mean's t interval
+    (95 %) over the orders."""
     rows = []
     for measure, figure in study.values:
         standing = study.standing(measure, figure)
@@ -39,28 +41,31 @@ def summary_csv(study: Study) -> str:
             s, e = study.spread(measure, figure, row), study.effects(measure, figure, row)
             squares = (e.order, e.seed, e.residual) if e else (math.nan,) * 3
             nothing = math.nan
-            numbers = (s.mean, s.std, s.over_orders, s.over_seeds, *squares,
+            numbers = (s.mean, s.std, s.over_orders, s.over_seeds, s.low, s.high, *squares,
                        standing.rank.get(row, nothing), standing.best.get(row, nothing))  # fmt: skip
-            facts = (row, int(row in study.bounds), measure, figure, study.better(measure, figure), s.n)
+            facts = (row, int(row in study.bounds), measure, figure, study.better(measure, figure), s.n, s.orders)
             rows.append((*facts, *map(_exact, numbers), standing.n))
     return _csv(SUMMARY_COLUMNS, rows)
 
 
 def table_tex(study: Study, beside: Beside | None = None) -> str:
-    """A booktabs table as in papers: base first, then methods, best mean in bold; bounds, then published, below rules.
+    """A booktabs table as in papers: base first, then methods; bounds, then published, below rules.
 
+    Bold is what is settled to be better than each other method (`Study.best`), so often nothing.
     Forgetting is over T - 1 concepts, or in the published table's reading where one stands below.
     """
     reading = beside.table.forgetting if beside else "forgetting"
     columns = [*((m, "average") for m in study.measures), *((m, reading) for m in study.measures)]
-    best = {key: _best(study, *key) for key in columns}
     groups = [
         [
             _line(name.capitalize(), [_number(base[m]) if figure == "average" else "--" for m, figure in columns])
             for name, base in study.bases.items()
         ],
-        [_line(row, [_cell(study.spread(*key, row), best[key]) for key in columns]) for row in study.contenders],
-        [_line(row, [_cell(study.spread(*key, row), "") for key in columns]) for row in study.bounds],
+        [
+            _line(row, [_cell(study.spread(*key, row), study.best(*key) == row) for key in columns])
+            for row in study.contenders
+        ],
+        [_line(row, [_cell(study.spread(*key, row), False) for key in columns]) for row in study.bounds],
         _published(beside, columns) if beside else [],
     ]
     heads = [rf"{escape(m)}{'' if figure == 'average' else ' forg.'} ${_arrow(study, m, figure)}$"
@@ -72,7 +77,7 @@ def table_tex(study: Study, beside: Beside | None = None) -> str:
     source = f"; published: {beside.table.source}, {beside.table.spread}" if beside else ""
     return "\n".join([
         rf"% needs \usepackage{{booktabs}}; mean $\pm$ standard deviation (ddof = 1) over runs (orders and seeds): "
-        rf"{_counts(study)}; forgetting over {over} concepts{source}",
+        rf"{_counts(study)}; bold: settled to be better than each other; forgetting over {over} concepts{source}",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}", r"\toprule", _line("Method", heads, plain=False), *body,
         r"\bottomrule", r"\end{tabular}", "",
     ])  # fmt: skip
@@ -86,7 +91,8 @@ def _published(beside: Beside, columns: Sequence[tuple[str, str]]) -> list[str]:
         keys = [(m, "average" if figure == "average" else "forgetting") for m, figure in columns]
         values = [table.value(method, *key) for key in keys]
         if any(math.isfinite(mean) for mean, _ in values):
-            lines.append(_line(f"{method} ({note})", [_plus_minus(*value) for value in values]))
+            name = f"{method}, {table.variant(method)}" if method in table.variants else method
+            lines.append(_line(f"{name} ({note})", [_plus_minus(*value) for value in values]))
     return lines
 
 
@@ -94,15 +100,9 @@ def _counts(study: Study) -> str:
     return ", ".join(f"{row} {len(study.of(row))}" for row in study.rows)
 
 
-def _best(study: Study, measure: str, figure: str) -> str:
-    """The best mean as printed; empty where there is no comparison, or all are equal."""
-    printed = [_number(study.spread(measure, figure, row).mean) for row in study.ranked(measure, figure)]
-    return printed[0] if len(set(printed)) > 1 else ""
-
-
-def _cell(spread: Spread, best: str) -> str:
+def _cell(spread: Spread, best: bool) -> str:
     text = _plus_minus(spread.mean, spread.std)
-    return rf"\textbf{{{text}}}" if best and _number(spread.mean) == best else text
+    return rf"\textbf{{{text}}}" if best else text
 
 
 def _plus_minus(mean: float, std: float) -> str:

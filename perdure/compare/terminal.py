@@ -14,7 +14,7 @@ SHOWN = ("average", "forgetting", "learning")
 
 def main_table(study: Study, measure: str) -> Table:
     """The main figures of one measure, narrow enough for 80 columns: the base, contenders (best first), bounds."""
-    table = Table(title=Text(f"{measure}: mean ± standard deviation (ddof 1) over orders and seeds"))
+    table = Table(title=Text(f"{measure}: mean ± standard deviation (ddof 1) over all runs"))
     figures = [f for f in FIGURES if f.key in SHOWN]
     heads = [f"{f.title} {ARROWS[study.better(measure, f.key)]}" for f in figures]
     table.add_column("method")
@@ -41,7 +41,7 @@ def sentences(study: Study, beside: Beside | None) -> list[str]:
     ]
     told += words.cautions(study)
     if beside:
-        told += [words.beside_sentence(beside), *map(words.order_sentence, beside.orders)]
+        told += [*words.beside_sentences(beside), *map(words.order_sentence, beside.orders)]
     return told
 
 
@@ -54,8 +54,10 @@ def published_table(beside: Beside) -> Table:
     for measure, figure in beside.columns:
         table.add_column(Text(f"{measure}\n{figure}"), justify="right", no_wrap=True)
     for line in beside.lines:
-        table.add_row(line.method, "publ.", *(words.published(*there) for there, _ in line.cells))
+        name = words.line_name(beside, line)
+        if not line.other:
+            table.add_row(name, "publ.", *(words.published(*there) for there, _ in line.cells))
         if line.row:
             here = [words.plus_minus(spread, short_number) if spread else "–" for _, spread in line.cells]
-            table.add_row("", "here", *here)
+            table.add_row(name if line.other else "", "here", *here)
     return table

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
-from perdure.compare.published import Beside, Order
-from perdure.compare.statistics import LEAST_PAIRS, Difference, Spread
-from perdure.compare.study import Study
+from perdure.compare import statistics
+from perdure.compare.published import Beside, Line, Order
+from perdure.compare.statistics import Difference, Spread
+from perdure.compare.study import COMPARED, Study
 from perdure.report.summary import signed
 from perdure.report.svg import short_number
 
@@ -23,7 +24,9 @@ def plus_minus(spread: Spread, show: Callable[[float], str]) -> str:
 
 
 def published(mean: float, std: float) -> str:
-    """A published mean ± deviation as text."""
+    """A published mean ± deviation as text; a dash where there is none."""
+    if not math.isfinite(mean):
+        return "–"
     return f"{short_number(mean)} ± {short_number(std)}" if math.isfinite(std) else short_number(mean)
 
 
@@ -34,34 +37,40 @@ def interval(difference: Difference) -> str:
     return f"{signed(difference.mean)} [{signed(difference.low)}, {signed(difference.high)}]"
 
 
+def p_value(difference: Difference) -> str:
+    """The corrected p as text, or why there is none."""
+    if math.isfinite(difference.corrected):
+        return f"{difference.corrected:.3f}"
+    return f"none: {_orders(difference.n)}" if difference.n else "–"
+
+
 def finding(study: Study, measure: str, figure: str) -> str:
-    """What can and cannot be told apart by one figure: the best row against every other contender."""
+    """What can and cannot be told apart by one figure: the row of the best mean against every other contender."""
     ranked = study.ranked(measure, figure)
     if not ranked:
         return "no method has a value."
-    best, *others = ranked
-    if not others:
-        return f"only {best} has a value, so there is nothing to compare."
-    found = {other: study.difference(measure, figure, best, other) for other in others}
-    parts = [_part(best, verdict, found) for verdict in _SAID if any(d.verdict == verdict for d in found.values())]
+    first = ranked[0]
+    found = {b: d for a, b, d in study.differences(measure, figure) if a == first}
+    if not found:
+        return f"only {first} has a value, so there is nothing to compare."
+    parts = [_part(first, verdict, found) for verdict in _SAID if any(d.verdict == verdict for d in found.values())]
     return f"{'; '.join(parts)}."
 
 
-def _part(best: str, verdict: str, found: dict[str, Difference]) -> str:
+def _part(first: str, verdict: str, found: dict[str, Difference]) -> str:
     """All others of one verdict in one clause."""
     chosen = {other: d for other, d in found.items() if d.verdict == verdict}
     names = listed(list(chosen))
     if verdict in _BARE:
-        return _BARE[verdict].format(best=best, names=names)
+        return _BARE[verdict].format(first=first, names=names)
     if len(chosen) > MOST:
         told = names
     elif len(chosen) == 1:
         told = f"{names} {_numbers(next(iter(chosen.values())))}"
     else:
         told = listed([f"{other} ({_numbers(d).removeprefix('in ')})" for other, d in chosen.items()])
-    return f"{best} {_SAID[verdict]} {told}" + (
-        ", too few pairs to settle it" if verdict in ("ahead", "behind") else ""
-    )
+    few = f", too few to settle it ({too_few(next(iter(chosen.values())))})" if verdict in ("ahead", "behind") else ""
+    return f"{first} {_SAID[verdict]} {told}{few}"
 
 
 _SAID = {
@@ -70,16 +79,27 @@ _SAID = {
 }  # fmt: skip
 """Verdicts in the order in which they are told."""
 _BARE = {
-    "open": "{best} cannot be told apart from {names}",
-    "equal": "{best} equals {names} in every pair",
-    "unpaired": "{best} shares no order and seed with {names}, so that these cannot be compared in pairs",
+    "open": "{first} cannot be told apart from {names}",
+    "equal": "{first} equals {names} in every order",
+    "unpaired": "{first} shares no order and seed with {names}, so that these cannot be compared in pairs",
 }
 
 
 def _numbers(difference: Difference) -> str:
     first = difference.wins if difference.verdict in ("better", "ahead") else difference.n - difference.wins
-    pairs = "pair" if difference.n == 1 else "pairs"
-    return f"in {first} of {difference.n} {pairs}, {interval(difference)}"
+    p = f", p = {p_value(difference)}" if math.isfinite(difference.corrected) else ""
+    return f"in {first} of {_orders(difference.n)}, {interval(difference)}{p}"
+
+
+def too_few(difference: Difference) -> str:
+    """How many orders a verdict takes."""
+    needed = statistics.least_orders(difference.comparisons)
+    among = f" among {difference.comparisons} comparisons" if difference.comparisons > 1 else ""
+    return f"a verdict{among} takes {needed}"
+
+
+def _orders(n: int) -> str:
+    return f"{n} order{'s' if n != 1 else ''}"
 
 
 def setting(study: Study) -> str:
@@ -88,8 +108,8 @@ def setting(study: Study) -> str:
     told = ", ".join(f"{n} {word if n != 1 else word[:-1]}" for word, n in count.items())
     seeds = f"{len(study.seeds)} seed{'s' if len(study.seeds) != 1 else ''}"
     return (
-        f"{told}, {seeds}. Mean ± standard deviation (ddof = 1) over a method's runs, one for each order and seed; "
-        "a deviation is not a standard error."
+        f"{told}, {seeds}. Mean ± standard deviation (ddof = 1) over all runs of a method, orders and seeds together, "
+        "which is no standard error. Tests and intervals run over the orders, each the mean of its seeds."
     )
 
 
@@ -97,10 +117,12 @@ def cautions(study: Study) -> list[str]:
     """What a reader must know before trusting the numbers."""
     told = [f"Left out, unfinished: {'; '.join(study.unfinished)}."] if study.unfinished else []
     counts = {row: len(study.of(row)) for row in study.contenders}
-    if len(counts) > 1 and min(counts.values()) < LEAST_PAIRS:
+    found = [d for m in study.primaries for f in COMPARED for *_, d in study.differences(m, f) if d.n and not d.enough]
+    if found:
+        fewest = min(found, key=lambda d: d.n)
         told.append(
-            f"With fewer than {LEAST_PAIRS} pairs nothing can be settled: of n pairs, two equal methods differ the "
-            "same way in all with probability 2^(1 − n)."
+            f"{_orders(fewest.n)}, whatever the seeds, settle{'s' if fewest.n == 1 else ''} nothing: the exact "
+            f"sign-flip test cannot give less than p = {statistics.least_p(fewest.n):.3g} there; {too_few(fewest)}."
         )
     pairs = {frozenset(entry.pair for entry in study.of(row)) for row in study.contenders}
     if len(pairs) > 1:
@@ -112,17 +134,42 @@ def cautions(study: Study) -> list[str]:
 
 
 def order_sentence(order: Order) -> str:
-    """How two orders of methods agree."""
-    same = "the same order" if order.here == order.there else f"here {' > '.join(order.here)}"
+    """How the published means and those found here come, and what of that is settled here."""
+    here = [method for tier in order.tiers for method in tier]
+    means = "the same" if tuple(here) == order.there else ", ".join(here)
+    settled = " > ".join(" ~ ".join(tier) for tier in order.tiers) if len(order.tiers) > 1 else "nothing"
     tau = f"{order.tau:.2f}".replace("-", "−") if math.isfinite(order.tau) else "undefined"
     return (
-        f"{order.figure} by {order.measure}, best first: published {' > '.join(order.there)}; {same} "
-        f"(Kendall's tau {tau} over {len(order.here)} methods)"
+        f"{order.figure} by {order.measure}, means from best to worst: published {', '.join(order.there)}; "
+        f"here {means} (Kendall's tau {tau} over {len(here)} methods); settled here: {settled}"
     )
 
 
-def beside_sentence(beside: Beside) -> str:
-    """What the published numbers are of."""
+def _variants(beside: Beside) -> str | None:
+    """Which variants of methods the published rows are of; None where a method has only one."""
+    if not beside.table.variants:
+        return None
+    told = listed([f"{method} with {beside.table.variant(method)}" for method in beside.table.variants])
+    others = sorted(line.row for line in beside.lines if line.row and line.other)
+    shown = f"; {listed(others)} {'is another variant' if len(others) == 1 else 'are other variants'}" if others else ""
+    return f"The published rows are of {told}{shown}."
+
+
+def line_name(beside: Beside, line: Line) -> str:
+    """A published method with the variant that was published, or the row of another one."""
+    if line.other:
+        return f"{line.row} (not the published variant)"
+    return (
+        f"{line.method} ({beside.table.variant(line.method)})" if line.method in beside.table.variants else line.method
+    )
+
+
+def beside_sentences(beside: Beside) -> list[str]:
+    """What the published numbers are of, and of which variants."""
+    return [text for text in (_beside(beside), _variants(beside)) if text]
+
+
+def _beside(beside: Beside) -> str:
     table = beside.table
     if beside.same:
         return f"Published for the protocol that this plan names ({table.title}): {table.source}; {table.spread}."
