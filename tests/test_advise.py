@@ -5,10 +5,12 @@ import math
 import shutil
 import sys
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 from conftest import paint
+from test_compare import make
 
 from perdure import cli, plan, run, screen
 from perdure.advise import advise, asking, budget, design, following, probe, trial, verdict, words
@@ -50,7 +52,7 @@ def speed(*labels, step=0.1, lesson=1.0, image=0.05, steps=300):
 
 def test_the_time_of_a_design_is_that_of_its_lessons_and_images():
     made = design.choose(speed("naive", "merge_init"), plan.build(TOYBOX), 10**9)
-    assert (made.share, made.concepts, made.rounds) == (1.0, 5, design.MOST_ROUNDS)
+    assert (made.share, made.concepts, made.rounds) == (1.0, 5, 6)
     lesson, cell = 1.0 + 300 * 0.1, 4 * 4 * 0.05
     assert made.seconds == pytest.approx(5 * cell + 6 * 2 * (5 * lesson + 15 * cell))
 
@@ -173,11 +175,27 @@ def test_what_methods_share_does_not_blur_their_difference():
 
 
 def test_six_rounds_can_settle_a_difference_and_five_cannot():
-    gaps = np.array([0.03, 0.05, 0.02, 0.06, 0.04, 0.01])
-    x = np.stack([np.tile(gaps[:, None], (1, 3)), np.zeros((6, 3))], axis=2)  # a is ahead in every round
-    assert verdict._settled(x, 0, 1) and not verdict._settled(x, 1, 0) and not verdict._settled(x[:5], 0, 1)
-    x[3] *= -1  # in one round it is behind
-    assert not verdict._settled(x, 0, 1)
+    gaps = np.array([0.03, 0.05, 0.02, 0.06, 0.04, 0.01, 0.03])
+    two = np.stack([np.tile(gaps[:, None], (1, 3)), np.zeros((7, 3))], axis=2)  # a is ahead in every round
+    assert verdict._settled(two[:6], 0) == [False, True] and not any(verdict._settled(two[:5], 0))
+    assert not any(verdict._settled(two, 1)), "the other way round nothing is"
+    three = np.concatenate([two, two[:, :, 1:]], axis=2)  # three comparisons take a round more
+    assert verdict._settled(three, 0) == [False, True, True] and not any(verdict._settled(three[:6], 0))
+    assert [design.most_rounds(n) for n in (2, 3, 6)] == [6, 7, 10]
+    two[3] *= -1  # in one round it is behind
+    assert not any(verdict._settled(two[:6], 0))
+
+
+def test_resamples_are_those_of_every_draw():
+    """The interval of a mean gap, and who is ahead, against all draws of 2 rounds and 3 concepts, one by one."""
+    x = scores(2, 3, [0.02, 0.0], noise=0.05, seed=3)
+    draws = [x[list(r)][:, list(c)].mean(axis=(0, 1)) for r in product(range(2), repeat=2)
+             for c in product(range(3), repeat=3)]  # fmt: skip
+    gaps = [a - b for a, b in draws]
+    assert verdict.resampled(x)[0] == pytest.approx(np.mean([gap > 0 for gap in gaps]), abs=0.02)
+    exact = np.quantile(gaps, [0.025, 0.975])
+    assert verdict.interval(x[:, :, 0] - x[:, :, 1]) == pytest.approx(tuple(exact), abs=0.2 * np.ptp(exact))
+    assert verdict.interval(np.full((1, 4), 0.5)) == pytest.approx((0.5, 0.5))
 
 
 def test_equal_methods_share_the_resamples():
@@ -191,31 +209,70 @@ def test_a_method_that_wins_by_one_concept_alone_is_not_sure():
     x = np.zeros((4, 4, 2))
     x[:, 0, 0], x[:, 1:, 1] = 0.5, 0.05
     assert x[:, :, 0].mean() > x[:, :, 1].mean()
-    assert verdict.resampled(x)[0] == pytest.approx(1 - 0.75**4)  # it wins where its concept is drawn at all
+    assert verdict.resampled(x)[0] == pytest.approx(1 - 0.75**4, abs=0.02)  # it wins where its concept is drawn at all
 
 
-def standing(label, beaten=math.nan, carried=1e6, seconds=1.0, above=1.0, best=0.5, **more):
+def standing(label, beaten=math.nan, carried=1e6, seconds=1.0, above=1.0, best=0.5, gap=0.01, average=0.5, **more):
     rules = {"strict": True, "knows": "nothing", "breach": "", **more}
-    return Standing(label, 0.5, 0.1, 0.6, best, beaten, above, False, (0.5, 0.5), carried, seconds, **rules)
+    around = (gap, gap - 0.03, gap + 0.03)
+    return Standing(
+        label, average, 0.1, 0.6, best, beaten, above, *around, False, (average,) * 2, carried, seconds, **rules
+    )
 
 
 def test_undecided_names_the_cheaper_of_the_tied():
     found = [standing("a", carried=9e6), standing("b", 0.6, carried=2e6), standing("c", 0.97, carried=1e3)]
-    assert verdict.judge(found, 2, 4) == ("undecided", ("b",), "b")
+    assert verdict.judge(found, 0.3, 2, 4) == ("undecided", ("b",), "b")
     quicker = [standing("a", seconds=9), standing("b", 0.6, carried=1.01e6, seconds=2)]
-    assert verdict.judge(quicker, 2, 4)[2] == "b"
+    assert verdict.judge(quicker, 0.3, 2, 4)[2] == "b"
     outside = [standing("a", carried=9e6), standing("b", 0.6, carried=2e6, strict=False, breach="keeps images")]
-    assert verdict.judge(outside, 2, 4)[2] == "a"
+    assert verdict.judge(outside, 0.3, 2, 4)[2] == "a"
+
+
+def test_nothing_cheaper_is_taken_that_is_clearly_worse():
+    """Once magmax at .197 was advised over naive at .703, for a round was too few to tell and it was the cheapest."""
+    found = [standing("naive", average=0.703, carried=9e6), standing("magmax", 1.0, gap=0.506, average=0.197)]
+    assert verdict.judge(found, 0.1, 1, 4) == ("undecided", ("magmax",), "naive")
+    near = [found[0], standing("magmax", 0.7, gap=0.059, average=0.644), standing("l2", 0.94, gap=0.061, carried=1.0)]
+    assert verdict.judge(near, 0.1, 2, 4) == ("undecided", ("magmax", "l2"), "magmax"), "a tenth of .603"
+    _, _, reason = told("undecided", near, ("magmax", "l2"), "magmax")
+    assert "its average is 0.059 lower (95 % of resamples: +0.029 to +0.089)" in reason and "naive 9.0 MB" in reason
+    assert verdict.judge([found[0], near[2]], 0.1, 2, 4) == ("undecided", ("l2",), "naive")
+    _, _, reason = told("undecided", [found[0], near[2]], ("l2",), "naive")
+    assert reason.startswith("naive is taken for its average: it carries 9.0 MB")
+    assert "Cheaper, but behind by more than 10 % of what naive gained over the base (0.403): l2 (its average" in reason
+
+
+def made_up(folder, label, value, carried):
+    """A finished lineage of three concepts whose scores are about the same everywhere."""
+    made = make(folder, label, score=lambda method, order, seed, lesson, own, k: (value + 0.01 * k) if lesson else 0.05)
+    for path in made.glob("lessons/*/lesson.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"bytes": {"carried": carried, "stored": 1}}))
+    return Lineage(made)
+
+
+def test_the_verdict_of_a_round_takes_the_higher_average(tmp_path):
+    """The known bad case from lineages on: far ahead in every concept, but dearer."""
+    out, names = {}, {"dear": "merge_init", "cheap": "magmax"}
+    for number in (1, 2):
+        for label, value in (("dear", 0.703), ("cheap", 0.197)):
+            out[number, label] = made_up(
+                tmp_path / f"{number}" / label, names[label], value, 9000 if label == "dear" else 10
+            )
+    for rounds in (1, 2):
+        one = verdict.of([{label: out[n, label] for label in ("cheap", "dear")} for n in range(1, rounds + 1)])
+        assert one.choice == one.leader.label == "dear"
+        assert one.standing("cheap").gap == pytest.approx(0.506)
 
 
 def test_no_verdict_is_stronger_than_the_evidence():
     found = [standing("a", best=1.0), standing("b", 1.0), standing("c", 1.0)]
-    kinds = {size: verdict.judge(found, *size)[0] for size in ((1, 5), (2, 2), (2, 3), (6, 5))}
+    kinds = {size: verdict.judge(found, 0.3, *size)[0] for size in ((1, 5), (2, 2), (2, 3), (6, 5))}
     assert list(kinds.values()) == ["undecided", "undecided", "likely", "likely"]
     settled = [replace(one, settled=True) for one in found]
-    assert verdict.judge(settled, 6, 5) == ("clear", (), "a")
-    assert verdict.judge([standing("a", above=0.8), standing("b", 1.0)], 6, 5) == ("nothing learnt", (), None)
-    assert verdict.judge([standing("a", above=math.nan), standing("b", 1.0)], 6, 5)[0] == "nothing learnt"
+    assert verdict.judge(settled, 0.3, 6, 5) == ("clear", (), "a")
+    assert verdict.judge([standing("a", above=0.8), standing("b", 1.0)], 0.3, 6, 5) == ("nothing learnt", (), None)
+    assert verdict.judge([standing("a", above=math.nan), standing("b", 1.0)], 0.3, 6, 5)[0] == "nothing learnt"
 
 
 def told(kind, standings, tied=(), choice=None, rounds=2, concepts=4):
@@ -229,8 +286,9 @@ def told(kind, standings, tied=(), choice=None, rounds=2, concepts=4):
 def test_sentences_say_how_sure_they_are():
     both = [standing("merge_init", best=0.81), standing("magmax", 0.7, carried=2e3)]
     _, head, reason = told("undecided", both, ("magmax",), "magmax")
-    assert "best in 81 % of resamples of 2 rounds x 4 concepts; magmax is within noise of it" in head
+    assert "ahead of all others in 81 % of resamples of 2 rounds x 4 concepts; magmax is within noise of it" in head
     assert reason.startswith("Of these, magmax is the cheapest: it carries 2.0 kB")
+    assert "merge_init 1.0 MB and 1.0 s; its average is 0.010 lower (95 % of resamples: −0.020 to +0.040)" in reason
     _, head, _ = told("likely", [standing("merge_init", best=0.999), standing("naive", 0.99)], choice="merge_init")
     assert head.startswith("Probably merge_init") and "99 %" in head and "100 %" not in head
     _, head, _ = told("undecided", both, ("magmax",), "magmax", rounds=1)
@@ -286,8 +344,7 @@ def test_the_next_command_begins_a_model_with_the_same_settings():
 @pytest.fixture
 def quick(monkeypatch, plan_data):
     """A pico plan of two methods and two concepts, a measured speed, two rounds at most; time passes as `tell` says."""
-    monkeypatch.setattr(trial, "MOST_ROUNDS", 2)
-    monkeypatch.setattr(design, "MOST_ROUNDS", 2)
+    monkeypatch.setattr(design, "most_rounds", lambda methods: 2)
     made = speed("naive", "merge_init", step=1e-6, lesson=0, image=0, steps=2)
     monkeypatch.setattr(probe, "measure", lambda *args, **options: (made, {}))
     plan_data |= {"methods": ["naive", "merge_init"], "concepts": plan_data["concepts"][:2]}
@@ -355,7 +412,7 @@ def test_a_method_that_diverges_is_left_out(quick, tmp_path, monkeypatch):
     asked = quick.model_copy(update={"methods": (*quick.methods, third)})
     made = speed("naive", "merge_init", "third", step=1e-6, lesson=0, image=0, steps=2)
     monkeypatch.setattr(probe, "measure", lambda *args, **options: (made, {}))
-    monkeypatch.setattr(trial, "MOST_ROUNDS", 1)
+    monkeypatch.setattr(design, "most_rounds", lambda methods: 1)
     real = run.teach_plan
 
     def teach(tools, lineage, first, **options):
@@ -373,8 +430,7 @@ def test_advise_from_folder_to_page(pico, pico_clip, photos, tmp_path, monkeypat
     """Measuring, running, judging, printing: the command as a user types it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(screen.console, "width", 140)
-    monkeypatch.setattr(trial, "MOST_ROUNDS", 1)
-    monkeypatch.setattr(design, "MOST_ROUNDS", 1)
+    monkeypatch.setattr(design, "most_rounds", lambda methods: 1)
     for name in ("dog", "clock"):
         shutil.copytree(photos / name, tmp_path / "mine" / name)
     sets = {

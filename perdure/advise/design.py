@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from perdure.advise import budget as spans
-from perdure.compare.statistics import LEAST_PAIRS
+from perdure.compare.statistics import least_orders
 from perdure.errors import PlanError
 from perdure.plan import MethodChoice, Plan, fingerprint
 from perdure.workload import lighter
 
-MOST_ROUNDS = LEAST_PAIRS
-"""Rounds after which more time is not spent: with these a difference can be settled."""
 MARGIN = 0.9
 """Share of the time that the runs are to fill; the rest is for what measuring did not see."""
 
@@ -68,6 +66,11 @@ class Design:
         return max(1, round(self.share * full))
 
 
+def most_rounds(methods: int) -> int:
+    """Rounds after which more time is not spent: with these, differences of so many methods can be settled."""
+    return least_orders(methods * (methods - 1) // 2)
+
+
 def choose(speed: Speed, plan: Plan, seconds: float, used: float = 0.0) -> Design:
     """The most thorough design that fits into the seconds left after those `used`. Raises PlanError where none does.
 
@@ -82,7 +85,7 @@ def choose(speed: Speed, plan: Plan, seconds: float, used: float = 0.0) -> Desig
                 if (one if rounds == 1 else two).seconds <= room:
                     each = max(two.seconds - one.seconds, 1e-9)
                     most = 1 + int((room - one.seconds) / each + 1e-9)
-                    return _design(speed, plan, labels[:count], level, max(rounds, min(most, MOST_ROUNDS)))
+                    return _design(speed, plan, labels[:count], level, max(rounds, min(most, most_rounds(count))))
     raise PlanError(
         f"--budget {spans.show(seconds)} is too short: 2 methods on 2 concepts, once, would take about "
         f"{spans.show(needed(speed, plan, 2, 1) + used)} on this machine; give that or more"

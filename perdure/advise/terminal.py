@@ -1,4 +1,4 @@
-"""What `perdure advise` prints: a table of the methods, best average first."""
+"""What `perdure advise` prints: a table of the methods, highest average first."""
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -8,7 +8,7 @@ from perdure.advise import words
 from perdure.advise.verdict import Standing, Verdict
 from perdure.report import summary
 
-COLUMNS = ("method", "average ↑", "forgetting ↓", "learning ↑", "best in", "behind in", "carries", "per lesson")
+COLUMNS = ("method", "average ↑", "forgetting ↓", "learning ↑", "first in", "behind in", "carries", "per lesson")
 
 
 def table(verdict: Verdict) -> Table:

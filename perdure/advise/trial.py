@@ -8,7 +8,7 @@ from typing import Any
 from perdure import files, run
 from perdure.advise import budget as spans
 from perdure.advise import design as designs
-from perdure.advise.design import MOST_ROUNDS, Cost, Design, Speed
+from perdure.advise.design import Cost, Design, Speed
 from perdure.advise.probe import LEFT_OUT
 from perdure.errors import LineageError
 from perdure.evaluate import Tools
@@ -72,7 +72,7 @@ def rounds(trial: Trial, out: Path) -> list[int]:
     """The complete rounds: those in which every method that is still in has finished."""
     return [
         number
-        for number in range(1, MOST_ROUNDS + 1)
+        for number in _numbers(trial)
         if trial.labels and all(finished(out, number, label, trial.design.concepts) for label in trial.labels)
     ]
 
@@ -87,7 +87,7 @@ def conduct(
     that it would not fit. A method that diverges or cannot run is left out from then on.
     """
     choices = {choice.label: choice for choice in plan.methods}
-    for number in range(1, MOST_ROUNDS + 1):
+    for number in _numbers(trial):
         again = _next_round(trial, out, number)
         if again and clock() + again > seconds:
             tell(f"another round would take about {spans.show(again)}: --budget {spans.show(clock() + again)} would do")
@@ -101,6 +101,11 @@ def conduct(
             own = designs.round_plan(plan, choices[label], trial.design, number)
             trial = _taught(trial, replace(tools, plan=own), out, number, label, clock)
     return trial
+
+
+def _numbers(trial: Trial) -> range:
+    """Of all rounds that may be run."""
+    return range(1, designs.most_rounds(len(trial.design.methods)) + 1)
 
 
 def _next_round(trial: Trial, out: Path, number: int) -> float:

@@ -1,4 +1,4 @@
-"""From finished rounds to a verdict: which method has the best average, how often when the data are drawn anew.
+"""From finished rounds to a verdict: which method has the highest average, how often when the data are drawn anew.
 
 A score x[r, c, m]: concept c after the last lesson of round r with method m, by the first measure of the concept's
 kind, turned so that higher is better. Rounds (their order and seed) and concepts are crossed: every round teaches the
@@ -7,25 +7,25 @@ Statistics 1(2)), so that scores which share a round or a concept stay together.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 from typing import Literal
 
 import numpy as np
 
 from perdure import matrix
 from perdure.compare import statistics
-from perdure.compare.statistics import LEAST_PAIRS, LEVEL, Pair
+from perdure.compare.statistics import LEVEL, RESAMPLES, Pair
 from perdure.lineage import Lineage
 from perdure.report import reading, summary
 from perdure.report.reading import Run
 
-ROUND_DRAWS = 200
-"""Draws of the rounds for each of the draws of the concepts, which are so few that all are taken."""
-LEAST_ROUNDS = 2
-"""Fewest rounds that say anything about order and seed."""
+LEAST_ROUNDS, LEAST_SCORES = 2, 6
+"""Fewest rounds that say anything about order and seed, and fewest scores by which methods can be told apart at all."""
+BEHIND = 0.1
+"""How far behind the leader a cheaper method may be to be taken instead, as a share of the leader's gain over the base
+(taste).
+"""
 
 Kind = Literal["clear", "likely", "undecided", "nothing learnt"]
 
@@ -33,8 +33,9 @@ Kind = Literal["clear", "likely", "undecided", "nothing learnt"]
 @dataclass(frozen=True)
 class Standing:
     """A method over all rounds. `best`: share of resamples in which its mean is best; `beaten`: in which the leader's
-    is better (NaN for the leader); `above`: in which it is better than the untouched base; `settled`: whether
-    the rounds alone, paired, settle that the leader's is better; `rounds`: its averages."""
+    is better (NaN for the leader); `above`: in which it is better than the untouched base; `gap`, `low`, `high`: how
+    far it is behind the leader, and the middle 95 % of that over resamples; `settled`: whether the rounds alone,
+    paired and corrected, settle that the leader's is better; `rounds`: its averages."""
 
     label: str
     average: float
@@ -43,6 +44,9 @@ class Standing:
     best: float
     beaten: float
     above: float
+    gap: float
+    low: float
+    high: float
     settled: bool
     rounds: tuple[float, ...]
     carried: float
@@ -59,7 +63,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`standings`: best average first; `tied`: those within noise of the leader; `choice`: the method to take."""
+    """`standings`: highest average first; `tied`: those within noise of the leader; `choice`: the method to take."""
 
     kind: Kind
     standings: tuple[Standing, ...]
@@ -77,7 +81,7 @@ class Verdict:
 
     @property
     def leader(self) -> Standing:
-        """The best average."""
+        """The highest average."""
         return self.standings[0]
 
     @property
@@ -91,8 +95,8 @@ class Verdict:
 
 
 def enough(rounds: int, concepts: int) -> bool:
-    """Two rounds, and six scores, are the least by which methods can be told apart at all."""
-    return rounds >= LEAST_ROUNDS and rounds * concepts >= LEAST_PAIRS
+    """Whether there are rounds and scores enough to tell methods apart."""
+    return rounds >= LEAST_ROUNDS and rounds * concepts >= LEAST_SCORES
 
 
 def of(rounds: Sequence[Mapping[str, Lineage]]) -> Verdict:
@@ -108,18 +112,19 @@ def of(rounds: Sequence[Mapping[str, Lineage]]) -> Verdict:
     x = finals.transpose(0, 2, 1)  # (rounds, concepts, methods)
     base = np.array([_scores(first)[0, first.concepts.index(name)] for name in concepts])
     lead = int(x.mean(axis=(0, 1)).argmax())
-    best = resampled(x)
+    best, settled = resampled(x), _settled(x, lead)
     columns = np.broadcast_to(base[None, :, None], (len(runs), len(concepts), 1))
     standings = [
         _standing(
             label, [one[label] for one in runs], scores[label], float(best[m]),
             math.nan if m == lead else float(resampled(x[:, :, [lead, m]])[0]),
-            float(resampled(np.concatenate([x[:, :, [m]], columns], axis=2))[0]), _settled(x, lead, m),
+            float(resampled(np.concatenate([x[:, :, [m]], columns], axis=2))[0]),
+            x[:, :, lead] - x[:, :, m], settled[m],
         )
         for m, label in enumerate(labels)
     ]  # fmt: skip
     standings.sort(key=lambda s: (s.label != labels[lead], -s.average))
-    kind, tied, choice = judge(standings, len(runs), len(concepts))
+    kind, tied, choice = judge(standings, float(base.mean()), len(runs), len(concepts))
     lower = any(first.direction(measure) == "lower" for measure in measures.values())
     bare = tuple(name for name in concepts if not first.facts[name]["held_out"])
     return Verdict(
@@ -127,19 +132,26 @@ def of(rounds: Sequence[Mapping[str, Lineage]]) -> Verdict:
     )  # fmt: skip
 
 
-def judge(standings: Sequence[Standing], rounds: int, concepts: int) -> tuple[Kind, tuple[str, ...], str | None]:
+def judge(
+    standings: Sequence[Standing], base: float, rounds: int, concepts: int
+) -> tuple[Kind, tuple[str, ...], str | None]:
     """(kind, methods within noise of the leader, the one to take); the leader stands first.
 
-    Within noise: the leader is the better one in less than 95 % of the resamples. Among equals the cheapest is taken.
+    Within noise: the leader is the better one in less than 95 % of the resamples. The leader is taken, unless another
+    one within noise is cheaper and behind it by no more than `BEHIND` of what the leader gained over the base; where
+    there are too few rounds and concepts to tell what is within noise, always the leader.
     Simulated with equal methods (deviations: round 0.5, concept 1, noise 1; 2 to 6 rounds, 3 to 5 concepts, 200 to 300
     trials each), some method passes as more than noise in 1 to 4 % of trials of six, but in 14 to 20 % of two.
     """
     leader, *others = standings
     if not leader.above >= LEVEL:
         return "nothing learnt", (), None
-    within = [s for s in others if not (s.beaten >= LEVEL and enough(rounds, concepts))]
+    if not enough(rounds, concepts):
+        return "undecided", tuple(s.label for s in others), leader.label
+    within = [s for s in others if not s.beaten >= LEVEL]
     if within:
-        return "undecided", tuple(s.label for s in within), min([leader, *within], key=lambda s: s.price).label
+        near = [s for s in within if s.gap <= BEHIND * (leader.average - base)]
+        return "undecided", tuple(s.label for s in within), min([leader, *near], key=lambda s: s.price).label
     return "clear" if all(s.settled for s in others) else "likely", (), leader.label
 
 
@@ -148,24 +160,31 @@ def resampled(x: np.ndarray) -> np.ndarray:
 
     (rounds, concepts, methods) -> (methods,), summing to 1. With one round only the concepts are drawn.
     """
-    rounds, concepts, methods = x.shape
-    each = ROUND_DRAWS if rounds > 1 else 1
-    shares = np.zeros(methods)
-    for number, some in enumerate(combinations_with_replacement(range(concepts), concepts)):
-        ways = math.factorial(concepts) / math.prod(math.factorial(count) for count in Counter(some).values())
-        means = x[:, some].mean(axis=1)
-        best = statistics.probability_best(means, "higher", resamples=each, seed=number)
-        shares += ways / concepts**concepts * best
-    return shares
+    return statistics.shares_best(_drawn(x))
 
 
-def _settled(x: np.ndarray, a: int, b: int) -> bool:
-    """Whether method a is better than b for these concepts, by paired statistics over the rounds alone."""
+def interval(gaps: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of the mean of paired differences (rounds, concepts), both drawn anew with replacement."""
+    low, high = np.quantile(_drawn(gaps[:, :, None])[:, 0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
-    def pairs(m: int) -> dict[Pair, float]:
-        return {(r, 0): float(value) for r, value in enumerate(x[:, :, m].mean(axis=1))}
 
-    return a != b and statistics.difference(pairs(a), pairs(b), "higher").verdict == "better"
+def _drawn(x: np.ndarray) -> np.ndarray:
+    """Means (draws, methods) of scores (rounds, concepts, methods) with rounds and concepts drawn anew."""
+    generator = np.random.default_rng(0)
+    rounds, concepts = (generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n for n in x.shape[:2])
+    drawn: np.ndarray = np.einsum("br,bc,rcm->bm", rounds, concepts, x, optimize=True)
+    return drawn
+
+
+def _settled(x: np.ndarray, lead: int) -> list[bool]:
+    """Whether the leader is better than each method for these concepts: paired over the rounds, corrected (Holm)."""
+    order = sorted(range(x.shape[2]), key=lambda m: m != lead)
+    methods: dict[str, dict[Pair, float]] = {
+        str(m): {(r, 0): float(value) for r, value in enumerate(x[:, :, m].mean(axis=1))} for m in order
+    }
+    found = statistics.differences(methods, "higher")
+    return [m != lead and found[str(lead), str(m)].verdict == "better" for m in range(x.shape[2])]
 
 
 def _scores(run: Run) -> np.ndarray:
@@ -184,14 +203,15 @@ def _last(run: Run, S: np.ndarray, concepts: Sequence[str]) -> list[float]:
 
 def _standing(
     label: str, runs: Sequence[Run], scores: Sequence[np.ndarray], best: float, beaten: float, above: float,
-    settled: bool,
+    gaps: np.ndarray, settled: bool,
 ) -> Standing:  # fmt: skip
     """A method's figures, means over rounds."""
     averages = tuple(matrix.average(S) for S in scores)
     costs, rules = [summary.costs(run) for run in runs], runs[-1].rules
     return Standing(
         label, float(np.mean(averages)), float(np.mean([matrix.forgetting(S) for S in scores])),
-        float(np.mean([matrix.learning(S) for S in scores])), best, beaten, above, settled, averages,
+        float(np.mean([matrix.learning(S) for S in scores])), best, beaten, above, float(gaps.mean()), *interval(gaps),
+        settled, averages,
         float(np.mean([cost["carried"] for cost in costs])), float(np.mean([cost["seconds"] for cost in costs])),
         rules.strict, rules.knows, rules.breach,
     )  # fmt: skip

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from perdure.advise.design import Design, Speed
-from perdure.advise.verdict import Verdict
-from perdure.compare.statistics import LEAST_PAIRS
+from perdure.advise.design import Design, Speed, most_rounds
+from perdure.advise.verdict import BEHIND, Standing, Verdict
+from perdure.compare.statistics import least_p
 from perdure.compare.words import listed
 from perdure.plan import Plan
 from perdure.report import summary
@@ -19,12 +19,12 @@ def headline(verdict: Verdict) -> str:
     leader = verdict.leader
     if verdict.kind == "nothing learnt":
         return (
-            f"No recommendation: no method is clearly above the untouched base (best average {leader.average:.3f}, "
+            f"No recommendation: no method is clearly above the untouched base (highest average {leader.average:.3f}, "
             f"base {verdict.base:.3f}); these lessons taught too little to choose by."
         )
-    shares = f"best in {percent(leader.best)} of resamples of {extent(verdict)}"
+    shares = f"ahead of all others in {percent(leader.best)} of resamples of {extent(verdict)}"
     if verdict.kind == "undecided" and not verdict.enough:
-        return f"Undecided: {extent(verdict)} are too few to tell methods apart ({leader.label} is ahead, {shares})."
+        return f"Undecided: {extent(verdict)} are too few to tell methods apart ({leader.label} is {shares})."
     if verdict.kind == "undecided":
         close = listed(list(verdict.tied))
         verb = "is" if len(verdict.tied) == 1 else "are"
@@ -42,10 +42,34 @@ def reason(verdict: Verdict) -> str:
     costs = f"carries {summary.size(own.carried)} and takes {summary.seconds(own.seconds)} of training a lesson"
     if verdict.kind != "undecided":
         told = f"{own.label} {costs} (in lessons of this length)."
+    elif own.label == verdict.leader.label:
+        told = f"{own.label} is taken for its average: it {costs}.{_passed_over(verdict)}"
     else:
-        told = f"Of these, {own.label} is the cheapest: it {costs}."
+        told = (
+            f"Of these, {own.label} is the cheapest: it {costs}, {verdict.leader.label} "
+            f"{summary.size(verdict.leader.carried)} and {summary.seconds(verdict.leader.seconds)}; {_behind(own)}."
+        )
     floor = " It does nothing against forgetting: nothing here was shown to beat that." if own.label == FLOOR else ""
     return told + floor + "".join(f" Mind: {own.label} {note}." for note in notes(own.strict, own.knows, own.breach))
+
+
+def _behind(standing: Standing) -> str:
+    """How far a method is behind the leader: its average is 0.012 lower [-0.020, +0.043]."""
+    span = f"95 % of resamples: {summary.signed(standing.low)} to {summary.signed(standing.high)}"
+    return f"its average is {standing.gap:.3f} lower ({span})"
+
+
+def _passed_over(verdict: Verdict) -> str:
+    """The cheaper ones within noise that are too far behind to be taken for that."""
+    leader = verdict.leader
+    cheaper = [s for s in map(verdict.standing, verdict.tied) if s.price < leader.price]
+    if not cheaper or not verdict.enough:
+        return ""
+    told = listed([f"{s.label} ({_behind(s)})" for s in cheaper])
+    return (
+        f" Cheaper, but behind by more than {percent(BEHIND)} of what {leader.label} gained over the base "
+        f"({leader.average - verdict.base:.3f}): {told}."
+    )
 
 
 def notes(strict: bool, knows: str, breach: str) -> list[str]:
@@ -91,11 +115,12 @@ def cautions(
 def _few(verdict: Verdict) -> str:
     if verdict.rounds == 1:
         return "One round says nothing about what another order or seed would change."
-    if verdict.rounds < LEAST_PAIRS:
-        chance = 2.0 ** (1 - verdict.rounds)
+    needed = most_rounds(len(verdict.standings))
+    if verdict.rounds < needed:
         return (
             f"{verdict.rounds} rounds are few: two equal methods would differ the same way in all of them with "
-            f"probability {percent(chance)}; from {LEAST_PAIRS} rounds a difference can be settled."
+            f"probability {percent(least_p(verdict.rounds))}; with {len(verdict.standings)} methods, differences can "
+            f"be settled from {needed} rounds."
         )
     return f"{len(verdict.concepts)} concepts are few: with others, or on another base, another method may lead."
 

@@ -50,7 +50,7 @@ def scores_csv(runs: Sequence[Run]) -> str:
 
 
 def table_tex(runs: Sequence[Run]) -> str:
-    """A booktabs table: a row a method, for each measure the average and the forgetting, best in bold.
+    """A booktabs table: a row a method, for each measure the average and the forgetting, the best run's in bold.
 
     Bounds (all at once, one adapter per concept) stand below a rule and are never bold. A dagger marks what breaks the
     strict regime; a note under the table says how.
@@ -73,6 +73,7 @@ def table_tex(runs: Sequence[Run]) -> str:
     arrows = " & ".join(rf"Average ${_arrow(turn[m])}$ & Forgetting $\downarrow$" for m in measures)
     return "\n".join([
         r"% needs \usepackage{booktabs}; average after the last lesson, forgetting over the T - 1 before",
+        r"% bold: the best of these runs, one a method, which settles nothing about the methods",
         rf"\begin{{tabular}}{{l{'rr' * len(measures)}}}", r"\toprule",
         *([rf" & {heads} \\", rules] if measures else []),
         rf"Method{' & ' + arrows if measures else ''} \\", r"\midrule", *body,
