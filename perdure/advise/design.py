@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from perdure.advise import budget as spans
-from perdure.compare.statistics import least_orders
+from perdure.compare.paired import least_orders
 from perdure.errors import PlanError
 from perdure.plan import MethodChoice, Plan, fingerprint
 from perdure.workload import lighter

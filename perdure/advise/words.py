@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from perdure.advise.design import Design, Speed, most_rounds
 from perdure.advise.verdict import BEHIND, Standing, Verdict
-from perdure.compare.statistics import least_p
+from perdure.compare.paired import least_p
 from perdure.compare.words import listed
 from perdure.plan import Plan
 from perdure.report import summary

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from perdure.compare import drawings, statistics, words
+from perdure.compare import drawings, paired, words
 from perdure.compare.drawings import Chart, Look
+from perdure.compare.paired import Difference
 from perdure.compare.published import Beside
-from perdure.compare.statistics import Difference, Spread
+from perdure.compare.statistics import Spread
 from perdure.compare.study import COMPARED, COST, COSTS, FIGURES, Figure, Study
 from perdure.matrix import FORMULAS
 from perdure.report.summary import ARROWS, plain
@@ -164,7 +165,7 @@ def _contest(study: Study, measure: str, figure: Figure) -> Contest:
     better = study.better(measure, figure.key)
     rows = tuple((a, b, d, words.interval(d), words.p_value(d), drawings.forest(d, reach, better)) for a, b, d in found)
     standing = study.standing(measure, figure.key)
-    enough = standing.n >= statistics.least_orders()
+    enough = standing.n >= paired.least_orders()
     best = {row: f"{100 * share:.0f} %" if enough else "–" for row, share in standing.best.items()}
     ranks = tuple((row, f"{rank:.2f}", best[row]) for row, rank in standing.rank.items())
     return Contest(figure.title, words.finding(study, measure, figure.key), rows, ranks, standing.n)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from perdure import matrix
-from perdure.compare import gathering, statistics
+from perdure.compare import gathering, paired, statistics
 from perdure.compare.gathering import Entry
-from perdure.compare.statistics import Difference, Effects, Pair, Spread
+from perdure.compare.paired import Difference
+from perdure.compare.statistics import Effects, Pair, Spread
 from perdure.errors import PlanError, did_you_mean
 from perdure.matrix import Direction
 from perdure.plan import fingerprint
@@ -129,7 +130,7 @@ class Study:
         found = {}
         for measure, figure in self.values:
             rows = {row: self.values[measure, figure][row] for row in self.ranked(measure, figure)}
-            found[measure, figure] = statistics.differences(rows, self.better(measure, figure), self.seed)
+            found[measure, figure] = paired.differences(rows, self.better(measure, figure), self.seed)
         return found
 
     def differences(self, measure: str, figure: str) -> list[tuple[str, str, Difference]]:
