@@ -7,7 +7,7 @@ from PIL import Image
 from perdure import agreement, memory, method, sample
 from perdure.backbones import loading
 from perdure.errors import LineageError
-from perdure.files import write_png
+from perdure.files import picture_format, write_picture
 from perdure.lineage import Lineage
 from perdure.memory import Memory
 
@@ -24,8 +24,10 @@ def draw(
 ) -> list[Image.Image]:
     """Images of one prompt as the model is after a lesson (by default the last), also written side by side to `out`.
 
-    Raises LineageError where the lesson does not exist or the method must be told which concept is meant.
+    Raises LineageError where the lesson does not exist or the method must be told which concept is meant, and
+    PerdureError where the ending of `out` names no format.
     """
+    picture_format(out)  # before the minutes that drawing takes
     rows = lineage.lessons
     number = len(rows) if after is None else after
     if number > len(rows):
@@ -43,7 +45,7 @@ def draw(
     sampling = plan.sampling.model_copy(update={"images_per_prompt": count, "seed": seed})
     side = sampling.resolution or plan.training.resolution
     images = sample.images(backbone, chosen, remembered, lesson_of.get(concept or ""), [prompt], sampling, side)
-    write_png(out, side_by_side(images))
+    write_picture(out, side_by_side(images))
     return images
 
 

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written to a temporary name, synced, renamed."""
 
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ from perdure.errors import LineageError, PerdureError
 
 TEMPORARY = ".tmp"
 """Suffix of files being written; one that is found was left by a killed process and can be deleted."""
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Ending of a picture's name -> format that it is written in."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -44,6 +47,26 @@ def write_png(path: Path, image: Image.Image) -> None:
     buffer = io.BytesIO()
     image.save(buffer, "png")
     write_bytes(path, buffer.getvalue())
+
+
+def write_picture(path: Path, image: Image.Image) -> None:
+    """Write a picture in the format that its name says, atomically; WebP without loss. Raises PerdureError."""
+    buffer = io.BytesIO()
+    image.save(buffer, picture_format(path), quality=95, lossless=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def free(path: Path) -> Path:
+    """The path, or the next one to it that is not taken: drawn.png, drawn-2.png, ..."""
+    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], others) if not os.path.lexists(one))
+
+
+def picture_format(path: Path) -> str:
+    """The format that a picture's name says. Raises PerdureError where it says none that is written here."""
+    if path.suffix.lower() not in PICTURES:
+        raise PerdureError(f"{path}: the ending says the format of a picture: one of {' '.join(PICTURES)}")
+    return PICTURES[path.suffix.lower()]
 
 
 def read_json(path: Path) -> Any:

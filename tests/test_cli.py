@@ -67,6 +67,31 @@ def test_init_teach_draw_log_undo(perdure, pico, photos, quick, tmp_path):
     assert Lineage(tmp_path / "mine").concepts == ["dog"]
 
 
+def test_no_picture_is_drawn_over_another_file(perdure, pico, tmp_path, monkeypatch):
+    perdure("init", "mine", "--base", pico, "--set", "training.resolution=32", "--set", "sampling.steps=1")
+    paint(tmp_path / "photos", 1, 0)
+    mine = (tmp_path / "photos/00.png").read_bytes()
+    (tmp_path / "dead.png").symlink_to("nowhere.png")
+    for name in ("photos/00.png", "photos", "dead.png"):
+        refused(perdure("draw", "mine", "dog", "--out", name), f"{name} is there already; choose another --out")
+    assert (tmp_path / "photos/00.png").read_bytes() == mine and not (tmp_path / "nowhere.png").exists()
+    assert refused(
+        perdure("draw", "mine", "dog", "--out", "x.gif"), "x.gif: the ending says the format of a picture: one"
+    )
+    assert refused(perdure("draw", "mine", "dog", "--out", "x"), "one of .png .jpg .jpeg .webp")
+    pixels = set()
+    for name, told in {"a.png": "PNG", "a.jpg": "JPEG", "a.JPEG": "JPEG", "a.webp": "WEBP"}.items():
+        assert perdure("draw", "mine", "dog", "--out", name, "--count", 1)[0] == 0
+        with Image.open(tmp_path / name) as picture:
+            assert picture.format == told and picture.size == (32, 32)
+            pixels |= {picture.tobytes()} if told != "JPEG" else set()
+    assert len(pixels) == 1
+    assert perdure("draw", "mine", "dog", "--out", "photos/00.png", "--overwrite")[0] == 0
+    assert (tmp_path / "photos/00.png").read_bytes() != mine
+    for name in ("drawn.png", "drawn-2.png", "drawn-3.png"):
+        assert f"wrote {name}\n" in perdure("draw", "mine", "dog", "--count", 1)[1]
+
+
 def test_a_refused_lesson_has_an_exit_code_of_its_own(perdure, pico, photos, quick):
     perdure("init", "mine", "--base", pico, *quick)
     perdure("teach", "mine", photos / "dog", "--token", "zwz", "--class", "dog")

@@ -1,5 +1,6 @@
 """Public data sets from a local copy: complete, verified, never overwritten, and safe to unpack."""
 
+import errno
 import io
 import json
 import os
@@ -166,6 +167,69 @@ def test_links_swollen_files_and_nonsense_in_archives_are_refused(tmp_path, copy
     monkeypatch.setattr(archives, "LARGEST", 100)
     with pytest.raises(DataError, match="more than 100 bytes"):
         datasets.get("dreambooth", tmp_path / "out", archive)
+
+
+def test_what_an_archive_unpacks_to_has_a_bound_in_all(tmp_path, copy, monkeypatch):
+    archive = zipped(copy, tmp_path / "main.zip", "")
+    size = sum((copy / file).stat().st_size for file in (*dreambooth.PICTURES, *dreambooth.TEXTS))
+    monkeypatch.setattr(archives, "SWOLLEN", 0)
+    monkeypatch.setattr(archives, "LARGEST", size)
+    assert archives.unpack(archive, tmp_path / "just", dreambooth.DATASET.wanted).is_dir()
+    monkeypatch.setattr(archives, "LARGEST", size - 1)
+    with pytest.raises(DataError, match=r"main\.zip: unpacks to more than 0 times its size"):
+        datasets.get("dreambooth", tmp_path / "out", archive)
+    assert not (tmp_path / "out").exists()
+
+
+def test_archives_that_swell_are_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "LARGEST", 1_000_000)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in dreambooth.PICTURES[:40]:
+            packed.writestr(file, bytes(900_000))
+    with pytest.raises(DataError, match="unpacks to more than 10 times its size"):
+        archives.unpack(tmp_path / "bomb.zip", tmp_path / "unpacked", dreambooth.DATASET.wanted)
+    assert sum(path.stat().st_size for path in (tmp_path / "unpacked").rglob("*.jpg")) < 2_000_000
+
+
+def test_a_full_disk_is_no_damage_of_the_archive(tmp_path, copy, monkeypatch):
+    archive = zipped(copy, tmp_path / "main.zip", "")
+    opened = Path.open
+
+    def full(path, mode="r", *more, **how):
+        if "perdure-" in str(path) and mode in ("wb", "ab"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return opened(path, mode, *more, **how)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\).*TMPDIR") as caught:
+        datasets.get("dreambooth", tmp_path / "out", archive)
+    assert "sound" not in str(caught.value)
+    body = io.BytesIO(archive.read_bytes())
+    body.headers = {}
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: body)
+    with pytest.raises(DataError, match="No space left on device") as caught:
+        datasets.get("dreambooth", tmp_path / "out")
+    assert "reached" not in str(caught.value)
+
+
+def test_encrypted_and_broken_archives_are_one_sentence(tmp_path, copy):
+    plain = zipped(copy, tmp_path / "main.zip", "").read_bytes()
+    flagged = plain.replace(b"PK\x03\x04\x14\x00\x00\x00", b"PK\x03\x04\x14\x00\x01\x00")
+    flagged = flagged.replace(b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00")
+    assert flagged != plain
+    (tmp_path / "secret.zip").write_bytes(flagged)
+    for ending in ("gz", "bz2", "xz"):
+        with tarfile.open(tmp_path / f"a.tar.{ending}", f"w:{ending}") as packed:
+            packed.add(copy, "some/where")
+        whole = (tmp_path / f"a.tar.{ending}").read_bytes()
+        middle = len(whole) // 2
+        (tmp_path / f"a.tar.{ending}").write_bytes(whole[:middle] + bytes(200) + whole[middle + 200 :])
+        (tmp_path / f"b.tar.{ending}").write_bytes(whole[:middle])
+    for archive in sorted(tmp_path.glob("[abs]*.*")):
+        with pytest.raises(DataError, match=f"{archive.name}: is not a sound|holds no|are missing"):
+            datasets.get("dreambooth", tmp_path / "out", archive)
+    with pytest.raises(DataError, match="encrypted"):
+        datasets.get("dreambooth", tmp_path / "out", tmp_path / "secret.zip")
 
 
 def test_fetching_reads_the_public_archive(tmp_path, copy, monkeypatch):

@@ -1,6 +1,7 @@
 """Commands on one model: init, teach, draw, log, undo."""
 
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,7 +84,10 @@ def teach(
 def draw(
     model: Model,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
-    out: Annotated[Path, typer.Option(help="The picture file (PNG).")] = Path("drawn.png"),
+    out: Annotated[
+        Path | None, typer.Option(help="The picture file: .png, .jpg or .webp; drawn.png, drawn-2.png ... by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     count: Annotated[int, typer.Option(min=1, help="How many images, side by side.")] = 4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     after: Annotated[int | None, typer.Option(min=0, help="As the model was after this lesson (0: the base).")] = None,
@@ -91,10 +95,14 @@ def draw(
     device: Device = None,
 ) -> None:
     """Draw with a model, as it is now or as it was after an earlier lesson."""
-    from perdure import screen
+    from perdure import files, screen
+    from perdure.errors import PerdureError
     from perdure.lineage import Lineage
 
     lineage = Lineage(model)
+    out = out or files.free(Path("drawn.png"))
+    if not overwrite and os.path.lexists(out):
+        raise PerdureError(f"{out} is there already; choose another --out, or say --overwrite")
     with screen.working("loading libraries"):
         from perdure import drawing
     drawing.draw(lineage, prompt, out, count=count, seed=seed, after=after, concept=concept, device=device)

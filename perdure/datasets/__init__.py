@@ -34,7 +34,7 @@ def get(
         picked = " and ".join(other.name for other in DATASETS.values() if other.picked)
         raise DataError(f"{name} is laid out whole; --concepts, --images and --only are for {picked}.")
     folder = Path(out) / name
-    with tempfile.TemporaryDirectory(prefix="perdure-") as scratch:
+    with _scratch() as scratch:
         if source is not None:
             origin = Path(source)
         elif dataset.fetch is not None:
@@ -47,6 +47,13 @@ def get(
             return install(dataset, chosen, folder, watch)
         except OSError as error:
             raise DataError(f"{folder}: cannot be written ({error.strerror or error}).") from error
+
+
+def _scratch() -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory(prefix="perdure-")
+    except OSError as error:
+        raise DataError(f"no temporary folder ({error.strerror}); the environment variable TMPDIR names one.") from None
 
 
 def _named(name: str) -> Dataset:

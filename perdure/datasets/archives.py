@@ -1,5 +1,7 @@
 """Zip and tar archives of strangers: only what is wanted is unpacked, and nothing outside of the target folder."""
 
+import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -11,17 +13,24 @@ from perdure.errors import DataError
 
 LARGEST = 64_000_000
 """Bytes that one unpacked file may have."""
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, OSError)
+SWOLLEN = 10
+"""How many times its own size an archive of pictures, which hardly shrink, may unpack to; LARGEST is on top of it."""
+DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, struct.error, EOFError, ValueError, LookupError,
+    RuntimeError, OSError,
+)  # fmt: skip
 """What the standard library raises on an archive that is none, is damaged, or cannot be unpacked here."""
 
 
 def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> Path:
-    """The wanted files of an archive, whatever folders they lie in there; DataError if it is unsafe or damaged.
+    """The wanted files of an archive, whatever folders they lie in there; DataError if it is unsafe or damaged, or if
+    they cannot be written.
 
     `wanted` is asked about every end of a file's path (`a/b/c.jpg`, `b/c.jpg`, `c.jpg`), the longest first; the first
     that it wants is the file's path below `folder`. Of two files with the same path the first counts.
     """
     try:
+        left = SWOLLEN * archive.stat().st_size + LARGEST
         for name, stream in _members(archive):
             parts = PurePosixPath(name.replace("\\", "/"))
             if parts.is_absolute() or ".." in parts.parts:
@@ -33,12 +42,27 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> Path:
                 data = content.read(LARGEST + 1)
             if len(data) > LARGEST:
                 raise DataError(f"{archive}: {name!r} has more than {LARGEST:,} bytes; it is not unpacked.")
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes(data)
+            if (left := left - len(data)) < 0:
+                raise DataError(f"{archive}: unpacks to more than {SWOLLEN} times its size; it is not unpacked.")
+            store(folder / file, data)
     except DAMAGED as error:
-        raise DataError(f"{archive}: is not a sound zip or tar archive ({error}).") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        raise DataError(f"{archive}: is not a sound zip or tar archive, or cannot be read ({reason}).") from error
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def store(path: Path, data: bytes, append: bool = False) -> None:
+    """Write a file into the scratch folder. DataError with the reason, so that no source is blamed for it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab" if append else "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}); the environment variable TMPDIR names another "
+            "place for temporary files."
+        ) from error
 
 
 def tails(path: PurePosixPath) -> Iterator[str]:

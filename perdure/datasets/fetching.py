@@ -1,12 +1,12 @@
 """Public sources: an archive behind a URL, or files and archives on the Hugging Face hub."""
 
-import shutil
+import errno
 import urllib.request
 from collections.abc import Collection
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
-from perdure.datasets.archives import tails
+from perdure.datasets.archives import store, tails
 from perdure.datasets.dataset import Dataset
 from perdure.errors import DataError
 from perdure.progress import Watch
@@ -17,13 +17,13 @@ def archive(dataset: Dataset, scratch: Path, watch: Watch) -> Path:
     """The archive at `dataset.source`, whole, in the scratch folder."""
     target = scratch / "archive"
     try:
-        with urllib.request.urlopen(dataset.source, timeout=30) as answer, target.open("wb") as file:
+        with urllib.request.urlopen(dataset.source, timeout=30) as answer:
             size = int(answer.headers.get("Content-Length") or 0)
             with watch(f"fetching {dataset.name} (kB)", size // 1000) as advance:
                 while block := answer.read(1 << 20):
-                    file.write(block)
+                    store(target, block, append=True)
                     advance(len(block) // 1000, "")
-    except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors
+    except (OSError, HTTPException) as error:  # URLError and time-outs are OSErrors; what `store` raises is not
         raise _unreachable(dataset, error) from error
     return target
 
@@ -59,8 +59,7 @@ def hub_files(dataset: Dataset, scratch: Path, watch: Watch, wanted: Collection[
         with watch(f"fetching {dataset.name}", len(found)) as advance:
             for tail, name in sorted(found.items()):
                 cached = hf_hub_download(repo, name, repo_type="dataset")
-                (folder / tail).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(cached, folder / tail)
+                store(folder / tail, Path(cached).read_bytes())
                 advance(1, "")
     except hub_failures() as error:
         raise _unreachable(dataset, error) from error
@@ -68,6 +67,8 @@ def hub_files(dataset: Dataset, scratch: Path, watch: Watch, wanted: Collection[
 
 
 def _unreachable(dataset: Dataset, error: BaseException) -> DataError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return DataError(f"{dataset.name}: what is fetched cannot be written ({error.strerror}: {error.filename}).")
     reason = " ".join(str(error).split())[:120] or type(error).__name__
     return DataError(
         f"{dataset.name}: {dataset.source} cannot be reached ({reason}): try again online, or name a local "
