@@ -1,7 +1,7 @@
 """Pictures of a concept: what is trained on, what it is scored against, and what each is called."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from perdure import captions, folders, images
 from perdure.errors import ImageError, PlanError
-from perdure.sections import Concept
+from perdure.sections import Concept, Prior
 from perdure.toybox import world
 from perdure.wording import fill, squeeze
 
@@ -82,10 +82,18 @@ def notes(concepts: Iterable[Concept]) -> list[str]:
     return told
 
 
-def check(concepts: Iterable[Concept]) -> list[str]:
-    """Everything wrong with the image files of some concepts, one sentence each; nothing is kept in memory."""
+def check(concepts: Iterable[Concept], priors: Collection[Prior] = ()) -> list[str]:
+    """Everything wrong with what some concepts are trained on, one sentence each; nothing is kept in memory.
+
+    priors: prior preservation, which draws images of each concept's class.
+    """
     problems = []
     for concept in concepts:
+        if not concept.noun and any("{class}" in prior.prompt for prior in priors):
+            problems.append(
+                f"concept {concept.name!r}: prior preservation draws images of its class, and it has none; give it a "
+                "`class`, or write training.prior.prompt without {class}"
+            )
         try:
             contents(concept)
             files = files_of(concept) if concept.drawn is None else ()

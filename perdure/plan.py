@@ -102,6 +102,11 @@ class Plan(Section):
         longer = own.training.model_copy(update={"steps": own.training.steps * len(self.concepts)})
         return own.model_copy(update={"training": longer, "joint": True})
 
+    @property
+    def priors(self) -> tuple[Prior, ...]:
+        """Prior preservation as any of the methods has it."""
+        return tuple(prior for choice in self.methods if (prior := self.narrowed(choice).training.prior))
+
     def settings(self) -> dict[str, Any]:
         """Everything that decides a lesson but the concepts: plain JSON values, no paths of concepts."""
         return self.model_dump(mode="json", by_alias=True, exclude=NOT_SETTINGS)

@@ -35,7 +35,7 @@ def run(
 ) -> list[Lineage]:
     """Run a plan: one lineage per method below `out`, resumed where it stopped, and tracked. Raises PerdureError."""
     trackers.check(track)
-    if problems := pictures.check(plan.concepts):
+    if problems := pictures.check(plan.concepts, plan.priors):
         raise PlanError(problems)
     backbone = spread.load(plan, device)
     tools = Tools(plan, backbone, watch)
@@ -90,7 +90,7 @@ def teach(
     """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`."""
     known = lineage.plan()
     plan = plans.build({**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}, where="teach")
-    if problems := pictures.check([concept]):
+    if problems := pictures.check([concept], plan.priors):
         raise PlanError(problems)
     agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
     tools = Tools(plan, spread.load(plan, device), watch)
@@ -187,12 +187,10 @@ def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:
     prior = tools.plan.training.prior
     if prior is None:
         return None
-    nouns = list(dict.fromkeys(c.noun or c.name for c in concepts))
     sampling = tools.plan.sampling
     each = sampling.model_copy(update={"images_per_prompt": prior.images, "seed": sampling.seed + 1})
     drawn: list[Picture] = []
-    for noun in nouns:
-        prompt = prior.prompt.replace("{class}", noun)
+    for prompt in dict.fromkeys(prior.prompt.replace("{class}", concept.noun) for concept in concepts):
         with tools.watch(f"drawing {prior.images} x {prompt!r}", prior.images) as advance:
             images = sample.draw(tools.backbone, [prompt], each, tools.plan.training.resolution, advance)
         drawn += [Picture(image, prompt) for image in images]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serial
 
 from perdure import catalogue, score
 from perdure.errors import did_you_mean
-from perdure.wording import PLACEHOLDER, fill, squeeze, without_lead
+from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
 
 Kind = Literal["subject", "style"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
@@ -77,16 +77,18 @@ class Concept(Section):
         if not (self.prompt or self.token or self.noun):
             raise ValueError("give a `prompt`, or a `token` and a `class`, so that the concept can be called")
         many = self.drawn is not None and self.drawn.what == "style"
-        usual = "a photo of {token} {class}" if self.kind == "subject" else "{token} image of {class}"
-        prompt = self.prompt or ("{token} image of a {class}" if many else usual)
-        prompt = squeeze(fill(prompt, token=self.token, noun="{class}" if many else self.noun))
+        noun = "{class}" if many else self.noun
+        styled = "{token} image of a {class}" if many else "{token} image of {class}" if noun else "{token} image"
+        prompt = self.prompt or ("a photo of {token} {class}" if self.kind == "subject" and not many else styled)
+        if empty := hole(prompt, token=self.token, noun=noun):
+            raise ValueError(f"prompt {prompt!r}: there is nothing to fill in for {empty}; give a `{empty[1:-1]}`")
+        prompt = squeeze(fill(prompt, token=self.token, noun=noun))
         plain = squeeze(prompt.replace("{class}", "")) if many else prompt
         if unknown := PLACEHOLDER.search(plain):
             raise ValueError(f"prompt: {unknown[0]} is not known; {{token}} and {{class}} are filled in")
         words = f"{self.token} {self.noun}" if self.kind == "subject" else self.token
-        phrase = self.phrase or (words if self.token else without_lead(plain))
         object.__setattr__(self, "prompt", prompt)
-        object.__setattr__(self, "phrase", squeeze(phrase))
+        object.__setattr__(self, "phrase", squeeze(self.phrase or (words if self.token else without_lead(plain))))
         return self
 
 

@@ -3,6 +3,8 @@
 import re
 
 PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
+LEAD = re.compile(r"^(?:(?:an? )?(?:photo|photograph|picture|image) of )?(?:(?:an?|the) )?", re.IGNORECASE)
+"""How prompts begin, before what they show."""
 
 
 def fill(text: str, *, token: str, noun: str) -> str:
@@ -29,7 +31,14 @@ def printable(text: str) -> str:
 
 
 def without_lead(prompt: str) -> str:
-    """A prompt without its opening words: what it shows."""
-    for lead in ("a photo of ", "a picture of ", "an image of ", "photo of "):
-        prompt = prompt.removeprefix(lead)
-    return prompt
+    """A prompt without its opening words and the article: what it shows, as it can follow another `a`."""
+    return LEAD.sub("", prompt, count=1) or prompt
+
+
+def hole(prompt: str, *, token: str, noun: str) -> str | None:
+    """The placeholder of a prompt that would leave a hole, as in `{token} image of a {class}` without a class."""
+    for empty, other in (("{class}", "{token}"), ("{token}", "{class}")):
+        left = rf"\b(?:of|an?|the|in|on|with)\s+{re.escape(empty)}(?!\s+{re.escape(other)})"
+        if not {"{class}": noun, "{token}": token}[empty] and re.search(left, prompt):
+            return empty
+    return None

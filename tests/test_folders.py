@@ -11,6 +11,7 @@ from PIL import Image
 
 from perdure import captions, folders, pictures, plan, yaml_file
 from perdure.errors import ImageError, PlanError
+from perdure.evaluate import Tools
 from perdure.plan import Concept
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -398,6 +399,19 @@ def test_nothing_in_a_caption_or_a_name_steers_the_terminal(perdure, tmp_path):
     (tmp_path / "cat/\x1b[2J.png").touch()
     code, _, err = perdure("check", "plan.yaml")
     assert code == 2 and r"\x1b[2J.png: is empty" in err and "\x1b" not in err
+
+
+def test_a_run_keeps_the_photos_of_one_concept_and_small_copies_of_the_others(plan_data, monkeypatch):
+    made, read = plan.build(plan_data), []
+    of = pictures.of
+    monkeypatch.setattr(pictures, "of", lambda concept: read.append(concept.name) or of(concept))
+    tools = Tools(made, None)
+    for _ in range(2):
+        for concept in made.sequence:
+            assert tools.sketch(concept).facts["digest"] == of(concept).digest
+            assert max(max(image.size) for image in tools.sketch(concept).small.values()) <= 192
+    assert read == ["dog", "cat", "clock"] and len(tools._pictures) == 1
+    assert tools.pictures(made.sequence[0]).digest == of(made.sequence[0]).digest and read[3:] == ["dog"]
 
 
 def test_looking_decodes_nothing(perdure, tmp_path, monkeypatch):

@@ -359,12 +359,66 @@ def test_defaults_depend_on_the_base(tmp_path):
         ({"token": "zwz", "class": "dog", "prompt": "{class} {token}, {trigger}"}, "dog zwz, zwz dog", "zwz dog"),
         ({"kind": "style", "token": "dapple", "class": "bears"}, "dapple image of bears", "dapple"),
         ({"token": "zwz", "class": "dog", "phrase": "my zwz"}, "a photo of zwz dog", "my zwz"),
+        ({"prompt": "a photo of a zwz teapot"}, "a photo of a zwz teapot", "zwz teapot"),
+        ({"prompt": "An image of the zwz"}, "An image of the zwz", "zwz"),
+        ({"prompt": "a zwz teapot on an oak"}, "a zwz teapot on an oak", "zwz teapot on an oak"),
+        ({"prompt": "andes zwz"}, "andes zwz", "andes zwz"),
+        ({"prompt": "a photo of a {class}", "class": "dog"}, "a photo of a dog", "dog"),
+        ({"kind": "style", "token": "watercolour"}, "watercolour image", "watercolour"),
+        ({"token": "zwz", "prompt": "a photo of a {token} {class}"}, "a photo of a zwz", "zwz"),
+        ({"class": "dog", "prompt": "a photo of a {token} {class}"}, "a photo of a dog", "dog"),
     ],
 )
 def test_prompt_and_phrase(given, prompt, phrase):
     concept = Concept.model_validate({"name": "x", "images": "y", **given})
     assert (concept.prompt, concept.phrase) == (prompt, phrase)
     assert Concept.model_validate(concept.model_dump(by_alias=True)) == concept
+
+
+@pytest.mark.parametrize(
+    ("given", "empty"),
+    [
+        ({"kind": "style", "token": "dapple", "prompt": "{token} image of {class}"}, "class"),
+        ({"kind": "style", "token": "dapple", "prompt": "{token} image of a {class}"}, "class"),
+        ({"kind": "style", "token": "dapple", "prompt": "a {class} in {token} style"}, "class"),
+        ({"class": "dog", "prompt": "a {class} in {token} style"}, "token"),
+    ],
+)
+def test_a_prompt_has_no_holes(given, empty):
+    with pytest.raises(PlanError, match=rf"there is nothing to fill in for \{{{empty}\}}; give a `{empty}`"):
+        plan.concept({"name": "x", "images": "y", **given})
+
+
+def test_a_prompt_alone_gives_whole_evaluation_prompts(tmp_path):
+    concept = plan.concept({"name": "pot", "images": "y", "prompt": "a photo of a zwz teapot"})
+    made = plan.build({"method": "naive", "concepts": [concept]})
+    assert "a photo of a zwz teapot on the beach" in made.prompts_for(concept)
+    assert not [prompt for prompt in made.prompts_for(concept) if " a a " in prompt]
+
+
+@pytest.mark.parametrize("where", ["training", "methods"])
+def test_prior_preservation_needs_a_class(perdure, photos, tmp_path, where):
+    prior = {"prior": {"images": 2}}
+    data = {"methods": ["naive"], "concepts": [
+        {"name": "dog", "images": str(photos / "dog"), "prompt": "a photo of zwz dog"},
+        {"name": "cat", "images": str(photos / "cat"), "token": "sbu", "class": "cat"},
+    ]}  # fmt: skip
+    data |= (
+        {"training": prior} if where == "training" else {"methods": [{"name": "naive", "training": prior}, "magmax"]}
+    )
+    (tmp_path / "plan.yaml").write_text(json.dumps(data))
+    for command in ("check", "run"):
+        code, _, err = perdure(command, "plan.yaml")
+        assert code == 2 and err.count("\n") == 1 and "'dog': prior preservation draws images of its class" in err
+    prior["prior"]["prompt"] = "a photo of a pet"
+    (tmp_path / "plan.yaml").write_text(json.dumps(data))
+    assert perdure("check", "plan.yaml")[0] == 0
+
+
+def test_teaching_with_prior_preservation_needs_a_class(perdure, pico, photos):
+    perdure("init", "mine", "--base", pico, "--set", "training.prior.images=2")
+    code, _, err = perdure("teach", "mine", photos / "dog", "--prompt", "a photo of zwz dog")
+    assert code == 2 and "'dog': prior preservation draws images of its class, and it has none" in err
 
 
 def test_evaluation_prompts(tmp_path):

@@ -45,7 +45,7 @@ def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, 
     from perdure.errors import PlanError
 
     loaded = load_plan(plan, overrides, data)
-    problems = pictures.check(loaded.concepts)
+    problems = pictures.check(loaded.concepts, loaded.priors)
     if problems:
         raise PlanError(problems)
     shown = [(concept, pictures.contents(concept)) for concept in loaded.sequence]

@@ -58,7 +58,8 @@ def task(grid: Grid, root: Path) -> Task:
 def check(todo: Task) -> None:
     """Look at every picture that the orders need. Raises PlanError with all that cannot be used."""
     concepts = {concept.model_dump_json(): concept for order in todo.orders for concept in order.plan.concepts}
-    if problems := pictures.check(concepts.values()):
+    priors = [prior for order in todo.orders for prior in order.plan.priors]
+    if problems := pictures.check(concepts.values(), priors):
         raise PlanError(problems)
 
 
