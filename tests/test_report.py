@@ -197,7 +197,7 @@ def test_headline_and_figures_are_computed(two):
         assert clip["forgetting"] == pytest.approx(0.4 * (1 - subjects))
     text = two[1].read_text()
     assert f"After 4 lessons, naive kept {100 * shares['naive']:.0f} %" in text
-    assert "One seed, one order" in text
+    assert "One seed, one order" in text and "One run a method settles nothing about the methods" in text
 
 
 def test_csv_holds_the_matrix(two):
@@ -219,6 +219,7 @@ def test_tex_escapes_and_bolds_the_best(two, tmp_path):
     text = tables.table_tex(reading.read(two[0]))
     rows = {line.split(" & ")[0]: line for line in text.splitlines()}
     assert r"\textbf" in rows[r"merge\_init"] and r"\textbf" not in rows["naive"]
+    assert "one a method, which settles nothing about the methods" in text
     assert r"{clip\_i}" in text and tables.escape(r"a_b & 5% {x} \y^~#$<") == (
         r"a\_b \& 5\% \{x\} \textbackslash{}y\textasciicircum{}\textasciitilde{}\#\$\textless{}"
     )
@@ -331,7 +332,7 @@ def test_unfinished_runs(tmp_path, lessons, says):
 def test_uneven_runs_are_not_ranked(tmp_path):
     lineages = make_run(tmp_path / "a", ("naive",), side=8) + make_run(tmp_path / "b", ("magmax",), lessons=2, side=8)
     text, _ = check_page(report.build(lineages, tmp_path / "out", "x"), 300_000)
-    assert "naive (4 lessons)" in text and "(best of" not in text
+    assert "naive (4 lessons)" in text and "(best of" not in text and "One run a method" not in text
 
 
 def test_one_concept_and_joint_alone(tmp_path):

@@ -40,6 +40,11 @@ class Table:
     partial: bool
     """Whether the measure was taken of some of the concepts only."""
 
+    @property
+    def marked(self) -> bool:
+        """Whether a value is marked as the best."""
+        return any(entry.best for _, entries in self.rows for entry in entries)
+
 
 @dataclass(frozen=True)
 class _Figure:
