@@ -45,11 +45,8 @@ def on_settings(lineage: "Lineage", plan: Plan) -> None:
 
 def completed(lineage: "Lineage") -> dict[str, Any]:
     """The settings of a lineage, with the defaults of keys that it lacks. Raises LineageError for unknown ones."""
-    try:
+    with mistakes.understood(lineage.folder / "lineage.json", Plan):
         return Plan.model_validate(_understood(lineage.settings)).settings()
-    except ValidationError as error:
-        told = "; ".join(mistakes.sentences(error, Plan, str(lineage.folder / "lineage.json"), None))
-        raise LineageError(f"{told} (was it made by a later version of perdure?)") from None
 
 
 def _understood(settings: dict[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from perdure import files, method, pictures, sample, score
+from perdure import files, method, pictures, sample, score, tensors
 from perdure.backbones.backbone import Backbone
 from perdure.backbones.loading import EMBEDDED
-from perdure.errors import PlanError
+from perdure.errors import LineageError, PlanError
 from perdure.lineage import Lineage
 from perdure.memory import Memory
 from perdure.method import Method
@@ -123,11 +122,13 @@ def evaluate(tools: Tools, lineage: Lineage, concept: Concept, memory: Memory, c
 def reference_features(tools: Tools, lineage: Lineage, concept: Concept, measure: Measure) -> Tensor:
     """Features of a concept's references, kept in the lineage so that photos are needed only once."""
     path = lineage.concept_folder(concept.name) / f"{measure.name}-{_tag(measure)}.safetensors"
-    if not path.is_file():
-        computed = measure.reference_features(tools.pictures(concept).references)
-        files.write_bytes(path, save({"features": computed.contiguous()}))
-    features: Tensor = load_file(path)["features"]
-    return features
+    if not path.exists():
+        tensors.write(path, {"features": measure.reference_features(tools.pictures(concept).references)})
+    remedy = "delete it, and it is made again from the photos"
+    kept = tensors.read(path, remedy)
+    if "features" not in kept or not kept["features"].isfinite().all():
+        raise LineageError(f"{path} is damaged: it holds no finite `features`; {remedy}")
+    return kept["features"]
 
 
 def ceiling(measure: Measure, references: Tensor) -> float | None:

@@ -13,7 +13,6 @@ A lesson (or cell) is built in a folder whose name ends in `.partial` and rename
 suffix is done. This module needs no torch, so that logs and reports are quick.
 """
 
-import fcntl
 import re
 import shutil
 from collections.abc import Collection, Iterator
@@ -23,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from perdure import agreement, files
+from perdure import agreement, files, locks, mistakes, records, soundness
 from perdure.errors import LineageError
 from perdure.plan import Concept, Plan, describe, fingerprint, plan_text, portable
-from perdure.rows import PARTIAL, Cell, Row, remove
+from perdure.rows import PARTIAL, Cell, Row, leftovers, remove
 
 __all__ = ["Cell", "Lineage", "Row", "plan_text"]
 
@@ -42,32 +41,21 @@ class Lineage:
         self.folder = Path(folder)
         if not (self.folder / "lineage.json").is_file():
             raise LineageError(f"{self.folder} is not a perdure model (no lineage.json); make one with `perdure init`")
-        self.facts: dict[str, Any] = files.read_json(self.folder / "lineage.json")
-        if self.facts.get("format") != FORMAT:
-            raise LineageError(
-                f"{self.folder} has format {self.facts.get('format')!r}; this version of perdure reads format {FORMAT}"
-            )
+        self.facts: dict[str, Any] = records.read(self.folder / "lineage.json", records.Model, FORMAT)
 
     @classmethod
     def create(cls, folder: Path | str, plan: Plan, base_identity: str, versions: dict[str, str]) -> "Lineage":
         """A new, empty lineage for a plan of one method. Raises LineageError where the folder is in use."""
         folder = Path(folder)
-        if folder.is_file() or (folder.is_dir() and any(p.suffix != files.TEMPORARY for p in folder.iterdir())):
-            raise LineageError(f"{folder} is not empty; choose a new folder for the model")
+        soundness.free(folder)
         settings = plan.settings()
-        files.write_json(
-            folder / "lineage.json",
-            {
-                "format": FORMAT,
-                "name": plan.name,
-                "settings": settings,
-                "fingerprint": fingerprint(portable(settings)),
-                "base_identity": base_identity,
-                "versions": versions,
-            },
-        )
-        lineage = cls(folder)
-        lineage.write_plan(plan)
+        facts = {"format": FORMAT, "name": plan.name, "settings": settings, "base_identity": base_identity}
+        facts |= {"fingerprint": fingerprint(portable(settings)), "versions": versions}
+        with locks.alone(folder):
+            soundness.free(folder)  # another process may have begun a model there
+            files.write_json(folder / "lineage.json", facts)
+            lineage = cls(folder)
+            lineage.write_plan(plan)
         return lineage
 
     @property
@@ -78,22 +66,26 @@ class Lineage:
     @property
     def store(self) -> Path:
         """The folder of tensors by content."""
-        return self.folder / "store"
+        return files.within(self.folder, "store")
 
     @property
     def base_row(self) -> Row:
         """Row 0."""
-        return Row(self.folder / "lessons" / BASE_ROW)
+        return Row(files.within(self._rows, BASE_ROW))
+
+    @property
+    def _rows(self) -> Path:
+        return files.within(self.folder, "lessons")
 
     @property
     def lessons(self) -> list[Row]:
         """The finished lessons, in order. Raises LineageError where one is missing in between."""
-        whole = re.compile(r"\d{3,}-[A-Za-z0-9_-]+")
-        folders = [p for p in (self.folder / "lessons").glob("*") if whole.fullmatch(p.name) and p.name != BASE_ROW]
-        rows = sorted((Row(folder) for folder in folders), key=lambda row: row.number)
+        whole = re.compile(r"[0-9]{3,9}-[A-Za-z0-9_-]+")
+        found = [p.name for p in self._rows.glob("*") if whole.fullmatch(p.name) and p.name != BASE_ROW]
+        rows = sorted((Row(files.within(self._rows, name)) for name in found), key=lambda row: row.number)
         if [row.number for row in rows] != list(range(1, len(rows) + 1)):
-            found = ", ".join(row.folder.name for row in rows)
-            raise LineageError(f"{self.folder / 'lessons'} holds {found}; a lesson is missing or doubled")
+            told = ", ".join(row.folder.name for row in rows)
+            raise LineageError(f"{self.folder / 'lessons'} holds {told}; a lesson is missing or doubled")
         return rows
 
     @property
@@ -108,21 +100,26 @@ class Lineage:
 
     def concept_facts(self, name: str) -> dict[str, Any]:
         """What is recorded of a concept: `concept` (as in the plan), `digest`, `held_out`, counts of images."""
-        facts: dict[str, Any] = files.read_json(self.concept_folder(name) / "concept.json")
+        path = self.concept_folder(name) / "concept.json"
+        facts = records.read(path, records.Concept)
+        if facts["concept"]["name"] != name:
+            raise LineageError(f"{path} is damaged: it is of a concept {facts['concept']['name']!r}")
         return facts
 
     def concept(self, name: str) -> Concept:
-        """The concept as it was taught."""
-        return Concept.model_validate(self.concept_facts(name)["concept"])
+        """The concept as it was taught. Raises LineageError."""
+        with mistakes.understood(self.concept_folder(name) / "concept.json", Concept):
+            return Concept.model_validate(self.concept_facts(name)["concept"])
 
     def plan(self) -> Plan:
-        """The settings with the concepts taught so far."""
-        concepts = [self.concept_facts(name)["concept"] for name in self.concepts]
-        return Plan.model_validate({**self.settings, "name": self.facts["name"], "concepts": concepts})
+        """The settings with the concepts taught so far. Raises LineageError."""
+        concepts = [self.concept(name) for name in self.concepts]
+        with mistakes.understood(self.folder / "lineage.json", Plan):
+            return Plan.model_validate({**self.settings, "name": self.facts["name"], "concepts": concepts})
 
     def concept_folder(self, name: str) -> Path:
         """Where a concept's facts and small pictures lie."""
-        return self.folder / "concepts" / name
+        return files.within(files.within(self.folder, "concepts"), name)
 
     def matrix(self, measure: str) -> np.ndarray:
         """S (lessons + 1, concepts): row 0 the base, NaN where not measured."""
@@ -146,26 +143,29 @@ class Lineage:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the only writer's lock; leftovers of killed writers are swept away, but for an unfinished lesson."""
-        try:
-            handle = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise LineageError(f"cannot write to {self.folder}: {error.strerror}") from None
-        with handle:
+        """Hold the only writer's lock; leftovers of killed writers are swept away, but for an unfinished lesson.
+
+        Raises LineageError where another process writes, or the model is damaged: nothing is tidied away in one.
+        """
+        with locks.alone(self.folder):
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LineageError(f"{self.folder} is being written by another process; wait for it") from None
+                soundness.check(self)
+            except LineageError as error:
+                hint = f"nothing was changed; `perdure fsck {self.folder}` names all that is damaged"
+                raise LineageError(f"{error}; {hint}") from None
             files.sweep(self.folder)
-            for left in list(self.folder.rglob(f"*{PARTIAL}")):
-                if left.parent.name != "lessons" or ".removed" in left.name:
-                    shutil.rmtree(left, ignore_errors=True)
+            for left in leftovers(self.folder):
+                shutil.rmtree(left, ignore_errors=True)
             yield
+
+    def packs(self, row: Row) -> set[str]:
+        """The packs that a lesson's memory refers to. Raises LineageError."""
+        return {pack for _, pack in records.read(row.memory, records.Memory)["tensors"].values()}
 
     def write_plan(self, plan: Plan) -> None:
         """Keep the resolved plan, for people; nothing is written where it stands there already."""
         path, text = self.folder / "plan.yaml", plan_text(plan)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if not path.is_file() or files.read_text(path) != text:
             files.write_text(path, text)
 
     def adopt_concept(self, concept: Concept, facts: dict[str, Any]) -> None:
@@ -174,7 +174,7 @@ class Lineage:
         Raises LineageError where a finished lesson has drawn the other one.
         """
         path = self.concept_folder(concept.name) / "concept.json"
-        known: dict[str, Any] = files.read_json(path) if path.is_file() else {"described": {}, "digest": ""}
+        known = self.concept_facts(concept.name) if path.is_file() else {"described": {}, "digest": ""}
         if known["digest"] == facts["digest"] and agreement.alike(known["described"], concept):
             return
         if any(row.cell(concept.name) for row in self.lessons):
@@ -184,7 +184,7 @@ class Lineage:
                 "put them back, or give another --out folder"
             )
         if path.is_file():
-            remove(self.base_row.folder / "cells" / concept.name)  # before the record by which it is known as another's
+            remove(self.base_row.cells / concept.name)  # before the record by which it is known as another's
         remove(path.parent)
         stored = concept.model_dump(mode="json", by_alias=True)
         files.write_json(path, {"concept": stored, "described": describe(concept), **facts})
@@ -194,10 +194,10 @@ class Lineage:
 
         `begun` is a fingerprint of all that the lesson starts from. Other unfinished lessons are removed.
         """
-        folder = self.folder / "lessons" / f"{number:03d}-{name}{PARTIAL}"
+        folder = self._rows / f"{number:03d}-{name}{PARTIAL}"
         mark = folder / "begun"
-        for left in (self.folder / "lessons").glob(f"[0-9]*{PARTIAL}"):
-            if left != folder or not mark.is_file() or mark.read_text(encoding="utf-8") != begun:
+        for left in self._rows.glob(f"[0-9]*{PARTIAL}"):
+            if left != folder or not mark.is_file() or files.read_text(mark) != begun:
                 remove(left)
         files.write_text(mark, begun)
         return Row(folder)
@@ -205,7 +205,8 @@ class Lineage:
     def commit(self, staged: Row, keep: Collection[str] = ()) -> Row:
         """Make a staged lesson part of the lineage: one rename."""
         final = staged.folder.with_name(staged.folder.name.removesuffix(PARTIAL))
-        staged.folder.rename(final)
+        with files.telling(final):
+            files.rename(staged.folder, final)
         self.tidy(keep)
         return Row(final)
 
@@ -223,19 +224,22 @@ class Lineage:
         remove(last.folder)
         for row in self.rows:
             for name in names:
-                remove(row.folder / "cells" / name)
+                remove(files.within(row.cells, name))
         self.tidy()
         self.write_plan(self.plan())
         return last
 
     def tidy(self, keep: Collection[str] = ()) -> None:
-        """Drop what no lesson refers to: tensors, and concepts that are neither taught nor among `keep`."""
+        """Drop what no lesson refers to: tensors, and concepts that are neither taught nor among `keep`.
+
+        Raises LineageError, and drops nothing, where what a lesson refers to cannot be read.
+        """
         known = {*self.concepts, *keep}
-        for folder in (*(self.base_row.folder / "cells").glob("*"), *(self.folder / "concepts").glob("*")):
+        unfinished = [row for path in self._rows.glob(f"[0-9]*{PARTIAL}") if (row := Row(path)).memory.is_file()]
+        used = {pack for row in (*self.lessons, *unfinished) for pack in self.packs(row)}
+        for folder in (*self.base_row.cells.glob("*"), *files.within(self.folder, "concepts").glob("*")):
             if folder.name not in known:
                 remove(folder)
-        memories = [files.read_json(path) for path in (self.folder / "lessons").glob("*/memory.json")]
-        used = {pack for memory in memories for _, pack in memory["tensors"].values()}
         for pack in self.store.glob("*.safetensors"):
             if pack.name not in used:
                 pack.unlink()

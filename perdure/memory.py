@@ -11,13 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from perdure import files
+from perdure import files, records, tensors
 from perdure.delta import Change, Delta
 from perdure.errors import LineageError
 
@@ -75,18 +72,11 @@ class Memory:
     @property
     def digest(self) -> str:
         """SHA-256 over names, contents and facts: equal digests mean bit-equal memories."""
-        return _digest({key: tensor_digest(t) for key, t in self.tensors.items()}, self.facts)
+        return _digest({key: tensors.digest_of(t) for key, t in self.tensors.items()}, self.facts)
 
 
 def _digest(index: Mapping[str, str], facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([dict(index), dict(facts)], sort_keys=True).encode()).hexdigest()
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's dtype, shape and bytes."""
-    tensor = tensor.detach().cpu().contiguous()
-    head = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    return hashlib.sha256(head + tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def save(memory: Memory, path: Path, store: Path) -> int:
@@ -95,7 +85,7 @@ def save(memory: Memory, path: Path, store: Path) -> int:
     Returns the bytes newly stored. Both files appear whole or not at all.
     """
     known = _packed(store)
-    digests = {key: tensor_digest(tensor) for key, tensor in memory.tensors.items()}
+    digests = {key: tensors.digest_of(tensor) for key, tensor in memory.tensors.items()}
     new = {digests[key]: tensor for key, tensor in memory.tensors.items() if digests[key] not in known}
     stored = 0
     if new:
@@ -111,43 +101,40 @@ def save(memory: Memory, path: Path, store: Path) -> int:
 
 def load(path: Path, store: Path) -> Memory:
     """Read a memory back and verify every byte. Raises LineageError naming the damaged or missing file."""
-    record = files.read_json(path)
-    if record.get("format") != FORMAT:
-        raise LineageError(f"{path} has memory format {record.get('format')!r}; this version reads format {FORMAT}")
-    packs = {pack: _read_pack(store / pack) for pack in {pack for _, pack in record["tensors"].values()}}
+    record = read_index(path)
+    packs = {pack: read_pack(store / pack) for pack in {pack for _, pack in record["tensors"].values()}}
     try:
-        tensors = {key: packs[pack][digest] for key, (digest, pack) in record["tensors"].items()}
+        held = {key: packs[pack][digest] for key, (digest, pack) in record["tensors"].items()}
     except KeyError as missing:
         raise LineageError(f"{path} refers to tensor {missing}, which its pack in {store} does not hold") from None
+    return Memory(held, record["facts"])
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """A stored memory's references and facts, no tensors. Raises LineageError naming the file where it is damaged."""
+    record = records.read(path, records.Memory, FORMAT)
     if _digest({key: digest for key, (digest, _) in record["tensors"].items()}, record["facts"]) != record["digest"]:
         raise LineageError(f"{path} is damaged (its content does not match its digest); restore it from a copy")
-    return Memory(tensors, record["facts"])
+    return record
 
 
 def packs_of(path: Path) -> set[str]:
-    """The pack files that a stored memory refers to."""
-    return {pack for _, pack in files.read_json(path)["tensors"].values()}
+    """The pack files that a stored memory refers to. Raises LineageError."""
+    return {pack for _, pack in records.read(path, records.Memory, FORMAT)["tensors"].values()}
 
 
-def _read_pack(path: Path) -> dict[str, Tensor]:
+def read_pack(path: Path) -> dict[str, Tensor]:
+    """A pack's tensors by digest, every byte verified. Raises LineageError naming the file."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LineageError(f"cannot read {path}: {error.strerror}; restore it from a copy") from None
+        data = files.read_bytes(path)
+    except LineageError as error:
+        raise LineageError(f"{error}; restore it from a copy") from None
     if hashlib.sha256(data).hexdigest()[:32] != path.stem:
         raise LineageError(f"{path} is damaged (its content does not match its name); restore it from a copy")
-    try:
-        tensors: dict[str, Tensor] = load_tensors(data)
-        return tensors
-    except SafetensorError as error:
-        raise LineageError(f"{path} is not a safetensors file: {error}") from None
+    return tensors.parsed(data, path)
 
 
 def _packed(store: Path) -> dict[str, str]:
     """Digest -> pack for every tensor in the store; only the headers are read."""
-    known: dict[str, str] = {}
-    for pack in sorted(store.glob("*.safetensors")):
-        with pack.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        known |= {digest: pack.name for digest in header if digest != "__metadata__"}
-    return known
+    packs = sorted(store.glob("*.safetensors"))
+    return {digest: pack.name for pack in packs for digest in tensors.header(pack) if digest != tensors.META}

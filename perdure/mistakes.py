@@ -1,10 +1,13 @@
 """What is wrong with a plan, one sentence each: file, line, key, what was got, what is allowed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from perdure.errors import did_you_mean
+from perdure.errors import LineageError, did_you_mean
 from perdure.yaml_file import Lines, line_of
 
 WORDS = {
@@ -30,6 +33,16 @@ def sentences(
         if not _follows(problem, problems):
             told += _sentences(problem, root, where, lines, single)
     return told
+
+
+@contextmanager
+def understood(path: Path, root: type[BaseModel]) -> Iterator[None]:
+    """What was written into a model, read by this version's section `root`. Raises LineageError naming the file."""
+    try:
+        yield
+    except ValidationError as error:
+        told = "; ".join(sentences(error, root, str(path), None))
+        raise LineageError(f"{told} (was it made by a later version of perdure?)") from None
 
 
 def _follows(problem: Any, problems: list[Any]) -> bool:

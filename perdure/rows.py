@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from perdure import files
+from perdure import files, records
 
 PARTIAL = ".partial"
 """Suffix of a folder that is not whole: being built, or being deleted."""
@@ -23,8 +23,7 @@ class Cell:
     @cached_property
     def record(self) -> dict[str, Any]:
         """`concept`, `scores` (measure -> value), `images` ([{file, prompt, latent}]), `seconds`."""
-        record: dict[str, Any] = files.read_json(self.folder / "cell.json")
-        return record
+        return records.read(self.folder / "cell.json", records.Cell)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -34,7 +33,7 @@ class Cell:
     @property
     def images(self) -> list[Path]:
         """The images, prompt by prompt, in the order of the fixed latents."""
-        return [self.folder / image["file"] for image in self.record["images"]]
+        return [files.within(self.folder, image["file"]) for image in self.record["images"]]
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ class Row:
     @cached_property
     def record(self) -> dict[str, Any]:
         """The lesson's facts: concepts, method, steps, seconds, bytes, versions; {} for the base."""
-        path = self.folder / "lesson.json"
-        return files.read_json(path) if path.is_file() else {}
+        return records.read(self.folder / "lesson.json", records.Lesson) if self.number else {}
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -71,22 +69,44 @@ class Row:
 
     def cell(self, concept: str) -> Cell | None:
         """The cell of a concept, if it was drawn."""
-        folder = self.folder / "cells" / concept
-        return Cell(folder) if (folder / "cell.json").is_file() else None
+        folder = files.within(self.cells, concept)
+        return Cell(folder) if folder.is_dir() else None
+
+    @property
+    def cells(self) -> Path:
+        """The folder of the concepts drawn after the lesson."""
+        return files.within(self.folder, "cells")
 
     def losses(self) -> list[dict[str, Any]]:
-        """The training log: one {step, loss, rate, seconds} a step."""
-        return files.read_jsonl(self.folder / "train.jsonl")
+        """The training log: one {step, loss, rate, seconds} a step. Raises LineageError."""
+        logged: list[dict[str, Any]] = records.checked(files.read_jsonl(self.log), list[records.Step], self.log)
+        return logged
+
+    @property
+    def log(self) -> Path:
+        """The training log's file."""
+        return self.folder / "train.jsonl"
 
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """A folder that appears under its name only when the block has ended well."""
+    """A folder that appears under its name only when the block has ended well; else nothing is left of it."""
     partial = folder.with_name(f"{folder.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    partial.rename(folder)
+    with files.telling(folder):
+        files.make_folder(partial)
+    try:
+        yield partial
+        with files.telling(folder):
+            files.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Folders below a model's that killed writers left half-made or half-deleted; an unfinished lesson is none."""
+    found = folder.rglob(f"*{PARTIAL}")
+    return [left for left in found if left.parent.name != "lessons" or ".removed" in left.name]
 
 
 def remove(folder: Path) -> None:
@@ -94,5 +114,6 @@ def remove(folder: Path) -> None:
     if folder.is_dir():
         doomed = folder.with_name(f"{folder.name}.removed{PARTIAL}")
         shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
+        with files.telling(folder):
+            files.rename(folder, doomed)
+            shutil.rmtree(doomed)

@@ -71,6 +71,7 @@ def teach_plan(
     plan = tools.plan
     lessons = [plan.sequence] if plan.joint else [(concept,) for concept in plan.sequence]
     with lineage.locked():
+        agreement.on_plan(lineage, plan)  # read again: it may have been taught, or a lesson undone, since
         lineage.write_plan(plan)
         for concept in plan.sequence:
             if concept.name in lineage.concepts:
@@ -88,14 +89,14 @@ def teach(
     lineage: Lineage, concept: Concept, watch: Watch = silent, gate: float | None = None, device: str | None = None
 ) -> Row:
     """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`."""
-    known = lineage.plan()
-    plan = plans.build({**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}, where="teach")
-    if problems := pictures.check([concept], plan.priors):
-        raise PlanError(problems)
-    agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
-    tools = Tools(plan, spread.load(plan, device), watch)
-    tools.check_tokens()
-    with lineage.locked():
+    with lineage.locked():  # held while the base is loaded: what is read of the model stays true
+        known = lineage.plan()
+        plan = plans.build({**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}, where="teach")
+        if problems := pictures.check([concept], plan.priors):
+            raise PlanError(problems)
+        agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
+        tools = Tools(plan, spread.load(plan, device), watch)
+        tools.check_tokens()
         row = _lesson(tools, lineage, (concept,), unseen=(), gate=gate)
         lineage.write_plan(plan)
     return row
@@ -156,14 +157,13 @@ def _learn(tools: Tools, staged: Row, memory: Memory, number: int, name: str, co
         name, number, examples.together(parts), first.token, first.noun, first.phrase, _prior(tools, concepts)
     )
     checkpoint = staged.folder / "checkpoint.safetensors"
-    log = staged.folder / "train.jsonl"
+    log = staged.log
     done = steps_done(checkpoint)
-    kept = [row for row in files.read_jsonl(log) if row["step"] <= done]
+    kept = [row for row in staged.losses() if row["step"] <= done]
     files.write_text(log, "".join(json.dumps(row) + "\n" for row in kept))
     tools.backbone.gradient_checkpointing(plan.training.gradient_checkpointing)
     progress = tools.watch(f"lesson {number} {name}", plan.training.steps)
-    # a line at a time, so that a kill loses no step that the checkpoint holds
-    with log.open("a", buffering=1, encoding="utf-8") as stream, progress as advance:
+    with progress as advance:
         advance(done, "")
         clock = time.perf_counter()
 
@@ -171,7 +171,7 @@ def _learn(tools: Tools, staged: Row, memory: Memory, number: int, name: str, co
             nonlocal clock
             now = time.perf_counter()
             row = {"step": step, "loss": round(loss, 6), "rate": rate, "seconds": round(now - clock, 4)}
-            stream.write(json.dumps(row) + "\n")
+            files.append_json(log, row)  # at once, so that a kill loses no step that the checkpoint holds
             tools.tracker.step(number, step, loss, rate)
             advance(1, f"loss {loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
             clock = now

@@ -17,17 +17,17 @@ def branch(lineage: Lineage, folder: Path | str, plan: Plan, lessons: int) -> Li
     the plan does not begin like the other.
     """
     folder, rows = Path(folder), lineage.lessons[:lessons]
-    names = {cell.name for row in rows for cell in (row.folder / "cells").glob("*")}
-    packs = {pack for row in rows for _, pack in files.read_json(row.memory)["tensors"].values()}
+    names = {cell.name for row in rows for cell in row.cells.glob("*")}
+    packs = {pack for row in rows for pack in lineage.packs(row)}
     agreement.on_settings(lineage, plan)
     if folder.exists():
         raise LineageError(f"{folder} exists; choose a new folder for the model")
-    with building(folder) as partial:
+    with building(folder) as partial, files.telling(folder):
         made = Lineage.create(partial, plan, lineage.facts["base_identity"], lineage.facts["versions"])
         concepts = [lineage.concept_folder(name) for name in names]
-        cells = [lineage.base_row.folder / "cells" / name for name in names]
+        cells = [lineage.base_row.cells / name for name in names]
         for whole in (*(row.folder for row in rows), *concepts, *filter(Path.is_dir, cells)):
-            shutil.copytree(whole, partial / whole.relative_to(lineage.folder))
+            shutil.copytree(whole, partial / whole.relative_to(lineage.folder), symlinks=True)
         made.store.mkdir()
         for pack in packs:
             shutil.copyfile(lineage.store / pack, made.store / pack)
@@ -42,8 +42,8 @@ def adopt_base_row(lineage: Lineage, other: Lineage) -> None:
         lineage.settings["training"][key] != other.settings["training"][key] for key in training
     ):
         return
-    for cell in (other.base_row.folder / "cells").glob("*"):
-        target, own = lineage.base_row.folder / "cells" / cell.name, lineage.concept_folder(cell.name)
+    for cell in other.base_row.cells.glob("*"):
+        target, own = lineage.base_row.cells / cell.name, lineage.concept_folder(cell.name)
         if cell.name.endswith(PARTIAL) or target.exists():
             continue
         if not (own / "concept.json").is_file():
@@ -56,5 +56,5 @@ def adopt_base_row(lineage: Lineage, other: Lineage) -> None:
 
 def _copied(folder: Path, target: Path) -> None:
     """A copy of a folder, there whole or not at all."""
-    with building(target) as partial:
-        shutil.copytree(folder, partial, dirs_exist_ok=True)
+    with building(target) as partial, files.telling(target):
+        shutil.copytree(folder, partial, symlinks=True, dirs_exist_ok=True)

@@ -18,7 +18,7 @@ import numpy as np
 from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
 
-from perdure import files
+from perdure import files, records
 from perdure.errors import PlanError, did_you_mean
 from perdure.lineage import Lineage
 from perdure.plan import Plan, describe, portable
@@ -130,7 +130,7 @@ def identity(lineage: Lineage) -> str:
     path = lineage.folder / "tracking.json"
     if not path.is_file():
         files.write_json(path, {"id": uuid.uuid4().hex[:8]})
-    return str(files.read_json(path)["id"])
+    return str(records.read(path, records.Tracking)["id"])
 
 
 def failures(name: str) -> tuple[type[Exception], ...]:
@@ -163,9 +163,9 @@ def sheet(cell: Cell) -> np.ndarray:
     shown: dict[tuple[int, int], Image.Image] = {}
     for image in wanted:
         if image["prompt"] in prompts:
-            with Image.open(cell.folder / image["file"]) as opened:
-                opened.thumbnail((SIDE, SIDE))
-                shown[prompts.index(image["prompt"]), image["latent"]] = opened.convert("RGB")
+            picture = files.read_png(files.within(cell.folder, image["file"]))
+            picture.thumbnail((SIDE, SIDE))
+            shown[prompts.index(image["prompt"]), image["latent"]] = picture
     width, height = next(iter(shown.values())).size
     columns = 1 + max(column for _, column in shown)
     whole = Image.new("RGB", (width * columns, height * len(prompts)), "white")

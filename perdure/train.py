@@ -1,7 +1,7 @@
 """One lesson: memory(t - 1) and a concept's examples in, memory(t) out. The loop fits on a screen."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from perdure import files, seeds
+from perdure import seeds, tensors
 from perdure.backbones.backbone import Backbone
-from perdure.errors import TrainingError
+from perdure.errors import LineageError, TrainingError
 from perdure.examples import Draw, Examples
 from perdure.lesson import LessonModel
 from perdure.memory import Memory
@@ -94,7 +93,7 @@ def _descend(
     """The loop: loss + guard -> step, until the lesson's steps are done."""
     parameters, plain = adapter.parameters(), _optimizer(adapter, training)
     processes = backbone.processes
-    begun = _restore(processes.agreed(_read(checkpoint)), parameters, plain)
+    begun = _restore(processes.agreed(_read(checkpoint, parameters)), parameters, plain)
     processes.align(parameters)
     with backbone.training(plain) as optimizer:
         for step in range(begun, training.steps):
@@ -184,35 +183,45 @@ def _optimizer(adapter: Adapter, training: Training) -> torch.optim.Optimizer:
 
 
 def steps_done(checkpoint: Path) -> int:
-    """Steps of an unfinished lesson that its checkpoint holds; 0 without one."""
-    return int(load_file(checkpoint)["step"]) if checkpoint.is_file() else 0
+    """Steps of an unfinished lesson that its checkpoint holds; 0 without one. Raises LineageError."""
+    return int(_read(checkpoint).get("step", torch.tensor(0)))
 
 
 def _save(path: Path, step: int, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
     """An unfinished lesson: parameters and the optimizer's state of each, by position."""
-    tensors = {"step": torch.tensor(step)}
+    kept = {"step": torch.tensor(step)}
     for i, parameter in enumerate(parameters):
-        tensors[f"{i}.value"] = parameter.detach()
+        kept[f"{i}.value"] = parameter
         for name, part in optimizer.state[parameter].items():
             if name != "step":  # one for all
-                tensors[f"{i}.{CALLED.get(name, name)}"] = part
-    files.write_bytes(path, save({name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}))
+                kept[f"{i}.{CALLED.get(name, name)}"] = part
+    tensors.write(path, kept)
 
 
-def _read(path: Path | None) -> dict[str, Tensor]:
-    """An unfinished lesson as it was saved; empty if there is none."""
-    return load_file(path) if path is not None and path.is_file() else {}
+def _read(path: Path | None, parameters: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+    """An unfinished lesson as it was saved; empty if there is none. Raises LineageError naming a damaged file."""
+    if path is None or not (path.exists() or path.is_symlink()):
+        return {}
+    remedy = "delete it, and the lesson begins anew"
+    kept = tensors.read(path, remedy)
+    parts = [name.partition(".")[2] for name in kept if name.startswith("0.")]
+    shapes = {"step": torch.Size(), **{f"{i}.value": parameter.shape for i, parameter in enumerate(parameters)}}
+    named = [*shapes, *(f"{i}.{part}" for i in range(len(parameters)) for part in parts)]
+    wrong = [name for name in named if name not in kept or kept[name].shape != shapes.get(name, kept[name].shape)]
+    if wrong:
+        raise LineageError(f"{path} is damaged: {wrong[0]!r} is missing or of another shape; {remedy}")
+    return kept
 
 
-def _restore(tensors: dict[str, Tensor], parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> int:
+def _restore(kept: dict[str, Tensor], parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> int:
     """Put an unfinished lesson back; returns the number of steps already done."""
-    if not tensors:
+    if not kept:
         return 0
-    step = int(tensors["step"])
+    step = int(kept["step"])
     with torch.no_grad():
         for i, parameter in enumerate(parameters):
-            parameter.copy_(tensors[f"{i}.value"])
-            own = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
+            parameter.copy_(kept[f"{i}.value"])
+            own = {name.partition(".")[2]: t for name, t in kept.items() if name.startswith(f"{i}.")}
             counted = torch.tensor(float(step), device=parameter.device) if "first" in own else step
             optimizer.state[parameter] = {"step": counted} | {
                 STORED.get(name, name): t.to(parameter.device) for name, t in own.items() if name != "value"

@@ -59,7 +59,8 @@ def make(
         row.mkdir(parents=True)
         if number:
             record = {
-                "concepts": [c.name for c in taught[number - 1]], "seconds": {"train": 10.0 + seed},
+                "concepts": [c.name for c in taught[number - 1]], "method": {"label": method}, "memory": str(number),
+                "steps": 10, "seconds": {"train": 10.0 + seed, "evaluate": 1.0},
                 "bytes": {"carried": 1000 * (number if method == "independent" else 1), "stored": 1},
             }  # fmt: skip
             (row / "lesson.json").write_text(json.dumps(record))
@@ -69,7 +70,8 @@ def make(
             cell.mkdir(parents=True)
             scores = {"dino": value, "clip_i": value / 2 + 0.4}
             measures = {m: {"direction": better, "model": "toy", "spec": {}} for m in scores}
-            found = {"scores": {m: v for m, v in scores.items() if v is not None}, "measures": measures, "images": []}
+            taken = {m: v for m, v in scores.items() if v is not None}
+            found = {"concept": concept.name, "scores": taken, "measures": measures, "images": []}
             (cell / "cell.json").write_text(json.dumps(found))
     return folder
 

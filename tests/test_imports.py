@@ -108,11 +108,24 @@ def test_libraries_stay_in_their_rooms(library):
 
 
 LAYERS = [
-    ["errors", "seeds", "share", "wording", "files", "delta", "yaml_file", "catalogue", "images", "matrix", "mistakes"]
-    + ["folders", "captions", "toybox", "score"],
-    ["sections", "sources", "memory", "progress", "rows", "datasets"],
+    [
+        "errors",
+        "seeds",
+        "share",
+        "wording",
+        "files",
+        "locks",
+        "delta",
+        "yaml_file",
+        "catalogue",
+        "images",
+        "matrix",
+        "mistakes",
+    ]
+    + ["folders", "captions", "tensors", "toybox", "score"],
+    ["sections", "sources", "records", "memory", "progress", "rows", "datasets"],
     ["plan", "method", "parts", "methods", "pictures", "workload"],
-    ["agreement", "lineage", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
+    ["agreement", "lineage", "soundness", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
     ["sample", "lesson", "train", "evaluate", "trackers"],
     ["run", "pace", "spread", "drawing", "doctor", "screen", "pages", "compare", "advise", "sweep"],
     ["cli", "__main__"],

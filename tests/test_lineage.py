@@ -14,9 +14,17 @@ from perdure.memory import Memory
 from perdure.plan import describe
 from perdure.rows import PARTIAL, Row, building, remove
 
+STEP = {"step": 1, "loss": 0.5, "rate": 1e-3, "seconds": 0.1}
+
 
 def concept_of(name):
     return {"name": name, "images": f"/photos/{name}", "token": f"{name}x", "class": "dog"}
+
+
+def record_of(*names):
+    """A lesson's record with all that must be there."""
+    spent = {"seconds": {"train": 1.0, "evaluate": 1.0}, "bytes": {"carried": 1, "stored": 1}}
+    return {"concepts": names, "memory": "m", "method": {"label": "naive"}, "steps": 4, **spent}
 
 
 @pytest.fixture
@@ -39,11 +47,10 @@ def lesson(lineage, name, value, scores):
         memory.save(Memory(tensors), staged.memory, lineage.store)
         for row, folder in ((lineage.base_row, 0.1), (staged, None)):
             for other, score in ({name: folder} if folder else scores).items():
-                cell = {"concept": other, "scores": {"dino": score}, "images": [], "seconds": 1}
+                measures = {"dino": {"direction": "higher"}}
+                cell = {"concept": other, "scores": {"dino": score}, "measures": measures, "images": [], "seconds": 1}
                 files.write_json(row.folder / "cells" / other / "cell.json", cell)
-        files.write_json(
-            staged.folder / "lesson.json", {"concepts": [name], "memory": "m", "method": {"label": "naive"}}
-        )
+        files.write_json(staged.folder / "lesson.json", record_of(name))
         return lineage.commit(staged)
 
 
@@ -96,7 +103,7 @@ def test_more_than_a_thousand_lessons_are_counted(lineage):
     for number in range(1, 1002):
         folder = lineage.folder / "lessons" / f"{number:03d}-c{number}"
         folder.mkdir(parents=True)
-        (folder / "lesson.json").write_text(json.dumps({"concepts": [f"c{number}"]}))
+        (folder / "lesson.json").write_text(json.dumps(record_of(f"c{number}")))
     assert len(lineage.lessons) == 1001 and lineage.concepts[-1] == "c1001"
 
 
@@ -131,6 +138,7 @@ def test_only_one_process_writes(lineage):
 
 
 def test_a_folder_that_cannot_be_written_to(lineage):
+    (lineage.folder / ".lock").unlink()
     (lineage.folder / ".lock").mkdir()
     with pytest.raises(LineageError, match="cannot write to"), lineage.locked():
         pass
@@ -193,8 +201,8 @@ def test_tidy_keeps_what_any_lesson_refers_to(lineage):
 def test_stage_keeps_only_the_lesson_that_was_begun(lineage):
     with lineage.locked():
         staged = lineage.stage(1, "dog", begun="one")
-        files.write_text(staged.folder / "train.jsonl", "{}\n")
-        assert lineage.stage(1, "dog", begun="one").losses() == [{}]
+        files.append_json(staged.log, STEP)
+        assert lineage.stage(1, "dog", begun="one").losses() == [STEP]
         assert lineage.stage(1, "dog", begun="two").losses() == []
         lineage.stage(1, "cat", begun="two")
     assert [p.name for p in (lineage.folder / "lessons").iterdir()] == ["001-cat.partial"]
@@ -246,6 +254,7 @@ def test_folders_appear_whole_or_not_at_all(tmp_path):
 
 
 def test_a_torn_last_line_of_a_log_is_left_out(tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    whole = "".join(f"{json.dumps({**STEP, 'step': step})}\n" for step in (1, 2))
+    (tmp_path / "train.jsonl").write_text(whole + '{"st')
     assert [log["step"] for log in Row(tmp_path).losses()] == [1, 2]
     assert Row(tmp_path / "none").losses() == []

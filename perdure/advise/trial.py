@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from perdure import files, run
+from perdure import files, records, run
 from perdure.advise import budget as spans
 from perdure.advise import design as designs
-from perdure.advise.design import Cost, Design, Speed
+from perdure.advise.design import Design, Speed
 from perdure.advise.probe import LEFT_OUT
 from perdure.errors import LineageError
 from perdure.evaluate import Tools
@@ -42,14 +41,12 @@ def read(out: Path, mark: str) -> Trial | None:
     path = out / STATE
     if not path.is_file():
         return None
-    data: dict[str, Any] = files.read_json(path)
-    if data.get("mark") != mark:
+    trial = records.value(path, Trial)
+    if trial.mark != mark:
         raise LineageError(
             f"{out} holds a trial of other concepts, methods or settings; give another --out folder, or delete this one"
         )
-    costs = {label: Cost(**cost) for label, cost in data["speed"]["methods"].items()}
-    design = Design(**{**data["design"], "methods": tuple(data["design"]["methods"])})
-    return Trial(mark, design, Speed(costs, data["speed"]["image"]), data["failed"], data["spent"], data["used"])
+    return trial
 
 
 def write(trial: Trial, out: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from perdure import files
+from perdure import files, records
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
 
@@ -178,19 +178,28 @@ def read(lineage: Lineage) -> Analysis | None:
     """The analysis kept beside a lineage; None where there is none, or where it is of other lessons or damaged."""
     path = lineage.folder / FILE
     try:
-        data = files.read_json(path)
+        data = records.read(path, records.Analysis, FORMAT)
     except LineageError:
         return None
-    if not isinstance(data, dict) or data.get("format") != FORMAT or data["memories"] != digests(lineage):
+    size = len(data["lessons"])
+    whole = all(_fits(part, size) for part in data["parts"].values()) and ALL in data["parts"]
+    if not whole or data["memories"] != digests(lineage):
         return None
     parts = {name: Part.from_json(part) for name, part in data["parts"].items()}
     lessons, memories = tuple(data["lessons"]), tuple(data["memories"])
     return Analysis(lessons, memories, data["apart"], parts, data["chance"], data["selection"])
 
 
+def _fits(part: Mapping[str, Any], size: int) -> bool:
+    """Whether a part holds every measure, of all lessons."""
+    rows = [part["norms"], part["moved"], *(row for matrix in part["pairs"].values() for row in matrix)]
+    pairs = part["pairs"]
+    return pairs.keys() >= MEASURES.keys() and all(len(of_each) == size for of_each in (*rows, *pairs.values()))
+
+
 def digests(lineage: Lineage) -> list[str]:
     """Digest of the memory after each lesson, as recorded."""
-    return [row.record.get("memory", "") for row in lineage.lessons]
+    return [row.record["memory"] for row in lineage.lessons]
 
 
 def names(lineage: Lineage) -> list[str]:

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from perdure import files
 from perdure import memory as memories
+from perdure import tensors
 from perdure.delta import Change
 from perdure.errors import LineageError
 from perdure.memory import Memory
@@ -104,7 +104,7 @@ class Shelf:
             tensor: Tensor = self._open(pack).get_tensor(digest)
         except SafetensorError as error:
             raise LineageError(f"{path} is damaged: {error}; restore it from a copy") from None
-        if memories.tensor_digest(tensor) != digest:
+        if tensors.digest_of(tensor) != digest:
             raise LineageError(f"{path} is damaged (its content does not match its name); restore it from a copy")
         return tensor
 
@@ -136,11 +136,7 @@ class Stored:
     @classmethod
     def at(cls, path: Path, shelf: Shelf) -> "Stored":
         """Read the index, and what belongs to no projection. Raises LineageError."""
-        record = files.read_json(path)
-        if record.get("format") != memories.FORMAT:
-            raise LineageError(
-                f"{path} has memory format {record.get('format')!r}; this version reads format {memories.FORMAT}"
-            )
+        record = memories.read_index(path)
         index: dict[str, Place] = {key: (digest, pack) for key, (digest, pack) in record["tensors"].items()}
         places: dict[str, dict[str, Place]] = {found[1]: {} for key in index if (found := _CHANGE.search(key))}
         shared = {}

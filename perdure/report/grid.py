@@ -95,8 +95,7 @@ def _place(canvas: Image.Image, pen: ImageDraw.ImageDraw, sample: Sample, x: int
 
 def _fitted(path: Path, side: int) -> Image.Image:
     """A picture inside a square: small ones enlarged pixel by pixel where that fits, large ones shrunk."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
+    picture = files.read_png(path)
     longest = max(picture.size)
     times = side / longest
     how = Image.Resampling.NEAREST if times == int(times) else Image.Resampling.LANCZOS

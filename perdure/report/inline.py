@@ -3,9 +3,13 @@
 import base64
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
+
+from perdure import files
+from perdure.errors import LineageError
 
 CRISP = 64
 """Pictures up to this side are kept pixel by pixel and shown enlarged."""
@@ -26,10 +30,16 @@ class Picture:
 def picture(path: Path) -> Picture | None:
     """A file as a data URI; None where it cannot be read, for a report must not fail for one lost picture."""
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError):
+        seen = path.stat()
+        return _made(path, seen.st_mtime_ns, seen.st_size)
+    except (OSError, LineageError):
         return None
+
+
+@lru_cache(maxsize=4096)
+def _made(path: Path, changed: int, size: int) -> Picture:
+    """The picture of a file that was last `changed` then: the next report of a run shows most of them again."""
+    image = files.read_png(path)
     crisp = max(image.size) <= CRISP
     image.thumbnail((SHRUNK, SHRUNK), Image.Resampling.LANCZOS)
     kind, data = _lossless(image) if crisp else ("webp", _encoded(image, "webp", quality=82, method=4))

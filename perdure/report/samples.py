@@ -112,7 +112,7 @@ def comparison(
 def reference_of(run: Run, concept: str) -> Path | None:
     """A held-out reference picture, else a training picture."""
     folder = run.lineage.concept_folder(concept)
-    return next((p for p in (folder / "ref-0.png", folder / "train-0.png") if p.is_file()), None)
+    return next((p for p in (folder / "ref-0.png", folder / "train-0.png") if p.is_file() and not p.is_symlink()), None)
 
 
 def _columns(run: Run, lessons: Sequence[int]) -> tuple[Column, ...]:

@@ -10,14 +10,13 @@ runs/my-grid/
     logs/    slurm/            what workers printed
 """
 
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perdure import agreement, files
-from perdure.errors import LineageError, PerdureError
+from perdure import agreement, files, locks
+from perdure.errors import LineageError
 from perdure.lineage import Lineage
 from perdure.sweep.grid import DIGITS, Run
 
@@ -71,37 +70,21 @@ def _alike(root: Path, run: Run) -> Iterator[Path]:
 
 def record(folder: Path, axes: Mapping[str, Any], fingerprint: str) -> None:
     """Keep in a run's folder which value it has on each axis; nothing is written where it stands there already."""
-    path, facts = folder / "run.json", {"name": folder.name, "axes": dict(axes), "fingerprint": fingerprint}
-    if not path.is_file() or files.read_json(path) != facts:
-        files.write_json(path, facts)
+    facts = {"name": folder.name, "axes": dict(axes), "fingerprint": fingerprint}
+    files.write_changed(folder / "run.json", facts)
 
 
 @contextmanager
 def claimed(root: Path, run: str) -> Iterator[bool]:
     """Hold the right to work on a run, if nobody else has it; the system takes it back from a process that ends."""
-    path = root / INNER / "claims" / run
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("w")
-    except OSError as error:
-        raise PerdureError(f"cannot write {path}: {error.strerror}") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    with locks.holding(_claim(root, run)) as mine:
+        yield mine
 
 
 def at_work(root: Path, run: str) -> bool:
     """Whether some process works on a run now."""
-    path = root / INNER / "claims" / run
-    if not path.is_file():
-        return False
-    with path.open("r") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return locks.held(_claim(root, run))
+
+
+def _claim(root: Path, run: str) -> Path:
+    return root / INNER / "claims" / run

@@ -95,18 +95,19 @@ def read(root: Path, folder: Path, run: Run, known: RunStatus | None = None) -> 
     """The status of one run; of a `known` one only what may have changed since is read."""
     plan, reason = run.plan, places.failure(root, folder.name)
     problem = reason.read_text(encoding="utf-8") if reason.is_file() else ""
+    fresh = RunStatus(folder.name, dict(run.axes), "waiting", 0, total(plan), 0, plan.training.steps)
     try:
         lineage = Lineage(folder) if (folder / "lineage.json").is_file() else None
         rows = lineage.lessons if lineage else []
+        if known is None or known.lessons != len(rows):
+            known = replace(fresh, lessons=len(rows), spent=_spent(plan, rows))
+            known = replace(known, scores=_scores(lineage) if lineage else {})
     except LineageError as error:
-        lineage, rows, problem = None, [], str(error)
+        known, rows, problem = fresh, [], str(error)
     lessons, everything = len(rows), total(plan)
     state: State = "done" if lessons >= everything else "failed" if problem else "waiting"
     if state != "done" and places.at_work(root, folder.name):
         state, problem = "running", ""
-    if known is None or known.lessons != lessons:
-        known = RunStatus(folder.name, dict(run.axes), state, lessons, everything, 0, plan.training.steps)
-        known = replace(known, scores=_scores(lineage) if lineage else {}, spent=_spent(plan, rows))
     step, lesson = _unfinished(folder) if state == "running" else (0, "")
     return replace(known, state=state, step=step, lesson=lesson, problem=problem if state == "failed" else "")
 
@@ -176,9 +177,7 @@ def as_json(grid: Grid, statuses: Sequence[RunStatus]) -> dict[str, Any]:
 
 def write(root: Path, grid: Grid, statuses: Sequence[RunStatus]) -> None:
     """Write status.json, if it has changed."""
-    path, told = places.status_file(root), as_json(grid, statuses)
-    if not path.is_file() or files.read_json(path) != told:
-        files.write_json(path, told)
+    files.write_changed(places.status_file(root), as_json(grid, statuses))
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,194 @@
+"""The JSON files of a model: what each must hold, and the one place where they are read and checked.
+
+A record may hold more keys than are named here: what later versions add is no damage, and what earlier ones lacked is
+optional. Names that become paths are checked as names.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from perdure import files
+from perdure.errors import LineageError
+from perdure.sections import Kind, Name
+
+T = TypeVar("T")
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Pack = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.safetensors$")]
+Place = Annotated[tuple[str, Pack], Field(strict=False)]
+"""A tensor's digest and its pack; strictly, JSON has no tuples."""
+Numbers = list[float | None]
+
+
+class Record(BaseModel):
+    """A JSON object with some keys that must be there."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+
+class _Labelled(Record):
+    label: str
+
+
+class _Method(_Labelled):
+    name: str
+
+
+class _Measures(Record):
+    subject: list[str]
+    style: list[str]
+
+
+class _Settings(Record):
+    base: str
+    methods: list[_Method] = Field(min_length=1)
+    scoring: _Measures
+    training: dict[str, Any]
+    sampling: dict[str, Any]
+
+
+class Model(Record):
+    """lineage.json."""
+
+    name: Name
+    settings: _Settings
+    base_identity: str
+    versions: dict[str, str] = {}
+
+
+class _Taught(Record):
+    name: Name
+    kind: Kind = "subject"
+
+
+class Concept(Record):
+    """concepts/<name>/concept.json; `concept`: as in the plan, `described`: without its paths."""
+
+    concept: _Taught
+    described: dict[str, Any]
+    digest: str
+    held_out: bool
+
+
+class _Seconds(Record):
+    train: float
+    evaluate: float
+
+
+class _Bytes(Record):
+    carried: int
+    stored: int
+
+
+class Lesson(Record):
+    """lessons/<number>-<name>/lesson.json; `memory`: its digest, `carries`: bytes by name."""
+
+    concepts: list[Name] = Field(min_length=1)
+    method: _Labelled
+    memory: str
+    steps: int
+    seconds: _Seconds
+    bytes: _Bytes
+    knows: str = ""
+    strict: bool = True
+    carries: dict[str, int] = {}
+
+
+class Step(Record):
+    """A line of train.jsonl."""
+
+    step: int
+    loss: float
+    rate: float
+    seconds: float
+
+
+class Memory(Record):
+    """memory.json; `tensors`: name -> [digest, pack]."""
+
+    digest: str
+    tensors: dict[str, Place]
+    facts: dict[str, Any]
+
+
+class _Drawn(Record):
+    file: FileName
+    prompt: str
+    latent: int
+
+
+class _Measured(Record):
+    direction: Literal["higher", "lower"]
+
+
+class Cell(Record):
+    """cells/<concept>/cell.json."""
+
+    concept: Name
+    scores: dict[str, float]
+    images: list[_Drawn]
+    measures: dict[str, _Measured]
+    ceiling: dict[str, float | None] = {}
+
+
+class _Part(Record):
+    weights: int
+    norms: Numbers
+    moved: Numbers
+    pairs: dict[str, list[Numbers]]
+
+
+class Analysis(Record):
+    """analysis.json; all lists have the lessons' length."""
+
+    lessons: list[str]
+    memories: list[str]
+    apart: bool
+    parts: dict[str, _Part]
+    chance: dict[str, float | None]
+    selection: dict[str, dict[str, float]]
+
+
+class Tracking(Record):
+    """tracking.json."""
+
+    id: str
+
+
+def read(path: Path, shape: type[Record], format: int | None = None) -> dict[str, Any]:
+    """A JSON file of a known shape, as it stands there. Raises LineageError naming the file, the key and what is wrong.
+
+    `format`: the number that the file must give as its `format`.
+    """
+    value = files.read_json(path)
+    found = value.get("format") if isinstance(value, dict) else format
+    if format is not None and found != format:
+        raise LineageError(f"{path} has format {found!r}; this version of perdure reads format {format}")
+    return checked(value, shape, path)
+
+
+def value(path: Path, kind: type[T]) -> T:
+    """A JSON file read as a dataclass. Raises LineageError naming the file, the key and what is wrong."""
+    made: T = _validated(files.read_json(path), kind, path)
+    return made
+
+
+def checked(value: Any, shape: Any, path: Path) -> Any:
+    """A value that a file holds, as it is, if it has the shape. Raises LineageError naming the file."""
+    _validated(value, shape, path)
+    return value
+
+
+def _validated(value: Any, shape: Any, path: Path) -> Any:
+    try:
+        return _adapter(shape).validate_python(value)
+    except ValidationError as error:
+        first: Mapping[str, Any] = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "it"
+        raise LineageError(f"{path} is damaged: {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+_adapter = cache(TypeAdapter)
