@@ -5,6 +5,7 @@ that of a base, in defaults.yaml): a new key is a new possibility, and by defaul
 Fingerprints are labels of what a version understood, and are not compared: they change with every key that is added.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +60,13 @@ def _understood(settings: dict[str, Any]) -> dict[str, Any]:
 
 def on_base(lineage: "Lineage", identity: str) -> None:
     """Refuse other weights than the lineage was begun on. Raises LineageError."""
+    base = lineage.settings["base"]
+    if os.path.isabs(base) and not os.path.isdir(base):
+        raise LineageError(
+            f"{lineage.folder} was made on a base that is no longer in {base}; put it back, or write where it is now "
+            f"into {lineage.folder / 'lineage.json'} (settings, base)"
+        )
     if identity != lineage.facts["base_identity"]:
-        base = lineage.settings["base"]
         raise LineageError(f"{lineage.folder} was made on other weights of base {base!r}; the base has changed since")
 
 

@@ -174,7 +174,7 @@ class Lineage:
         Raises LineageError where a finished lesson has drawn the other one.
         """
         path = self.concept_folder(concept.name) / "concept.json"
-        known = self.concept_facts(concept.name) if path.is_file() else {"described": {}, "digest": ""}
+        known: dict[str, Any] = self.concept_facts(concept.name) if path.is_file() else {"described": {}, "digest": ""}
         if known["digest"] == facts["digest"] and agreement.alike(known["described"], concept):
             return
         if any(row.cell(concept.name) for row in self.lessons):

@@ -167,7 +167,8 @@ def read(path: Path, shape: type[Record], format: int | None = None) -> dict[str
     found = value.get("format") if isinstance(value, dict) else format
     if format is not None and found != format:
         raise LineageError(f"{path} has format {found!r}; this version of perdure reads format {format}")
-    return checked(value, shape, path)
+    record: dict[str, Any] = checked(value, shape, path)
+    return record
 
 
 def value(path: Path, kind: type[T]) -> T:

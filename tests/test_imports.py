@@ -108,26 +108,13 @@ def test_libraries_stay_in_their_rooms(library):
 
 
 LAYERS = [
-    [
-        "errors",
-        "seeds",
-        "share",
-        "wording",
-        "files",
-        "locks",
-        "delta",
-        "yaml_file",
-        "catalogue",
-        "images",
-        "matrix",
-        "mistakes",
-    ]
-    + ["folders", "captions", "tensors", "toybox", "score"],
+    ["errors", "seeds", "share", "wording", "files", "delta", "yaml_file", "catalogue", "images", "matrix", "mistakes"]
+    + ["folders", "captions", "toybox", "score", "locks", "tensors"],
     ["sections", "sources", "records", "memory", "progress", "rows", "datasets"],
     ["plan", "method", "parts", "methods", "pictures", "workload"],
-    ["agreement", "lineage", "soundness", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
+    ["agreement", "soundness", "lineage", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
     ["sample", "lesson", "train", "evaluate", "trackers"],
-    ["run", "pace", "spread", "drawing", "doctor", "screen", "pages", "compare", "advise", "sweep"],
+    ["run", "pace", "spread", "drawing", "doctor", "fsck", "screen", "pages", "compare", "advise", "sweep"],
     ["cli", "__main__"],
 ]
 """From the bottom up; within a layer imports may go anywhere that makes no circle."""

@@ -130,7 +130,7 @@ def test_a_missing_pack_is_named(stored):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"format": 2}, "has format 2; this version reads format 1"),
+        ({"format": 2}, "has format 2; this version of perdure reads format 1"),
         ({"facts": {"n": 2}}, "memory.json is damaged"),
         ({"tensors": {}}, "memory.json is damaged"),
     ],

@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 for command in (
     running.demo, running.run, running.check, advising.advise,
-    modelling.init, modelling.teach, modelling.draw, modelling.log, modelling.undo,
+    modelling.init, modelling.teach, modelling.draw, modelling.log, modelling.undo, modelling.fsck,
     looking.methods, looking.report, comparing.compare, looking.analyse, looking.doctor,
 ):  # fmt: skip
     app.command()(command)

@@ -123,6 +123,29 @@ def log(model: Model, as_json: Json = False) -> None:
         screen.say(f"{model} has learnt nothing yet. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
 
 
+def fsck(
+    model: Model,
+    mend: Annotated[bool, typer.Option("--mend", help="Put right what can be made again from the rest.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every file of a model: what is damaged, and what to do. Exit code 1 where damage is left."""
+    from perdure import screen
+
+    with screen.working("loading libraries"):
+        from perdure import fsck as checking
+    found = checking.examine(model, mend)
+    left = [finding for finding in found if finding.damage and not finding.mended]
+    if as_json:
+        typer.echo(json.dumps([finding.as_json() for finding in found], indent=1))
+    else:
+        for finding in found:
+            kind = "mended" if finding.mended else "damage" if finding.damage else "leftover"
+            screen.say(f"{kind}: {finding.file}: {finding.what}; {finding.remedy}")
+        screen.say(f"{model}: {len(left)} damaged" if left else f"{model} is whole")
+    if left:
+        raise typer.Exit(1)
+
+
 def undo(model: Model) -> None:
     """Take back the last lesson; the model is again what it was before."""
     from perdure import screen
