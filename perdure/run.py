@@ -22,7 +22,7 @@ from perdure.memory import Memory
 from perdure.pictures import Picture
 from perdure.plan import JOINT, Concept, MethodChoice, Plan, describe, fingerprint
 from perdure.progress import Watch, silent
-from perdure.train import Lesson, learn, steps_done
+from perdure.train import REVISION, Lesson, learn, steps_done
 
 
 def run(
@@ -244,5 +244,6 @@ def _write_record(
             "precision": tools.plan.training.precision,
             "fingerprint": tools.plan.fingerprint(),
             "versions": loading.versions(),
+            "revision": REVISION,
         },
     )

@@ -23,6 +23,8 @@ from perdure.plan import Plan, Training
 CALLED = {"exp_avg": "first", "exp_avg_sq": "second"}
 """Names of AdamW's moments in a checkpoint; other optimizers' state is stored under its own names."""
 STORED = {called: name for name, called in CALLED.items()}
+REVISION = 2
+"""Raised when the same plan teaches otherwise than before, with a sentence about it in `report/outdated.py`."""
 Watch = Callable[[int, float, float], None]
 """Called after each step with (steps done, loss, learning rate)."""
 

@@ -18,6 +18,7 @@ from perdure import files, plan, report
 from perdure.analysis import record
 from perdure.lineage import Lineage
 from perdure.report import figures, grid, lines, reading, samples, summary, tables, words
+from perdure.report.outdated import outdated
 from perdure.toybox import world
 
 DECAY = {
@@ -28,6 +29,7 @@ DECAY = {
     "magmax": 0.7,
     "joint": 0.9,
     "replay": 0.9,
+    "lwf": 0.9,
 }
 DECLARED = {
     "independent": {"knows": "concept", "strict": False, "carries": {"own": 2_600_000, "words": 900}},
@@ -181,6 +183,35 @@ def test_page_is_one_safe_file(two):
     assert len(page.all("table")) >= 6 and all("scope" in a for a in page.all("th"))
     assert "reward copying" in text and text.count('class="own"') == 2 * 4 + 2 + 2 * (4 + 3 + 1)
     assert sum(a.get("type") == "radio" for a in page.all("input")) == 2
+
+
+def test_lessons_of_an_older_version_are_marked_where_their_teacher_was_wrong(tmp_path):
+    lineages = make_run(tmp_path, ("lwf", "naive"), side=16)
+    wrong = "lwf was held to base plus twice the past"
+    page = report.build(lineages, tmp_path / "old", "old").read_text()
+    assert page.count(wrong) == 1 and "naive was held" not in page
+    for row in lineages[0].lessons:
+        files.write_json(row.folder / "lesson.json", {**row.record, "revision": 2})
+    assert wrong not in report.build(lineages, tmp_path / "new", "new").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "training", "count"),
+    [
+        ("naive", {}, {}, 0),
+        ("cns", {"importance": "wanda"}, {}, 0),
+        ("cns", {"importance": "fisher"}, {}, 1),
+        ("naive", {}, {"preserve": {"weight": 1.0}}, 1),
+        ("dsc", {}, {"precision": "bf16"}, 2),
+        ("stamina", {}, {"gradient_checkpointing": True}, 1),
+    ],
+)
+def test_what_is_known_to_be_wrong_with_old_lessons(name, options, training, count):
+    settings = {"methods": [{"name": name, "options": options}], "training": training}
+    assert len(outdated(settings, [{}, {}])) == count
+    assert outdated(settings, [{"revision": 2}] * 2) == () == outdated(settings, [])
+    if not training:
+        assert outdated(settings, [{}]) == ()  # the first lesson has no past
 
 
 def test_headline_and_figures_are_computed(two):

@@ -117,6 +117,8 @@ def setting(study: Study) -> str:
 def cautions(study: Study) -> list[str]:
     """What a reader must know before trusting the numbers."""
     told = [f"Left out, unfinished: {'; '.join(study.unfinished)}."] if study.unfinished else []
+    old = [(row, wrong) for row in study.contenders for entry in study.of(row) for wrong in entry.run.outdated]
+    told += [f"{row} {wrong}." for row, wrong in dict.fromkeys(old)]
     counts = {row: len(study.of(row)) for row in study.contenders}
     found = [d for m in study.primaries for f in COMPARED for *_, d in study.differences(m, f) if d.n and not d.enough]
     if found:

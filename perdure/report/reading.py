@@ -13,6 +13,7 @@ from perdure.analysis.record import Analysis
 from perdure.errors import PerdureError
 from perdure.lineage import Lineage
 from perdure.matrix import Direction
+from perdure.report.outdated import outdated
 from perdure.report.rules import Rules, rules_of
 from perdure.rows import Cell, Row
 
@@ -51,6 +52,11 @@ class Run:
     def rules(self) -> Rules:
         """What its method has declared, over all lessons."""
         return rules_of([row.record for row in self.rows[1:]], self.joint)
+
+    @cached_property
+    def outdated(self) -> tuple[str, ...]:
+        """What is known to be wrong with its lessons, as the rest of sentences."""
+        return outdated(self.lineage.settings, [row.record for row in self.rows[1:]])
 
     @cached_property
     def analysis(self) -> Analysis | None:
