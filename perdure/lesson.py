@@ -92,6 +92,10 @@ class LessonModel:
         """Mean squared error of a prediction, for each image of the batch (b,)."""
         return self.backbone.error(batch, predicted)
 
+    def loss(self, batch: Batch) -> Tensor:
+        """The lesson's own loss of a batch, a scalar: its mean error, weighted as `training.min_snr` says."""
+        return self.backbone.loss(batch, self.plan.training.min_snr)
+
     def gradients(self, loss: Callable[[], Tensor]) -> Mapping[str, Tensor]:
         """Gradient (out, in) of a loss with respect to each target projection's weight."""
         with torch.enable_grad():

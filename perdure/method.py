@@ -21,12 +21,11 @@ from torch import Tensor
 from perdure import catalogue
 from perdure.delta import Delta
 from perdure.memory import Memory
+from perdure.plan import Concept
 from perdure.share import WHOLE, Share
 
 Targets = Literal["attention", "cross", "cross_kv"]
-"""`attention`: q, k, v, out of every self- and cross-attention; `cross`: of cross-attention; `cross_kv`: its k and
-v.
-"""
+"""`attention`: q, k, v, out of self- and cross-attention; `cross`: of cross-attention; `cross_kv`: its k and v."""
 Shapes = Mapping[str, tuple[int, int]]
 """Projection -> (out, in)."""
 
@@ -56,9 +55,7 @@ class WordSpec:
     """Learnt token embeddings for the concept's token, in every text encoder (Gal et al. 2022)."""
 
     inits: tuple[Literal["random", "class", "token"], ...] = ("class",)
-    """Where each of its vectors begins: at random, at the class noun's embedding, or at that of the token as
-    written.
-    """
+    """Where each vector begins: at random, at the class noun's embedding, or at that of the token as written."""
     mlp: bool = False
     """Train a small MLP of a fixed input instead of the vectors themselves; folded into vectors after the lesson."""
     drop_noun: bool = False
@@ -152,6 +149,9 @@ class Model(Protocol):
     def error(self, batch: Any, predicted: Tensor) -> Tensor:
         """Mean squared error of a prediction, for each image of the batch (b,)."""
 
+    def loss(self, batch: Any) -> Tensor:
+        """The lesson's own loss of a batch, a scalar: its mean error, weighted as `training.min_snr` says."""
+
     def gradients(self, loss: Callable[[], Tensor]) -> Mapping[str, Tensor]:
         """Gradient (out, in) of a loss with respect to each target projection's weight."""
 
@@ -176,13 +176,13 @@ class Context:
     """(purpose, number) -> a CPU generator of this lesson; asking again starts it anew."""
     common: Callable[[str], torch.Generator]
     """(purpose) -> a CPU generator that all lessons of the plan share."""
+    others: Sequence[Concept] = ()
+    """The further concepts that a joint lesson teaches."""
 
 
 @dataclass(frozen=True)
 class Protection:
-    """What a guard does at each step of a lesson: something before it, a penalty added to its loss, an edit of
-    gradients.
-    """
+    """What a guard does at each step: something before it, a penalty added to its loss, an edit of gradients."""
 
     begin: Callable[[int], None] | None = None
     penalty: Callable[[Step], Tensor] | None = None

@@ -153,9 +153,8 @@ def _learn(tools: Tools, staged: Row, memory: Memory, number: int, name: str, co
         examples.encode(tools.backbone, tools.pictures(c).training, plan.training, plan.seed, c.name) for c in concepts
     ]
     first = concepts[0]
-    lesson = Lesson(
-        name, number, examples.together(parts), first.token, first.noun, first.phrase, _prior(tools, concepts)
-    )
+    own, prior = examples.together(parts), _prior(tools, concepts)
+    lesson = Lesson(name, number, own, first.token, first.noun, first.phrase, prior, concepts[1:])
     checkpoint = staged.folder / "checkpoint.safetensors"
     log = staged.log
     done = steps_done(checkpoint)

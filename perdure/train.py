@@ -13,12 +13,13 @@ from torch import Tensor
 
 from perdure import seeds, tensors
 from perdure.backbones.backbone import Backbone
+from perdure.backbones.words import LiveWord
 from perdure.errors import LineageError, TrainingError
 from perdure.examples import Draw, Examples
 from perdure.lesson import LessonModel
 from perdure.memory import Memory
-from perdure.method import Adapter, Context, Method, Protection, Step, Wanted, Word, with_word, words_of
-from perdure.plan import Plan, Training
+from perdure.method import Adapter, Context, Method, Protection, Step, Wanted, Word, WordSpec, with_word, words_of
+from perdure.plan import Concept, Plan, Training
 
 CALLED = {"exp_avg": "first", "exp_avg_sq": "second"}
 """Names of AdamW's moments in a checkpoint; other optimizers' state is stored under its own names."""
@@ -40,6 +41,8 @@ class Lesson:
     noun: str = ""
     phrase: str = ""
     prior: Examples | None = None
+    others: tuple[Concept, ...] = ()
+    """The further concepts of a joint lesson: each has its own word where words are learnt."""
 
 
 def learn(
@@ -60,26 +63,34 @@ def learn(
     spec = method.adapter
     shapes = backbone.projections(spec.targets)
     weights = spec.weights(shapes, backbone.device)
-    word = spec.words and backbone.vocabulary.begin(spec.words, lesson.token, lesson.noun, draw("word"))
-    adapter = Adapter(weights, word.parameters() if word else ())
+    begun = _begun(backbone, spec.words, lesson, draw) if spec.words else {}
+    adapter = Adapter(weights, [parameter for word in begun.values() for parameter in word.parameters()])
     words: dict[str, Callable[[], Word]] = {
         token: partial(lambda w: w, known) for token, known in words_of(memory).items()
     }
-    if word:
-        words[lesson.token] = word
+    words |= begun
     with backbone.speaking(words):
         past = method.consolidate.recall(memory, Wanted(lesson.concept))
         model = LessonModel(backbone, lesson.examples, past, plan, list(shapes), draw)
         context = Context(
             lesson.concept, lesson.number, plan.training.steps, lesson.phrase, lesson.token, model, draw,
-            partial(seeds.generator, plan.seed, "common"),
+            partial(seeds.generator, plan.seed, "common"), lesson.others,
         )  # fmt: skip
         under = method.start(adapter, memory, context)
         with backbone.laid(under), backbone.attached(weights):
             protection = method.guard(adapter, memory, context)
             _descend(backbone, adapter, protection, lesson, plan.training, draw, watch, checkpoint)
             remembered = method.consolidate.remember(adapter, memory, context)
-    return with_word(remembered, lesson.token, word()) if word else remembered
+    for token, word in begun.items():
+        remembered = with_word(remembered, token, word())
+    return remembered
+
+
+def _begun(backbone: Backbone, spec: WordSpec, lesson: Lesson, draw: Draw) -> dict[str, LiveWord]:
+    """The word of each concept that the lesson teaches, by token."""
+    begin = backbone.vocabulary.begin
+    further = {c.token: begin(spec, c.token, c.noun, draw(f"word {c.token}")) for c in lesson.others}
+    return {lesson.token: begin(spec, lesson.token, lesson.noun, draw("word")), **further}
 
 
 def _descend(

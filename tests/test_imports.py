@@ -77,7 +77,7 @@ CLOSED = {"perdure.method", "perdure.memory", "perdure.delta", "perdure.errors",
 def test_methods_and_parts_see_only_method_memory_and_torch(module):
     allowed = {name for name in MODULES if name in CLOSED or name.startswith("perdure.parts")}
     assert own(module) <= allowed
-    assert tops(module) - {"perdure"} <= {"torch", "math", "collections", "dataclasses", "functools", "typing"}
+    assert tops(module) - {"perdure"} <= {"torch", "math", "re", "collections", "dataclasses", "functools", "typing"}
 
 
 LIBRARIES = {

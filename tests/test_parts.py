@@ -10,7 +10,7 @@ from perdure.backbones import loading
 from perdure.delta import Change, Delta
 from perdure.memory import Memory
 from perdure.method import Method, Wanted, Word, WordSpec, words_of
-from perdure.parts import guard, importance
+from perdure.parts import classifier, guard, importance
 from perdure.parts.adapter import Masked, lora, masked_lora, neurons
 from perdure.parts.consolidate import add
 from perdure.parts.elastic import elastic_aggregation
@@ -272,3 +272,163 @@ def test_stamina_learns_masks(taught):
 def test_preservation_on_top_of_merge_init_is_lwf(taught):
     added = guard.preserving(method.get("merge_init", {"rank": 2}), 1.0, "both")
     same(taught(added), taught(method.get("lwf", {"rank": 2, "weight": 1.0})), atol=0, rtol=0)
+
+
+# --- parts beside plain loops, in later lessons too ---
+
+
+def by_hand(backbone, batch, prompts, gamma=None):
+    """Error of each image under its own prompt, one at a time, and weighted by min(SNR, gamma) / SNR."""
+    kept, errors = backbone.noising.alphas_cumprod, []
+    for k, prompt in enumerate(prompts):
+        ratio = kept[batch.timesteps[k]]
+        noisy = ratio.sqrt() * batch.latents[k] + (1 - ratio).sqrt() * batch.noise[k]
+        text = backbone.encode_prompts([prompt])["text"]
+        predicted = backbone.unet(noisy[None], batch.timesteps[k], encoder_hidden_states=text).sample[0]
+        snr = ratio / (1 - ratio)
+        weight = 1.0 if gamma is None else min(float(snr), gamma) / float(snr)
+        errors.append(weight * (predicted - batch.noise[k]).square().mean())
+    return torch.stack(errors)
+
+
+def taught_captioned(backbone, plan_data, chosen, **training):
+    """The memory after three lessons in which each image has a caption of its own."""
+    made = plan.build({**plan_data, "training": {**plan_data["training"], "steps": 2, **training}})
+    memory = Memory()
+    for number, concept in enumerate(made.concepts, start=1):
+        own = [
+            pictures.Picture(p.image, f"a photo of {concept.token} {concept.noun} no {k}")
+            for k, p in enumerate(pictures.of(concept).training)
+        ]
+        encoded = examples.encode(backbone, own, made.training, made.seed, concept.name)
+        lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)
+        memory = learn(backbone, chosen, memory, lesson, made)
+    return memory
+
+
+def test_a_new_pair_of_cidm_begins_as_kaiming_draws_it(backbone, plan_data):
+    """U(-1 / sqrt(in), 1 / sqrt(in)), as torch's own kaiming_uniform_ with a = sqrt(5), in every lesson anew."""
+    chosen, seen = method.get("cidm", {"rank": 64}), []
+
+    def start(adapter, memory, context):
+        under = chosen.start(adapter, memory, context)
+        for a, b in adapter.weights.factors.values():
+            twin = torch.nn.init.kaiming_uniform_(torch.empty(2048, a.shape[1]), a=5**0.5)
+            assert a.abs().max() <= a.shape[1] ** -0.5 and not b.any() and not under
+            torch.testing.assert_close(a.std(), twin.std(), rtol=0.05, atol=0)
+        seen.append(next(iter(adapter.weights.factors.values()))[0].detach().clone())
+        return under
+
+    taught_captioned(backbone, plan_data, replace(chosen, start=start))
+    assert len(seen) == 3 and not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_a_picture_is_classified_by_its_own_caption(backbone, plan_data):
+    """DSC's cross entropy beside a plain loop: own caption, the same without the token, captions of the past."""
+    chosen, seen = method.get("dsc", {"rank": 2, "scores": 1.0, "weight": 0.0, "temperature": 0.5}), []
+
+    def watched(adapter, memory, context):
+        asked = chosen.guard(adapter, memory, context)
+
+        def penalty(step):
+            own = step.batch.captions
+            bare = [caption.replace(f"{context.token} ", "") for caption in own]
+            past = [captions[0] for captions in memory.facts.get("captions", {}).values()]
+            told = [own, bare, *([caption] * len(own) for caption in past)]
+            errors = torch.stack([by_hand(backbone, step.batch, prompts) for prompts in told])
+            wanted = -torch.log_softmax(-errors / 0.5, dim=0)[0].mean()
+            found = asked.penalty(step)
+            torch.testing.assert_close(found, wanted)
+            seen.append((context.lesson, len(set(own)), len(told)))
+            return found
+
+        return replace(asked, penalty=penalty)
+
+    taught_captioned(backbone, plan_data, replace(chosen, guard=watched))
+    assert {(lesson, told) for lesson, _, told in seen} == {(1, 2), (2, 3), (3, 4)}
+    assert max(captions for _, captions, _ in seen) == 2  # the images of one batch do have captions of their own
+
+
+def test_without_a_token_no_letter_is_torn_apart(backbone):
+    class Batch:
+        captions = ("a photo of a dog",)
+
+    class Stub:
+        token, others = "", ()
+        generator = staticmethod(lambda purpose, number: torch.Generator())
+
+    assert list(map(list, classifier.candidates(Memory(), Stub, Batch, 5, 0))) == [["a photo of a dog"]] * 2
+
+
+def test_rehearsal_is_weighted_like_the_lesson(backbone, plan_data):
+    chosen, seen = method.get("replay", {"rank": 2, "weight": 3.0, "images": 2}), []
+
+    def watched(adapter, memory, context):
+        asked = chosen.guard(adapter, memory, context)
+        if asked.penalty is None:
+            return asked
+
+        def penalty(step):
+            kept, told = memory.under("replay"), memory.facts["replay"]
+            latents = torch.cat([kept[name] for name in told])
+            captions = [caption for name in told for caption in told[name]]
+            picked = torch.randint(len(latents), (2,), generator=context.generator("rehearse", step.number))
+            own = [captions[i] for i in picked]
+            batch = context.model.batch_of(latents[picked], own, "rehearse", step.number)
+            found = asked.penalty(step)
+            torch.testing.assert_close(found, 3.0 * by_hand(backbone, batch, own, 0.01).mean())
+            seen.append(context.lesson)
+            return found
+
+        return replace(asked, penalty=penalty)
+
+    taught_captioned(backbone, plan_data, replace(chosen, guard=watched), min_snr=0.01)
+    assert set(seen) == {2, 3}
+
+
+def test_fisher_information_is_of_the_lessons_own_loss(backbone, plan_data):
+    chosen, seen = method.get("ewc", {"rank": 2, "samples": 3, "weight": 1.0}), []
+
+    def remember(adapter, memory, context):
+        wanted = {name: torch.zeros(shape) for name, shape in backbone.projections("attention").items()}
+        weights = [backbone._linears[name].weight for name in wanted]
+        for batch in context.model.batches("fisher", 3, 1):
+            for weight in weights:
+                weight.requires_grad_(True)
+            loss = by_hand(backbone, batch, batch.captions, 0.01).mean()
+            for name, gradient in zip(wanted, torch.autograd.grad(loss, weights), strict=True):
+                wanted[name] += gradient.square() / 3
+            for weight in weights:
+                weight.requires_grad_(False)
+        after, before = chosen.consolidate.remember(adapter, memory, context), memory.under("fisher")
+        for name, fisher in after.under("fisher").items():
+            own = fisher - before[name] if name in before else fisher
+            torch.testing.assert_close(own, wanted[name], rtol=1e-3, atol=1e-9)
+        seen.append(context.lesson)
+        return after
+
+    watched = replace(chosen, consolidate=replace(chosen.consolidate, remember=remember))
+    taught_captioned(backbone, plan_data, watched, min_snr=0.01)
+    assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["c_lora", "cidm", "cns", "stamina"])
+def test_a_joint_lesson_learns_every_concepts_word(name, backbone, plan_data):
+    made = plan.build(plan_data)
+    parts = [
+        examples.encode(backbone, pictures.of(c).training, made.training, made.seed, c.name) for c in made.concepts
+    ]
+    first, *others = made.concepts
+    together = examples.together(parts)
+    told = Lesson("joint", 1, together, first.token, first.noun, first.phrase, others=tuple(others))
+    longer = made.model_copy(update={"training": made.training.model_copy(update={"steps": 12})})
+    chosen = method.get(name)
+    learnt = words_of(learn(backbone, chosen, Memory(), told, longer))
+    untaught = made.model_copy(
+        update={"training": made.training.model_copy(update={"learning_rate": 1e-30, "steps": 1})}
+    )
+    begun = words_of(learn(backbone, chosen, Memory(), told, untaught))
+    assert list(learnt) == list(begun) == ["zwz", "sbu", "uwu"]
+    for token, word in learnt.items():
+        moved = (word.vectors[0] - begun[token].vectors[0]).abs().amax(dim=1)
+        assert (moved > 1e-3).all(), token  # each of its vectors, at a rate of 1e-2

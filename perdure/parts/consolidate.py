@@ -18,8 +18,8 @@ Loss = Callable[[Memory, Context, Any], Tensor]
 
 
 def denoising(memory: Memory, context: Context, batch: Any) -> Tensor:
-    """The plain loss of a batch."""
-    return context.model.error(batch, context.model.predict(batch)).mean()
+    """The lesson's own loss of a batch."""
+    return context.model.loss(batch)
 
 
 def _whole(memory: Memory, wanted: Wanted) -> Delta:

@@ -48,7 +48,7 @@ def fisher(context: Context, weights: Scores, batches: Sequence[Any]) -> Iterabl
 
 
 def _loss_gradients(context: Context, batch: Any) -> Scores:
-    return context.model.gradients(lambda: context.model.error(batch, context.model.predict(batch)).mean())
+    return context.model.gradients(lambda: context.model.loss(batch))
 
 
 def voted(scores: Iterable[Scores], share: float, granularity: Granularity, vote: float) -> dict[str, Tensor]:

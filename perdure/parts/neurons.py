@@ -84,7 +84,8 @@ def _prompts(context: Context) -> list[str]:
     """The concept in a few sentences: its captions and plain settings."""
     own = list(dict.fromkeys(context.model.captions))
     return own + [
-        f"a photo of a {context.phrase} {where}"
+        f"a photo of a {phrase} {where}"
+        for phrase in (context.phrase, *(other.phrase for other in context.others))
         for where in ("on the beach", "in the snow", "in the city", "on a table")
     ]
 

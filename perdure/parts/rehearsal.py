@@ -27,7 +27,7 @@ def rehearse(weight: float, source: Callable[[Memory, Context], tuple[Tensor, li
                 latents[picked], [captions[i] for i in picked.tolist()], "rehearse", step.number
             )
             batch = step.share.of(whole)
-            return weight * context.model.error(batch, context.model.predict(batch)).mean()
+            return weight * context.model.loss(batch)
 
         return Protection(penalty=penalty)
 
