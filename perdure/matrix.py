@@ -155,6 +155,16 @@ def gain_over_base(S: np.ndarray) -> float:
     return _mean(last - _rows(S)[0, : last.size])
 
 
+def shift(D: np.ndarray) -> float:
+    """Shift, F_mmd where the measure is MMD: (1/(T-1)) sum_{j<T} D[T,j]. Lower is better.
+
+    D (rows, T): D[i, j] is the distance of concept j's pictures after lesson i from those drawn right after its own
+    lesson; the last row counts. Smith et al. 2024 (C-LoRA) and STAMINA. A model that never learnt anything does not
+    shift: read it beside the average. NaN where not measured, and with fewer than two concepts.
+    """
+    return _mean(np.asarray(D, dtype=np.float64)[-1, :-1])
+
+
 def first_concept(S: np.ndarray) -> np.ndarray:
     """Score of the first concept over the lessons, (n + 1,), the base first: R[0,1], R[1,1], ... R[T,1]."""
     return _rows(S)[:, 0].copy()
@@ -184,12 +194,18 @@ FORMULAS: dict[str, Formula] = {
     "learning": Formula("(1/T) Σ_j R[j,j]", "Riemer et al. 2019", "higher"),
     "retention": Formula("(1/(T−1)) Σ_{j<T} R[T,j] / R[j,j]", "ours", "higher"),
     "intransigence": Formula("(1/T) Σ_j (R*[j] − R[j,j])", "Chaudhry et al. 2018", "lower"),
+    "shift": Formula("(1/(T−1)) Σ_{j<T} D[T,j]", "F_mmd of Smith et al. 2024 (C-LoRA, STAMINA)", "lower"),
     "gain_over_base": Formula("(1/T) Σ_j (R[T,j] − R[0,j])", "ours", "higher"),
 }
 
 
-def summary(S: np.ndarray, direction: Direction = "higher", reference: np.ndarray | None = None) -> dict[str, float]:
-    """Every figure of FORMULAS by name; `intransigence` only with a `reference` (T,).
+def summary(
+    S: np.ndarray,
+    direction: Direction = "higher",
+    reference: np.ndarray | None = None,
+    distances: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Every figure of FORMULAS by name; `intransigence` only with a `reference` (T,), `shift` only with `distances`.
 
     `direction` is the measure's. Where lower scores are better, averages keep their sign, while differences
     are turned so that they read as ever (forgetting above 0 is harm, gain above 0 is good), and retention, a
@@ -208,6 +224,8 @@ def summary(S: np.ndarray, direction: Direction = "higher", reference: np.ndarra
         "retention": retention(S) if direction == "higher" else float("nan"),
         "gain_over_base": gain_over_base(sign * S),
     }
+    if distances is not None:
+        figures["shift"] = shift(distances)
     if reference is not None:
         figures["intransigence"] = intransigence(sign * S, sign * np.asarray(reference, dtype=np.float64))
     return figures

@@ -124,14 +124,36 @@ class _Measured(Record):
     direction: Literal["higher", "lower"]
 
 
+class _Confusion(Record):
+    share: float
+    taken_for: dict[Name, int]
+    real: float | None
+
+
+class _Copying(Record):
+    nearest: float
+    real: float | None
+
+
+class Drift(Record):
+    """drift/drift.json; of the base's row, only what was drawn."""
+
+    prompts: list[str]
+    likeness: float | None = None
+    pixels: float | None = None
+
+
 class Cell(Record):
-    """cells/<concept>/cell.json."""
+    """cells/<concept>/cell.json; `shift`: measure -> distance from what was drawn right after the own lesson."""
 
     concept: Name
     scores: dict[str, float]
     images: list[_Drawn]
     measures: dict[str, _Measured]
     ceiling: dict[str, float | None] = {}
+    confusion: _Confusion | None = None
+    copying: _Copying | None = None
+    shift: dict[str, float] = {}
 
 
 class _Part(Record):

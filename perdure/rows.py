@@ -77,6 +77,12 @@ class Row:
         """The folder of the concepts drawn after the lesson."""
         return files.within(self.folder, "cells")
 
+    @property
+    def drift(self) -> dict[str, Any]:
+        """How far pictures that mention no concept are from the base's: `measure`, `likeness`, `pixels`; or {}."""
+        path = self.folder / "drift" / "drift.json"
+        return records.read(path, records.Drift) if path.is_file() else {}
+
     def losses(self) -> list[dict[str, Any]]:
         """The training log: one {step, loss, rate, seconds} a step. Raises LineageError."""
         logged: list[dict[str, Any]] = records.checked(files.read_jsonl(self.log), list[records.Step], self.log)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from perdure import agreement, examples, files, pictures, sample, sharing, spread, trackers
+from perdure import agreement, drift, examples, files, pictures, sample, sharing, spread, trackers
 from perdure import memory as memories
 from perdure import plan as plans
 from perdure.analysis.analyse import after_run as compare_lessons
@@ -129,9 +129,11 @@ def _lesson(
         memories.save(after, staged.memory, lineage.store)
     after = memories.load(staged.memory, lineage.store)  # drawn from what is on disk, never from live weights
     started = time.perf_counter()
-    for concept in [*map(lineage.concept, lineage.concepts), *concepts, *later]:
+    taught = [*map(lineage.concept, lineage.concepts), *concepts]
+    for concept in (*taught, *later):
         called = lesson_of.get(concept.name, concept.name)
-        evaluate(tools, lineage, concept, after, called, staged.folder / "cells" / concept.name)
+        evaluate(tools, lineage, concept, after, called, staged.folder / "cells" / concept.name, taught)
+    drift.record(tools, lineage, after, staged.folder)
     if gate is not None and rows:
         _check_gate(lineage, rows[-1], staged, gate)
     _write_record(tools, lineage, staged, after, concepts, time.perf_counter() - started)
@@ -152,8 +154,7 @@ def _learn(tools: Tools, staged: Row, memory: Memory, number: int, name: str, co
     parts = [
         examples.encode(tools.backbone, tools.pictures(c).training, plan.training, plan.seed, c.name) for c in concepts
     ]
-    first = concepts[0]
-    own, prior = examples.together(parts), _prior(tools, concepts)
+    first, own, prior = concepts[0], examples.together(parts), _prior(tools, concepts)
     lesson = Lesson(name, number, own, first.token, first.noun, first.phrase, prior, concepts[1:])
     checkpoint = staged.folder / "checkpoint.safetensors"
     log = staged.log

@@ -62,11 +62,9 @@ class Concept(Section):
     noun: str = Field("", alias="class")
     """The class noun: backpack, dog, ..."""
     prompt: str = ""
-    """Training prompt; `{token}` and `{class}` are filled in. Captions beside the images take precedence. That of a
-    drawn style keeps its `{class}`: each of its pictures shows another thing."""
+    """Training prompt with `{token}` and `{class}`; captions beside images go first. Drawn styles keep `{class}`."""
     phrase: str = ""
-    """What stands for `{concept}` in evaluation prompts; by default token + class (subject) or token (style); without a
-    token, what the prompt shows."""
+    """`{concept}` in evaluation prompts: by default token + class, a style's token, or else what the prompt shows."""
     prompts: tuple[str, ...] = ()
     """Evaluation prompts of this concept alone, instead of `sampling.prompts`."""
 
@@ -238,6 +236,8 @@ class Scoring(Section):
 
     subject: tuple[str, ...] = Field(default=("clip_i", "dino"), min_length=1)
     style: tuple[str, ...] = Field(default=("csd", "dino"), min_length=1)
+    drift: int = Field(default=8, ge=0, le=160)
+    """Pictures of prompts that mention no concept, drawn after each lesson and compared with the base's; 0: none."""
     models: dict[str, str] = {}
     """Measure -> hub id or local folder, instead of the published model."""
 

@@ -42,6 +42,9 @@ def adopt_base_row(lineage: Lineage, other: Lineage) -> None:
         lineage.settings["training"][key] != other.settings["training"][key] for key in training
     ):
         return
+    theirs, mine = (line.base_row.folder / "drift" for line in (other, lineage))
+    if theirs.is_dir() and not mine.exists():
+        _copied(theirs, mine)
     for cell in other.base_row.cells.glob("*"):
         target, own = lineage.base_row.cells / cell.name, lineage.concept_folder(cell.name)
         if cell.name.endswith(PARTIAL) or target.exists():
@@ -49,8 +52,8 @@ def adopt_base_row(lineage: Lineage, other: Lineage) -> None:
         if not (own / "concept.json").is_file():
             remove(own)
             _copied(other.concept_folder(cell.name), own)
-        theirs, mine = other.concept_facts(cell.name), lineage.concept_facts(cell.name)
-        if all(theirs[key] == mine[key] for key in ("described", "digest")):
+        known, own_facts = other.concept_facts(cell.name), lineage.concept_facts(cell.name)
+        if all(known[key] == own_facts[key] for key in ("described", "digest")):
             _copied(cell, target)
 
 

@@ -15,6 +15,11 @@ def fill(text: str, *, token: str, noun: str) -> str:
     return text
 
 
+def without(text: str, token: str) -> str:
+    """A prompt or caption from which a token is left out, wherever it stands as words of its own."""
+    return squeeze(re.sub(rf"(?<!\w){re.escape(token)}(?!\w)", " ", text, flags=re.IGNORECASE)) if token else text
+
+
 def squeeze(text: str) -> str:
     """Single spaces, none at the ends."""
     return " ".join(text.split())

@@ -70,14 +70,14 @@ def tops(module):
 # --- layers --------------------------------------------------------------------------------------------------------
 
 
-CLOSED = {"perdure.method", "perdure.memory", "perdure.delta", "perdure.errors", "perdure.plan"}
+CLOSED = {"perdure.method", "perdure.memory", "perdure.delta", "perdure.errors", "perdure.plan", "perdure.wording"}
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith(("perdure.methods", "perdure.parts"))])
 def test_methods_and_parts_see_only_method_memory_and_torch(module):
     allowed = {name for name in MODULES if name in CLOSED or name.startswith("perdure.parts")}
     assert own(module) <= allowed
-    assert tops(module) - {"perdure"} <= {"torch", "math", "re", "collections", "dataclasses", "functools", "typing"}
+    assert tops(module) - {"perdure"} <= {"torch", "math", "collections", "dataclasses", "functools", "typing"}
 
 
 LIBRARIES = {
@@ -113,7 +113,7 @@ LAYERS = [
     ["sections", "sources", "records", "memory", "progress", "rows", "datasets"],
     ["plan", "method", "parts", "methods", "pictures", "workload"],
     ["agreement", "soundness", "lineage", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
-    ["sample", "lesson", "train", "evaluate", "trackers"],
+    ["sample", "lesson", "train", "evaluate", "drift", "trackers"],
     ["run", "pace", "spread", "drawing", "doctor", "fsck", "screen", "pages", "compare", "advise", "sweep"],
     ["cli", "__main__"],
 ]

@@ -41,13 +41,15 @@ BY_HAND = {
     "learning": (0.6 + 0.8 + 0.9) / 3,
     "retention": (0.4 / 0.6 + 0.5 / 0.8) / 2,
     "intransigence": ((0.9 - 0.6) + (0.9 - 0.8) + (0.9 - 0.9)) / 3,
+    "shift": (0.2 + 0.6) / 2,
     "gain_over_base": ((0.4 - 0.1) + (0.5 - 0.2) + (0.9 - 0.3)) / 3,
 }
 
 
 @pytest.mark.parametrize("name", matrix.FORMULAS)
 def test_by_hand(name):
-    figures = matrix.summary(S, reference=np.full(3, 0.9))
+    moved = np.array([[NAN] * 3, [NAN] * 3, [0.5, NAN, NAN], [0.2, 0.6, NAN]])
+    figures = matrix.summary(S, reference=np.full(3, 0.9), distances=moved)
     assert list(figures) != [] and set(figures) == set(matrix.FORMULAS) == set(BY_HAND)
     assert figures[name] == pytest.approx(BY_HAND[name], abs=1e-12)
 

@@ -79,7 +79,7 @@ def models(tmp_path_factory):
     score.release()
 
 
-FOLDER = {"clip_i": "clip", "clip_t": "clip", "mmd": "clip", "dino": "dino", "csd": "csd"}
+FOLDER = {"clip_i": "clip", "clip_t": "clip", "clip_t_class": "clip", "mmd": "clip", "dino": "dino", "csd": "csd"}
 
 
 def pixels(images=PICTURES):
@@ -89,7 +89,7 @@ def pixels(images=PICTURES):
 
 
 def test_names_are_the_files_and_import_is_light():
-    assert score.names() == ["clip_i", "clip_t", "csd", "dino", "mmd"] == sorted(FOLDER)
+    assert score.names() == ["clip_i", "clip_t", "clip_t_class", "csd", "dino", "mmd"] == sorted(FOLDER)
     code = "import sys, perdure.score as s; s.names(); sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 

@@ -12,7 +12,7 @@ from perdure.compare.drawings import Chart, Look
 from perdure.compare.paired import Difference
 from perdure.compare.published import Beside
 from perdure.compare.statistics import Spread
-from perdure.compare.study import COMPARED, COST, COSTS, FIGURES, Figure, Study
+from perdure.compare.study import COMPARED, COST, COSTS, FAILING, FAILINGS, FIGURES, Figure, Study
 from perdure.matrix import FORMULAS
 from perdure.report.summary import ARROWS, plain
 from perdure.report.svg import short_number
@@ -82,6 +82,7 @@ class Page:
     bounds: tuple[str, ...]
     sections: tuple[Section, ...]
     costs: Means
+    failings: Means
     runs: tuple[tuple[str, str, str, str, str], ...]
     orders: tuple[str, ...]
     beside: "BesideView | None"
@@ -109,7 +110,8 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
     )
     return Page(
         title, headline, words.setting(study), tuple(words.cautions(study)), drawings.looks(study), study.bounds,
-        tuple(_section(study, measure) for measure in study.measures), _means(study, COST), runs,
+        tuple(_section(study, measure) for measure in study.measures), _means(study, COST),
+        _means(study, FAILING), runs,
         tuple(" → ".join(order) for order in study.orders), _beside(study, beside) if beside else None,
     )  # fmt: skip
 
@@ -138,12 +140,12 @@ def _section(study: Study, measure: str) -> Section:
 
 
 def _means(study: Study, measure: str) -> Means:
-    figures = COSTS if measure == COST else FIGURES
+    figures = {COST: COSTS, FAILING: FAILINGS}.get(measure, FIGURES)
     shown = [f for f in figures if any(study.spread(measure, f.key, row).n for row in study.rows)]
     headings = tuple((f, ARROWS[study.better(measure, f.key)], _formula(f.key)) for f in shown)
     bases = tuple(
         (name, tuple(Cell(plain(base[measure]) if f.key == "average" else "–") for f in shown))
-        for name, base in study.bases.items() if measure != COST
+        for name, base in study.bases.items() if measure in study.measures
     )  # fmt: skip
     rows = tuple((row, len(study.of(row)), tuple(_cell(study, measure, f, row) for f in shown)) for row in study.rows)
     return Means(measure, headings, bases, rows)

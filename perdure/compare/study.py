@@ -16,7 +16,7 @@ from perdure.compare.statistics import Effects, Pair, Spread
 from perdure.errors import PlanError, did_you_mean
 from perdure.matrix import Direction
 from perdure.plan import fingerprint
-from perdure.report import reading, summary
+from perdure.report import failings, reading, summary
 from perdure.report.reading import Run
 
 
@@ -36,6 +36,7 @@ FIGURES = (
            summary.plain),
     Figure("forgetting_reference", "Forgetting (T)", "the same divided by all T concepts, as the published code does",
            summary.plain),
+    Figure("shift", "Shift", "distance from what was drawn right after the own lesson", summary.plain),
     Figure("learning", "Learning", "mean score right after each concept's own lesson", summary.plain),
     Figure("gain_over_base", "Gain over base", "last score minus the untouched base's", summary.signed),
     Figure("backward_transfer", "Backward transfer", "last score minus the score right after learning", summary.signed),
@@ -48,12 +49,20 @@ COSTS = (
     Figure("stored", "Stored", "bytes of tensors that the lineage keeps on disk", summary.size),
     Figure("seconds", "Per lesson", "seconds of training per lesson", summary.seconds),
 )
+FAILINGS = (
+    Figure("confusion", "Taken for another", "share of pictures most like another concept of the kind", summary.plain),
+    Figure("copying", "Copying", "likeness to the nearest training picture, less real pictures'", summary.signed),
+    Figure("drift", "Drift", "1 − likeness to the base's pictures of prompts that mention no concept", summary.plain),
+    Figure("drift_pixels", "Drift in pixels", "mean absolute difference of these pictures, 0 to 1", summary.plain),
+)
+"""Other ways to fail than forgetting, after the last lesson."""
 COMPARED = ("average", "forgetting", "learning")
 """Figures that methods are compared by in pairs; the others are these shifted, scaled or close to them."""
 BASE = "base"
 """The row of the untouched base."""
 COST = "cost"
-"""Stands for the measure where a figure is none of a measure."""
+FAILING = "failings"
+"""Stand for the measure where a figure is none of a measure."""
 
 Key = tuple[str, str]
 """(measure, figure)."""
@@ -111,7 +120,7 @@ class Study:
 
     def better(self, measure: str, figure: str) -> Direction:
         """Which way a figure is better: means follow their measure, differences are turned to read as ever."""
-        if measure == COST:
+        if measure in (COST, FAILING):
             return "lower"
         follows = ("average", "learning", "running_average")
         return self.directions[measure] if figure in follows else matrix.FORMULAS[figure].direction
@@ -200,9 +209,13 @@ def of(folders: Sequence[Path], measure: str | None = None) -> Study:
 
 def _values(entries: Sequence[Entry], measures: Sequence[str]) -> dict[Key, dict[str, dict[Pair, float]]]:
     keys = [*((m, f.key) for m in measures for f in FIGURES), *((COST, f.key) for f in COSTS)]
+    keys += [(FAILING, f.key) for f in FAILINGS]
     values: dict[Key, dict[str, dict[Pair, float]]] = {key: {entry.row: {} for entry in entries} for key in keys}
     for entry in entries:
-        found = {m: _figures(entry.run, m) for m in measures} | {COST: summary.costs(entry.run)}
+        found = {m: _figures(entry.run, m) for m in measures} | {
+            COST: summary.costs(entry.run),
+            FAILING: failings.figures(entry.run),
+        }
         for measure, figure in keys:
             values[measure, figure][entry.row][entry.pair] = found[measure][figure]
     return values

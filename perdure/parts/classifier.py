@@ -5,7 +5,6 @@ p(c_i | x) = softmax_i(- || eps - eps_theta(x_t, t, c_i) ||^2 / T), one draw of 
 plain errors, as published: `training.min_snr` weights the denoising loss beside them only.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from perdure.delta import Delta
 from perdure.memory import Memory
 from perdure.method import Adapter, Context, Guard, Protection, Step
 from perdure.parts.consolidate import Loss, Remember, denoising
+from perdure.wording import without
 
 Prompts = Sequence[str]
 """A prompt for each image of a batch."""
@@ -33,9 +33,9 @@ def candidates(memory: Memory, context: Context, batch: Any, count: int, number:
 
 def _bare(caption: str, context: Context) -> str:
     """A caption without the tokens that the lesson teaches."""
-    for token in filter(None, (context.token, *(other.token for other in context.others))):
-        caption = re.sub(rf"(?<!\w){re.escape(token)}(?!\w)", " ", caption, flags=re.IGNORECASE)
-    return " ".join(caption.split())
+    for token in (context.token, *(other.token for other in context.others)):
+        caption = without(caption, token)
+    return caption
 
 
 def log_scores(context: Context, batch: Any, prompts: Sequence[Prompts], temperature: float) -> Tensor:

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from perdure import files
 from perdure.lineage import Lineage
 from perdure.matrix import FORMULAS
-from perdure.report import inline, lines, reading, summary, svg, tables, view
+from perdure.report import failings, inline, lines, reading, summary, svg, tables, view
 
 
 def build(lineages: Sequence[Lineage], out: Path, title: str) -> Path:
@@ -36,7 +36,7 @@ def render(page: view.Page) -> str:
     )  # fmt: skip
     environment.globals.update(
         picture=cache(inline.picture), number=svg.short_number, bar=_bar, formulas=FORMULAS,
-        budget_headings=lines.BUDGET_HEADINGS, size=summary.size,
+        failing_headings=failings.HEADINGS, budget_headings=lines.BUDGET_HEADINGS, size=summary.size,
     )  # fmt: skip
     return environment.get_template("report.html.j2").render(page=page)
 

@@ -104,6 +104,13 @@ class Run:
                 return float(value)
         return float("nan")
 
+    def distances(self, measure: str) -> np.ndarray:
+        """D (lessons + 1, concepts): how far pictures have moved since right after the concept's own lesson, or NaN."""
+        D = np.full((len(self.rows), len(self.concepts)), np.nan)
+        for (row, name), cell in self.cells.items():
+            D[row, self.concepts.index(name)] = cell.record.get("shift", {}).get(measure, np.nan)
+        return D
+
     def primary(self, concept: str) -> str | None:
         """The first measure of a concept's kind that was taken."""
         wanted = self.lineage.settings["scoring"][self.facts[concept]["concept"]["kind"]]
@@ -164,11 +171,12 @@ def figures(run: Run, measure: str) -> dict[str, float]:
     if S is None or S.shape[1] == 0 or S.shape[0] < 2:
         return dict.fromkeys(matrix.FORMULAS, float("nan"))
     counts = np.isfinite(S).any(axis=0)
+    moved = {"shift": matrix.shift(run.distances(measure)[:, counts | (np.arange(counts.size) == counts.size - 1)])}
     if counts.all():
-        return matrix.summary(S, run.direction(measure))
+        return matrix.summary(S, run.direction(measure)) | moved
     result = matrix.summary(np.where(counts, S, 0.0), run.direction(measure))
     earlier = ("forgetting", "backward_transfer")
     for name, value in result.items():
         inside = counts[:-1] if name in earlier else counts[1:] if name == "forward_transfer" else counts
         result[name] = value * inside.size / inside.sum() if inside.any() else float("nan")
-    return {**result, "running_average": float("nan"), "retention": float("nan")}
+    return {**result, **moved, "running_average": float("nan"), "retention": float("nan")}

@@ -95,6 +95,7 @@ FIGURES = (
     ),
     _Figure("forgetting_reference", "Forgetting (T)", "the same, divided by all T concepts", plain),
     _Figure("backward_transfer", "Backward transfer", "last score minus the score right after learning", signed),
+    _Figure("shift", "Shift", "distance from what was drawn right after its own lesson, earlier concepts", plain),
     _Figure("learning", "Learning", "mean score right after each concept's own lesson", plain),
     _Figure("forward_transfer", "Forward transfer", "score just before its lesson minus the base's", signed),
     _Figure("gain_over_base", "Gain over base", "last score minus the untouched base's", signed),
@@ -117,7 +118,7 @@ def table(runs: Sequence[Run], measure: str) -> Table:
     runs = [run for run in runs if measure in run.scores]
     direction = next((run.direction(measure) for run in runs), "higher")
     values = [{**figures(run, measure), **costs(run)} for run in runs]
-    shown = [f for f in (*FIGURES, *COSTS) if f.key != "forward_transfer" or _any(values, f.key)]
+    shown = [f for f in (*FIGURES, *COSTS) if f.key not in ("forward_transfer", "shift") or _any(values, f.key)]
     better = {f.key: f.better or _better(f.key, direction) for f in shown}
     headings = tuple(_heading(f, better[f.key]) for f in shown)
     best = {f.key: _best(runs, values, f, better[f.key]) for f in shown}

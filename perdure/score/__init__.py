@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from perdure.score.measure import Measure
 
 # files of this folder that are no measures
-SUPPORT = {"__init__", "measure", "preprocess", "sources", "encoders", "csd_checkpoint"}
+SUPPORT = {"__init__", "measure", "preprocess", "sources", "encoders", "csd_checkpoint", "failings"}
 
 
 def names() -> list[str]:

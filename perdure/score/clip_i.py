@@ -6,7 +6,7 @@ Over all generated x reference pairs, as in DreamBooth (Ruiz et al. 2023) and ar
 from pathlib import Path
 
 from perdure.score import encoders
-from perdure.score.measure import Measure, mean_pairwise_cosine
+from perdure.score.measure import Measure, mean_cosine_among, mean_pairwise_cosine
 from perdure.score.preprocess import CLIP_224
 
 MODEL = "openai/clip-vit-base-patch32"
@@ -27,4 +27,5 @@ def load(source: str | Path | None = None, device: str = "cpu") -> Measure:
         },
         encode_images=encoder.images,
         compare=mean_pairwise_cosine,
+        among=mean_cosine_among,
     )

@@ -8,7 +8,7 @@ projection) times `last_layer_style`.
 from pathlib import Path
 
 from perdure.score import csd_checkpoint, encoders
-from perdure.score.measure import Measure, mean_pairwise_cosine
+from perdure.score.measure import Measure, mean_cosine_among, mean_pairwise_cosine
 from perdure.score.preprocess import CSD_224
 
 MODEL = "tomg-group-umd/CSD-ViT-L"
@@ -25,4 +25,5 @@ def load(source: str | Path | None = None, device: str = "cpu") -> Measure:
         spec={**encoder.spec, "features": "style vector", "averaging": "all generated x reference pairs"},
         encode_images=encoder.images,
         compare=mean_pairwise_cosine,
+        among=mean_cosine_among,
     )

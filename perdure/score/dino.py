@@ -8,7 +8,7 @@ checkpoint's own file's.
 from pathlib import Path
 
 from perdure.score import encoders
-from perdure.score.measure import Measure, mean_pairwise_cosine
+from perdure.score.measure import Measure, mean_cosine_among, mean_pairwise_cosine
 from perdure.score.preprocess import DINO_224
 
 MODEL = "facebook/dino-vits16"
@@ -29,4 +29,5 @@ def load(source: str | Path | None = None, device: str = "cpu") -> Measure:
         },
         encode_images=encoder.images,
         compare=mean_pairwise_cosine,
+        among=mean_cosine_among,
     )

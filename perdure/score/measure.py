@@ -42,6 +42,17 @@ class Measure:
     encode_images: Callable[[Sequence[Image.Image]], Tensor]
     compare: Callable[[Tensor, Tensor], float]
     encode_prompts: Callable[[Sequence[str]], Tensor] | None = None
+    without_token: bool = False
+    """Whether it reads prompts without the concept's token."""
+    among: Callable[[Tensor], float] | None = None
+    """How reference features (n, d), n > 1, score one another: the ceiling. None where single pictures cannot be
+    compared, as by a distance of sets."""
+    shifts: bool = False
+    """Whether it is also taken between a concept's pictures and those drawn right after its own lesson."""
+
+    def ceiling(self, references: Tensor) -> float | None:
+        """What a perfect concept would score: how its references score one another. None where that has no meaning."""
+        return self.among(references) if self.among is not None and len(references) > 1 else None
 
     def features(self, images: Sequence[Image.Image]) -> Tensor:
         """Features of RGB pictures of any size, (n, d). ValueError without pictures."""
@@ -64,7 +75,10 @@ class Measure:
 
         `references` come from `reference_features`; a measure ignores what it does not compare with.
         """
-        generated = self.features(images)
+        return self.score_features(self.features(images), prompts, references)
+
+    def score_features(self, generated: Tensor, prompts: Sequence[str] | None, references: Tensor | None) -> float:
+        """The same of pictures whose features are known."""
         if self.against == "prompts":
             if prompts is None:
                 raise ValueError(f"{self.name} compares each picture with its prompt; prompts are needed")
@@ -80,6 +94,12 @@ def mean_pairwise_cosine(generated: Tensor, references: Tensor) -> float:
     DreamBooth (Ruiz et al. 2023) and arXiv 2410.04891. Its ceiling is the references' own likeness, below 1.
     """
     return float((generated.double() @ references.double().T).mean())
+
+
+def mean_cosine_among(references: Tensor) -> float:
+    """Mean cosine over pairs of different rows (n, d), L2-normalised."""
+    likeness, count = references.double() @ references.double().T, len(references)
+    return float((likeness.sum() - likeness.diagonal().sum()) / (count * (count - 1)))
 
 
 def mean_paired_cosine(generated: Tensor, prompts: Tensor) -> float:

@@ -33,6 +33,7 @@ def load(source: str | Path | None = None, device: str = "cpu") -> Measure:
         },
         encode_images=encoder.raw_images,
         compare=mmd,
+        shifts=True,
     )
 
 

@@ -1,0 +1,129 @@
+"""Confusion, copying, drift, ceiling and shift beside plain numpy on made-up features and on a run's own files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perdure import plan, run, score
+from perdure.lineage import Lineage
+from perdure.report import failings as shown
+from perdure.report import reading
+from perdure.score import failings
+from perdure.score.measure import Measure
+from perdure.score.mmd import mmd
+from perdure.wording import without
+
+
+def near(x, y):
+    """Mean Euclidean distance over pairs: lower is better, and no dot product."""
+    return float(torch.cdist(x, y).mean())
+
+
+def near_among(x):
+    return float(torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)))
+
+
+def measure(**changes):
+    def flat(images):
+        return torch.stack([torch.as_tensor(np.asarray(i, np.float32) / 255).flatten() for i in images])
+
+    plain = {"name": "near", "direction": "lower", "range": (0, 9), "against": "references", "spec": {},
+             "encode_images": flat, "compare": near, "among": near_among}  # fmt: skip
+    return Measure(**{**plain, **changes})
+
+
+RNG = np.random.default_rng(3)
+SETS = {name: torch.as_tensor(RNG.normal(k, 1.0, (5, 2))) for k, name in enumerate(("dog", "cat", "clock"))}
+DRAWN = torch.as_tensor(RNG.normal(0.6, 1.0, (12, 2)))
+
+
+def distance(x, y):
+    return np.mean([np.linalg.norm(a - b) for a in np.atleast_2d(x) for b in np.atleast_2d(y)])
+
+
+def test_the_ceiling_is_the_measures_own():
+    rows = SETS["dog"].numpy()
+    pairs = [np.linalg.norm(a - b) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j]
+    assert measure().ceiling(SETS["dog"]) == pytest.approx(np.mean(pairs))
+    assert measure(among=None).ceiling(SETS["dog"]) is None and measure().ceiling(SETS["dog"][:1]) is None
+
+
+def test_confusion_is_by_the_most_alike_concept():
+    found = failings.confusion(measure(), DRAWN, SETS, "dog")
+    taken = [min(SETS, key=lambda name: distance(row, SETS[name].numpy())) for row in DRAWN.numpy()]
+    assert found["share"] == np.mean([name != "dog" for name in taken]) and 0 < found["share"] < 1
+    assert found["taken_for"] == {name: taken.count(name) for name in taken if name != "dog"}
+    own, wrong = SETS["dog"].numpy(), 0
+    for k in range(5):
+        others = {**{name: rows.numpy() for name, rows in SETS.items()}, "dog": np.delete(own, k, axis=0)}
+        wrong += min(others, key=lambda name: distance(own[k], others[name])) != "dog"
+    assert found["real"] == wrong / 5 and found["among"] == 3
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_copying_is_the_nearest_training_picture_beside_real_ones(held_out):
+    training, real = SETS["dog"].numpy(), SETS["cat"].numpy()
+    found = failings.copying(measure(), DRAWN, SETS["dog"], SETS["cat"] if held_out else None)
+    assert found["nearest"] == pytest.approx(np.mean([min(distance(r, t) for t in training) for r in DRAWN.numpy()]))
+    fresh = [(row, training) for row in real] if held_out else [
+        (row, np.delete(training, k, axis=0)) for k, row in enumerate(training)
+    ]  # fmt: skip
+    assert found["real"] == pytest.approx(np.mean([min(distance(row, t) for t in rest) for row, rest in fresh]))
+
+
+def test_drift_pairs_pictures_of_one_place():
+    before, after = (RNG.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8) for _ in range(2))
+    found = failings.drift(measure(), *([Image.fromarray(p) for p in each] for each in (before, after)))
+    difference = (before.astype(float) - after.astype(float)) / 255
+    assert found["pixels"] == pytest.approx(np.abs(difference).mean())
+    assert found["likeness"] == pytest.approx(np.mean([np.linalg.norm(d) for d in difference]), rel=1e-5)
+
+
+def test_a_token_is_left_out_where_it_stands_as_words():
+    assert without("a ZWZ dog, zwzx and zwz", "zwz") == "a dog, zwzx and"
+    assert without("a dog", "") == "a dog"
+
+
+def test_a_run_records_them_and_an_old_lineage_goes_on(plan_data, pico_clip, tmp_path):
+    names = ("clip_i", "clip_t", "clip_t_class", "mmd")
+    scoring = {"subject": list(names), "models": dict.fromkeys(names, str(pico_clip)), "drift": 2}
+    (own,) = run.run(plan.build({**plan_data, "scoring": scoring, "concepts": plan_data["concepts"][:2]}), tmp_path)
+    for path in own.folder.glob("lessons/*/drift"):  # as an older version leaves it
+        [file.unlink() for file in path.glob("*")]
+        path.rmdir()
+    for path in (*own.folder.glob("concepts/*/*-training.safetensors"),):
+        path.unlink()
+    for path in own.folder.glob("lessons/*/cells/*/cell.json"):
+        old = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in old.items() if k not in ("confusion", "copying", "shift")}))
+    facts = json.loads((own.folder / "lineage.json").read_text())
+    facts["settings"]["scoring"].pop("drift")
+    (own.folder / "lineage.json").write_text(json.dumps(facts))
+    assert shown.table(reading.read([Lineage(own.folder)])) == ()  # nothing measured, nothing shown
+    scoring.pop("drift")
+    (own,) = run.run(plan.build({**plan_data, "scoring": scoring}), tmp_path)
+    last = own.lessons[-1]
+    clip = score.load("mmd", str(pico_clip))
+    for name in ("dog", "cat"):
+        then = next(row for row in own.lessons if name in row.concepts).cell(name)
+        features = [clip.features([Image.open(p) for p in cell.images]) for cell in (then, last.cell(name))]
+        assert last.cell(name).record["shift"]["mmd"] == pytest.approx(mmd(*features), rel=1e-6)
+        assert "copying" not in last.cell(name).record  # its photos may be gone
+        assert last.cell(name).record["confusion"]["among"] == 3
+    assert "shift" not in last.cell("clock").record and last.cell("clock").record["copying"]["measure"] == "clip_i"
+    drawn = [[np.asarray(Image.open(p), float) for p in sorted((row.folder / "drift").glob("*.png"))]
+             for row in (own.base_row, last)]  # fmt: skip
+    assert last.drift["pixels"] == pytest.approx(np.abs(np.array(drawn[0]) - np.array(drawn[1])).mean() / 255)
+    assert last.drift["pixels"] > 0 and last.drift["likeness"] < 1 and len(drawn[0]) == 8
+    (read,) = reading.read([own])
+    moved = [last.cell(name).record["shift"]["mmd"] for name in ("dog", "cat")]
+    assert reading.figures(read, "mmd")["shift"] == pytest.approx(np.mean(moved))
+    assert len(shown.table([read])) == 1 and shown.figures(read)["drift_pixels"] == last.drift["pixels"]
+    text = score.load("clip_t_class", str(pico_clip))
+    cell = last.cell("dog")
+    prompts = [image["prompt"].replace("zwz ", "") for image in cell.record["images"]]
+    again = text.score([Image.open(p).convert("RGB") for p in cell.images], prompts, None)
+    assert cell.scores["clip_t_class"] == pytest.approx(again, rel=1e-6)
