@@ -11,7 +11,7 @@ from perdure import captions, folders, images
 from perdure.errors import ImageError, PlanError
 from perdure.sections import Concept, Prior
 from perdure.toybox import world
-from perdure.wording import fill, squeeze
+from perdure.wording import fill, mentions, squeeze
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _caption(concept: Concept, written: str | None) -> str:
         return concept.prompt
     caption = " ".join(fill(written, token=concept.token, noun=concept.noun).split())
     calls = concept.token or concept.phrase
-    return caption if calls.lower() in caption.lower() else f"{concept.phrase}, {caption}"
+    return caption if mentions(caption, calls) else f"{concept.phrase}, {caption}"
 
 
 def _scenes(concept: Concept) -> tuple[list[tuple[world.Scene, str]], list[world.Scene]]:

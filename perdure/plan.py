@@ -13,21 +13,11 @@ from typing import Any, Literal
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from perdure import mistakes, sources, yaml_file
+from perdure.choice import NEW, MethodChoice
 from perdure.errors import PlanError, did_you_mean
-from perdure.sections import (
-    Concept,
-    Drawn,
-    MethodChoice,
-    Name,
-    Prior,
-    Prompts,
-    Sampling,
-    Scoring,
-    Section,
-    Training,
-)
+from perdure.sections import Concept, Drawn, Name, Prior, Prompts, Sampling, Scoring, Section, Training
 from perdure.sources import TOYBOX
-from perdure.wording import name_from, squeeze
+from perdure.wording import mentions, name_from, squeeze
 
 __all__ = ["TOYBOX", "Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Training"]
 
@@ -141,9 +131,16 @@ def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
 
 
 def build(
-    data: dict[str, Any], folder: Path = Path(), lines: yaml_file.Lines | None = None, where: str = "plan"
+    data: dict[str, Any],
+    folder: Path = Path(),
+    lines: yaml_file.Lines | None = None,
+    where: str = "plan",
+    new: bool = True,
 ) -> Plan:
-    """A plan from plain values, completed with the defaults of its base. Raises PlanError."""
+    """A plan from plain values, completed with the defaults of its base. Raises PlanError.
+
+    `new`: False for the plan of a model that exists, whose settings may be such as are refused by now.
+    """
     data = dict(data)
     single = "method" in data
     if single:
@@ -157,7 +154,7 @@ def build(
     data["concepts"] = sources.expand(source, start, prompts)
     complete = yaml_file.merge(yaml_file.read_packaged("defaults.yaml")[base_family(data)], data)
     try:
-        made = Plan.model_validate(sources.located(complete, folder))
+        made = Plan.model_validate(sources.located(complete, folder), context=NEW if new else None)
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, Plan, where, lines, single)) from None
     made._notes = tuple(sources.notes(source, start))
@@ -227,12 +224,12 @@ def _doubles(what: str, names: list[str]) -> list[str]:
 
 
 def _clashes(concepts: tuple[Concept, ...]) -> list[str]:
-    """Concept names that occur twice, and tokens that are, or are inside, another concept's token (or its phrase)."""
+    """Concept names that occur twice, and tokens that are, or are words of, another's token (or its phrase)."""
     problems = _doubles("concept", [c.name for c in concepts])
-    tokens = [(c.name, (c.token or c.phrase).lower()) for c in concepts]
+    tokens = [(c.name, squeeze((c.token or c.phrase).lower())) for c in concepts]
     for i, (name, token) in enumerate(tokens):
         for other, longer in tokens[:i] + tokens[i + 1 :]:
-            if token in longer and (token != longer or name < other):
+            if mentions(longer, token) and (token != longer or name < other):
                 relation = "the same as" if token == longer else "a part of"
                 problems.append(
                     f"concept {name!r}: its token {token!r} is {relation} {longer!r} of concept {other!r}; "

@@ -91,7 +91,8 @@ def teach(
     """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`."""
     with lineage.locked():  # held while the base is loaded: what is read of the model stays true
         known = lineage.plan()
-        plan = plans.build({**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}, where="teach")
+        data = {**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}
+        plan = plans.build(data, where="teach", new=False)
         if problems := pictures.check([concept], plan.priors):
             raise PlanError(problems)
         agreement.on_base(lineage, loading.identity(plan.base, plan.vae))

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure import progress
-from perdure.catalogue import MethodCard
+from perdure.catalogue import MethodCard, Option
 from perdure.sections import Concept
 from perdure.wording import printable
 
@@ -80,10 +80,16 @@ def methods_table(cards: list[MethodCard]) -> Table:
     table.add_column("what it does, and its four choices")
     for card in cards:
         choices = {"adapter": card.adapter, "start": card.start, "guard": card.guard, "consolidate": card.consolidate}
-        choices["options"] = " ".join(f"{option.name}={option.default}" for option in card.options)
+        choices["options"] = ", ".join(map(_option, card.options))
         lines = [card.summary, *(f"{slot + ':':<13}{filler}" for slot, filler in choices.items())]
         table.add_row(card.name, Text("\n".join(lines)))
     return table
+
+
+def _option(option: Option) -> str:
+    """An option with its default, and with the numbers that make sense where not all do."""
+    among = f" in {option.interval}" if option.bounds else ""
+    return f"{option.name}={option.default}{among}"
 
 
 def findings_table(findings: dict[str, Any]) -> Table:

@@ -1,12 +1,11 @@
 """The sections of a plan: each a frozen part with checked keys; docstrings under fields are their help."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from perdure import catalogue, score
+from perdure import score
 from perdure.errors import did_you_mean
 from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
 
@@ -161,41 +160,6 @@ class Training(Section):
     """False: every lesson draws the same numbers, as the reference code does by resetting its seed."""
     checkpoint_every: int = Field(0, ge=0)
     """Save the unfinished lesson every so many steps, so that a killed run goes on inside the lesson; 0: do not."""
-
-
-class MethodChoice(Section):
-    """A method by the name of its file in `methods/`, and the options that differ from its defaults."""
-
-    name: str
-    options: dict[str, Any] = {}
-    training: Training | None = None
-    """Keys of `training` that this method wants otherwise, such as its own learning rate."""
-    label: str = ""
-    """Name of the run's folder and of its row in tables; by default made from name and options."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, dict) and "options" not in value:
-            known = {key: value[key] for key in ("name", "label", "training") if key in value}
-            return {**known, "options": {k: v for k, v in value.items() if k not in known}}
-        return value
-
-    @model_validator(mode="after")
-    def _known(self) -> "MethodChoice":
-        catalogue.check(self.name, self.options)
-        if not self.label:
-            parts = [self.name, *(f"{key}-{value}" for key, value in sorted(self.options.items()))]
-            object.__setattr__(self, "label", re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts)))
-        elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.label):
-            raise ValueError(f"label {self.label!r} names a folder: use letters, digits, dots, dashes and underscores")
-        return self
-
-    @field_serializer("training")
-    def _only_what_differs(self, value: Training | None) -> dict[str, Any] | None:
-        return None if value is None else value.model_dump(mode="json", exclude_unset=True)
 
 
 class Prompts(Section):

@@ -13,7 +13,7 @@ from typing import Any
 from perdure import folders, yaml_file
 from perdure.errors import PlanError
 from perdure.toybox import world
-from perdure.wording import name_from
+from perdure.wording import mentions, name_from
 
 TOYBOX = "toybox"
 """The name of the embedded base."""
@@ -159,7 +159,7 @@ def _dreambooth_nouns(folder: Path) -> dict[str, str]:
 def _rare_tokens(taken: list[str]) -> Iterator[str]:
     """Rare tokens that neither contain nor are contained in those that are taken."""
     for token in world.RARE_TOKENS:
-        if not any(token in other.lower() or other.lower() in token for other in taken):
+        if not any(mentions(other, token) or mentions(token, other) for other in taken):
             yield token
     raise PlanError(f"too many concepts in one folder; there are {len(world.RARE_TOKENS)} rare tokens")
 

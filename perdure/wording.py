@@ -1,4 +1,4 @@
-"""Prompts and captions as text: placeholders filled in, spaces squeezed."""
+"""Prompts and captions as text: placeholders filled in, tokens found in them, spaces squeezed."""
 
 import re
 
@@ -15,9 +15,23 @@ def fill(text: str, *, token: str, noun: str) -> str:
     return text
 
 
+def called(token: str, behind: str = "") -> re.Pattern[str]:
+    """A token as it is looked for in prompts and captions: as whole words, in either case, however they are spaced.
+
+    `behind`: a pattern of what may follow it.
+    """
+    words = r"\s+".join(map(re.escape, token.split()))
+    return re.compile(rf"(?<!\w){words}(?!\w){behind}", re.IGNORECASE)
+
+
+def mentions(text: str, token: str) -> bool:
+    """Whether a text holds a token that is not empty."""
+    return bool(token.strip() and called(token).search(text))
+
+
 def without(text: str, token: str) -> str:
     """A prompt or caption from which a token is left out, wherever it stands as words of its own."""
-    return squeeze(re.sub(rf"(?<!\w){re.escape(token)}(?!\w)", " ", text, flags=re.IGNORECASE)) if token else text
+    return squeeze(called(token).sub(" ", text)) if token.strip() else text
 
 
 def squeeze(text: str) -> str:

@@ -70,7 +70,7 @@ def tops(module):
 # --- layers --------------------------------------------------------------------------------------------------------
 
 
-CLOSED = {"perdure.method", "perdure.memory", "perdure.delta", "perdure.errors", "perdure.plan", "perdure.wording"}
+CLOSED = {f"perdure.{name}" for name in ("method", "memory", "delta", "errors", "plan", "ranges", "wording")}
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith(("perdure.methods", "perdure.parts"))])
@@ -109,8 +109,8 @@ def test_libraries_stay_in_their_rooms(library):
 
 LAYERS = [
     ["errors", "seeds", "share", "wording", "files", "delta", "yaml_file", "catalogue", "images", "matrix", "mistakes"]
-    + ["folders", "captions", "toybox", "score", "locks", "tensors"],
-    ["sections", "sources", "records", "memory", "progress", "rows", "datasets"],
+    + ["folders", "captions", "ranges", "toybox", "score", "locks", "tensors"],
+    ["sections", "choice", "sources", "records", "memory", "progress", "rows", "datasets"],
     ["plan", "method", "parts", "methods", "pictures", "workload"],
     ["agreement", "soundness", "lineage", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
     ["sample", "lesson", "train", "evaluate", "drift", "trackers"],

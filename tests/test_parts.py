@@ -7,6 +7,7 @@ import torch
 
 from perdure import examples, method, pictures, plan
 from perdure.backbones import loading
+from perdure.backbones.words import FIRST
 from perdure.delta import Change, Delta
 from perdure.memory import Memory
 from perdure.method import Method, Wanted, Word, WordSpec, words_of
@@ -187,13 +188,22 @@ def test_words_take_gradients_swallow_nouns_and_leave_other_prompts_alone(backbo
     plain = backbone.encode_prompts(["a cat on the beach"])
     with backbone.speaking({"zwz": live}):
         assert backbone._speech.write(["a photo of ZWZ dog in snow", "a dog"]) == [
-            "a photo of <word0> <word1> in snow",
+            f"a photo of {chr(FIRST)} {chr(FIRST + 1)} in snow",
             "a dog",
         ]
         condition = backbone.encode_prompts(["a photo of zwz dog", "a cat on the beach"])
         condition["text"][0].sum().backward()
     assert live.parameters()[0].grad.abs().sum() > 0
     torch.testing.assert_close(condition["text"][1:].detach(), plain["text"])
+
+
+def test_words_are_found_as_whole_words_and_not_in_one_another(backbone):
+    zwz = backbone.vocabulary.begin(WordSpec(("random",)), "zwz", "dog", torch.Generator())
+    prompts = ["two zwzs", "a zwz-like dog", "one old  pot, word0 of Zwz, <word0> too"]
+    with backbone.speaking({"zwz": zwz, "word0": zwz, "old pot": zwz}):
+        written = backbone._speech.write(prompts)
+    first, second, third = (chr(FIRST + number) for number in (0, 1, 2))
+    assert written == ["two zwzs", f"a {first}-like dog", f"one {third}, {second} of {first}, <{second}> too"]
 
 
 def test_mlp_word_begins_at_its_vectors_and_trains(backbone):

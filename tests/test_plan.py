@@ -156,6 +156,13 @@ METHODS = {
     "method: {name: naive, rank: big}": "option 'rank' of method 'naive' is 'big'; it must be of type int",
     "method: {name: naive, rank: true}": "it must be of type int",
     "method: {name: naive, rank: 0}": "option 'rank' of method 'naive' is 0; it must be at least 1",
+    "methods: [naive, {name: cns, vote: 2}]": "methods.1: option 'vote' of method 'cns' is 2; it must be above",
+    "method: {name: cns, density: -1}": "option 'density' of method 'cns' is -1; it must be above 0 and at most 1",
+    "method: {name: cns, base_share: 0}": "option 'base_share' of method 'cns' is 0; it must be above 0 and at most 1",
+    "method: {name: dsc, temperature: 0}": "option 'temperature' of method 'dsc' is 0; it must be above 0",
+    "method: {name: stamina, openness: 1}": "option 'openness' of method 'stamina' is 1; it must be above 0",
+    "method: {name: ewc, weight: .nan}": "option 'weight' of method 'ewc' is nan; it must be a finite number",
+    "method: {name: ewc, weight: .inf}": "option 'weight' of method 'ewc' is inf; it must be a finite number",
     "method: {name: naive, targets: all}": "'targets' of method 'naive' is 'all'; allowed: attention, cross, cross_kv",
     "method: {name: naive, label: a/b}": "label 'a/b' names a folder",
     "method: {rank: 3}": "method.name: is required and missing",
@@ -196,11 +203,11 @@ training:
         ("name: dog, token: zwz", "name: dog, token: sbu", "two concepts are called 'dog'"),
         (
             "name: dog, token: zwz",
-            "name: cat, token: zwzw",
-            "concept 'dog': its token 'zwz' is a part of 'zwzw' of concept 'cat'",
+            "name: cat, token: blue zwz",
+            "concept 'dog': its token 'zwz' is a part of 'blue zwz' of concept 'cat'",
         ),
-        ("name: dog, token: zwzw", "name: cat, token: wz", "concept 'cat': its token 'wz' is a part of 'zwzw'"),
         ("name: dog, token: ZWZ", "name: cat, token: zwz", "is the same as"),
+        ("name: dog, token: old  zwz", "name: cat, token: Old zwz", "is the same as"),
         ("name: dog, prompt: a photo of zwz dog", "name: cat, token: zwz", "is a part of 'zwz dog' of concept 'dog'"),
     ],
 )
@@ -209,6 +216,20 @@ def test_concepts_that_cannot_be_told_apart(tmp_path, first, second, word):
         tmp_path, f"method: naive\nconcepts:\n  - {{{first}, images: x}}\n  - {{{second}, images: x}}\n"
     )
     assert word in problem
+
+
+def test_a_token_inside_a_word_is_another_token(tmp_path):
+    made = load(tmp_path, SOUND, "concepts.0.token=wz", "concepts.1.token=zwzw")
+    assert [concept.token for concept in made.concepts] == ["wz", "zwzw"]
+
+
+def test_what_older_models_were_made_with_is_still_read(tmp_path):
+    settings = load(tmp_path, SOUND).model_dump(by_alias=True)
+    settings["methods"] = [{"name": "cns", "options": {"vote": 2}}]
+    assert plan.Plan.model_validate(settings).methods[0].options == {"vote": 2}
+    assert plan.build(settings, new=False).methods[0].label == "cns_vote-2"
+    with pytest.raises(PlanError, match="'vote' of method 'cns' is 2"):
+        plan.build(settings)
 
 
 # --- overrides -----------------------------------------------------------------------------------------------------

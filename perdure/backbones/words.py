@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from perdure.errors import ModelError
 from perdure.method import Word, WordSpec
+from perdure.wording import called
 
 PLACES = 256
 """Placeholders that are added to each tokenizer: the most vectors that one prompt's words can have together."""
+FIRST = 0x10F000
+"""Placeholders are characters of private use from here on: no prompt holds them, and no token is found in them."""
 
 
 class Vocabulary:
@@ -29,7 +32,7 @@ class Vocabulary:
         self.tokenizers = [pipe.components[name.replace("text_encoder", "tokenizer")] for name in names]
         self._sizes = [len(tokenizer) for tokenizer in self.tokenizers]
         for tokenizer in self.tokenizers:
-            tokenizer.add_tokens([f"<word{number}>" for number in range(PLACES)])
+            tokenizer.add_tokens([chr(FIRST + number) for number in range(PLACES)])
 
     def __len__(self) -> int:
         return len(self.encoders)
@@ -44,7 +47,7 @@ class Vocabulary:
         used = 0
         for token, word in words.items():
             count = len(word().vectors[0])
-            forms[token] = (" ".join(f"<word{number}>" for number in range(used, used + count)), word().dropped)
+            forms[token] = (" ".join(chr(FIRST + number) for number in range(used, used + count)), word().dropped)
             used += count
         if used > PLACES:
             raise ModelError(f"{used} learnt vectors at once; there is room for {PLACES}: recall fewer words")
@@ -80,7 +83,7 @@ class Speech:
         for prompt in prompts:
             for token, (places, noun) in self._forms.items():
                 tail = rf"(?:\s+{re.escape(noun)}\b)?" if noun else ""
-                prompt = re.sub(rf"(?<!\w){re.escape(token)}(?!\w){tail}", places, prompt, flags=re.IGNORECASE)
+                prompt = called(token, tail).sub(places, prompt)
             written.append(prompt)
         return written
 

@@ -15,11 +15,12 @@ from perdure.parts.adapter import lora, with_words
 from perdure.parts.consolidate import add
 from perdure.parts.guard import self_regularised
 from perdure.parts.start import fresh
+from perdure.ranges import Count, Weight
 
 
 def METHOD(
-    rank: int = 16,
-    weight: float = 1e4,
+    rank: Count = 16,
+    weight: Weight = 1e4,
     init: Literal["random", "class", "token"] = "random",
     noun: Literal["drop", "keep"] = "drop",
 ) -> Method:

@@ -13,9 +13,10 @@ from perdure.method import Method, WordSpec
 from perdure.parts.adapter import lora, with_words
 from perdure.parts.elastic import elastic_aggregation, kept_apart
 from perdure.parts.start import uniform_on_base
+from perdure.ranges import Count, Positive, Weight
 
 
-def METHOD(rank: int = 4, weight: float = 0.1, scale: float = 0.8, power: int = 4) -> Method:
+def METHOD(rank: Count = 4, weight: Weight = 0.1, scale: Positive = 0.8, power: Count = 4) -> Method:
     """A new pair and two new words on the untouched base, every one kept."""
     return Method(
         adapter=with_words(lora(rank, "cross"), WordSpec(("random", "class"), drop_noun=True)),

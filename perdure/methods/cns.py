@@ -15,16 +15,17 @@ from perdure.parts.adapter import neurons, with_words
 from perdure.parts.consolidate import add, captions, carrying
 from perdure.parts.guard import continual
 from perdure.parts.neurons import concept_neurons, shares
+from perdure.ranges import Fraction, Weight
 
 
 def METHOD(
     importance: Literal["wanda", "saliency", "fisher"] = "wanda",
     granularity: Literal["element", "row", "col"] = "element",
-    base_share: float = 0.12,
-    density: float = 0.06,
-    vote: float = 0.5,
+    base_share: Fraction = 0.12,
+    density: Fraction = 0.06,
+    vote: Fraction = 0.5,
     regulariser: Literal["both", "past", "features"] = "both",
-    weight: float = 1e-3,
+    weight: Weight = 1e-3,
     init: Literal["random", "class", "token"] = "class",
 ) -> Method:
     """Concept neurons and the concept's word, on top of the past."""

@@ -15,21 +15,22 @@ from perdure.parts.classifier import classified, double_distillation, with_score
 from perdure.parts.consolidate import add, captions, carrying, online_fisher
 from perdure.parts.guard import elastic, every
 from perdure.parts.start import fresh
+from perdure.ranges import Count, Decay, Positive, Weight
 
 
 def METHOD(
-    rank: int = 16,
+    rank: Count = 16,
     targets: Targets = "attention",
-    scores: float = 0.1,
-    prompts: int = 5,
-    temperature: float = 0.1,
-    weight: float = 1e4,
-    gamma: float = 1.0,
-    samples: int = 16,
+    scores: Weight = 0.1,
+    prompts: Count = 5,
+    temperature: Positive = 0.1,
+    weight: Weight = 1e4,
+    gamma: Decay = 1.0,
+    samples: Count = 16,
     distil: bool = False,
-    distil_steps: int = 50,
-    distil_rate: float = 1e-4,
-    beta: float = 1.0,
+    distil_steps: Count = 50,
+    distil_rate: Positive = 1e-4,
+    beta: Weight = 1.0,
 ) -> Method:
     """A new pair on top of the past; the scores' cross entropy and the past's Fisher information guard it."""
     fisher = online_fisher(gamma, samples, with_scores(scores, prompts, temperature))

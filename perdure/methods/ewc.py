@@ -12,10 +12,11 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, carrying, online_fisher
 from perdure.parts.guard import elastic
 from perdure.parts.start import fresh
+from perdure.ranges import Count, Decay, Weight
 
 
 def METHOD(
-    rank: int = 16, targets: Targets = "attention", weight: float = 1e4, gamma: float = 1.0, samples: int = 32
+    rank: Count = 16, targets: Targets = "attention", weight: Weight = 1e4, gamma: Decay = 1.0, samples: Count = 32
 ) -> Method:
     """A new pair on top of the past, held by the past's Fisher information."""
     return Method(

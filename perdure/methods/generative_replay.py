@@ -10,9 +10,10 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, captions, carrying
 from perdure.parts.rehearsal import drawn_images, rehearse
 from perdure.parts.start import fresh
+from perdure.ranges import Count, Weight
 
 
-def METHOD(rank: int = 16, targets: Targets = "attention", weight: float = 1.0, images: int = 4) -> Method:
+def METHOD(rank: Count = 16, targets: Targets = "attention", weight: Weight = 1.0, images: Count = 4) -> Method:
     """A new pair on top of the past, trained beside images that the past model drew."""
     return Method(
         adapter=lora(rank, targets),

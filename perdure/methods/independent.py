@@ -9,8 +9,9 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import keep
 from perdure.parts.guard import nothing
 from perdure.parts.start import fresh_on_base
+from perdure.ranges import Count
 
 
-def METHOD(rank: int = 16, targets: Targets = "attention") -> Method:
+def METHOD(rank: Count = 16, targets: Targets = "attention") -> Method:
     """A new pair on the base each time; all pairs are kept."""
     return Method(adapter=lora(rank, targets), start=fresh_on_base, guard=nothing, consolidate=keep)

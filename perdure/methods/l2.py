@@ -8,8 +8,9 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add
 from perdure.parts.guard import close
 from perdure.parts.start import fresh
+from perdure.ranges import Count, Weight
 
 
-def METHOD(rank: int = 16, targets: Targets = "attention", weight: float = 1.0) -> Method:
+def METHOD(rank: Count = 16, targets: Targets = "attention", weight: Weight = 1.0) -> Method:
     """A new pair on top of the past, kept small."""
     return Method(adapter=lora(rank, targets), start=fresh, guard=close(weight), consolidate=add)

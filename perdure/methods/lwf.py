@@ -13,12 +13,13 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, captions, carrying
 from perdure.parts.guard import distil
 from perdure.parts.start import fresh
+from perdure.ranges import Count, Weight
 
 
 def METHOD(
-    rank: int = 16,
+    rank: Count = 16,
     targets: Targets = "attention",
-    weight: float = 1.0,
+    weight: Weight = 1.0,
     prompts: Literal["both", "current", "past"] = "both",
 ) -> Method:
     """A new pair on top of the past, distilled from the model before it."""

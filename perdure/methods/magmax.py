@@ -14,9 +14,12 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import max_delta, max_factors
 from perdure.parts.guard import nothing
 from perdure.parts.start import fresh
+from perdure.ranges import Count
 
 
-def METHOD(rank: int = 16, targets: Targets = "attention", operand: Literal["factors", "delta"] = "factors") -> Method:
+def METHOD(
+    rank: Count = 16, targets: Targets = "attention", operand: Literal["factors", "delta"] = "factors"
+) -> Method:
     """A new pair on top of the merged past, then merged into it by magnitude."""
     return Method(
         adapter=lora(rank, targets),

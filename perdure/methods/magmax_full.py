@@ -11,8 +11,9 @@ from perdure.parts.adapter import neurons
 from perdure.parts.consolidate import running_max
 from perdure.parts.guard import nothing
 from perdure.parts.start import everything
+from perdure.ranges import Positive
 
 
-def METHOD(targets: Targets = "attention", scale: float = 0.5) -> Method:
+def METHOD(targets: Targets = "attention", scale: Positive = 0.5) -> Method:
     """All entries of the target projections, from where the last lesson left them."""
     return Method(adapter=neurons(targets), start=everything, guard=nothing, consolidate=running_max(scale))

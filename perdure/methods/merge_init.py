@@ -10,8 +10,9 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add
 from perdure.parts.guard import nothing
 from perdure.parts.start import fresh
+from perdure.ranges import Count
 
 
-def METHOD(rank: int = 16, targets: Targets = "attention") -> Method:
+def METHOD(rank: Count = 16, targets: Targets = "attention") -> Method:
     """A new pair on top of the sum of all earlier ones."""
     return Method(adapter=lora(rank, targets), start=fresh, guard=nothing, consolidate=add)

@@ -14,10 +14,11 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, add_factors, carrying, past_a, past_rows
 from perdure.parts.guard import nothing
 from perdure.parts.start import orthogonal_columns, orthogonal_rows
+from perdure.ranges import Count
 
 
 def METHOD(
-    rank: int = 16,
+    rank: Count = 16,
     targets: Targets = "attention",
     merge: Literal["product", "factor_sum"] = "product",
     orthogonality: Literal["column", "rowspace"] = "column",

@@ -10,8 +10,9 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import replace
 from perdure.parts.guard import nothing
 from perdure.parts.start import resume
+from perdure.ranges import Count
 
 
-def METHOD(rank: int = 16, targets: Targets = "attention") -> Method:
+def METHOD(rank: Count = 16, targets: Targets = "attention") -> Method:
     """Continue the carried pair on the untouched base."""
     return Method(adapter=lora(rank, targets), start=resume, guard=nothing, consolidate=replace)

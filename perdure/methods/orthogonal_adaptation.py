@@ -10,8 +10,9 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add
 from perdure.parts.guard import nothing
 from perdure.parts.start import shared_basis
+from perdure.ranges import Count
 
 
-def METHOD(rank: int = 8, targets: Targets = "attention") -> Method:
+def METHOD(rank: Count = 8, targets: Targets = "attention") -> Method:
     """A fixed to the lesson's share of the basis, B trained, products added."""
     return Method(adapter=lora(rank, targets, train_a=False), start=shared_basis, guard=nothing, consolidate=add)

@@ -8,9 +8,10 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, carrying, keep_images
 from perdure.parts.rehearsal import kept_images, rehearse
 from perdure.parts.start import fresh
+from perdure.ranges import Count, Weight
 
 
-def METHOD(rank: int = 16, targets: Targets = "attention", weight: float = 1.0, images: int = 2) -> Method:
+def METHOD(rank: Count = 16, targets: Targets = "attention", weight: Weight = 1.0, images: Count = 2) -> Method:
     """A new pair on top of the past, trained beside kept images."""
     return Method(
         adapter=lora(rank, targets),

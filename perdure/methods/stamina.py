@@ -13,15 +13,16 @@ from perdure.parts.adapter import masked_lora, with_words
 from perdure.parts.consolidate import add, carrying, density
 from perdure.parts.guard import annealed_masks, every, self_regularised, sparse
 from perdure.parts.start import fresh_masked
+from perdure.ranges import Count, Positive, Probability, Weight
 
 
 def METHOD(
-    rank: int = 16,
-    mask_rank: int = 16,
-    openness: float = 0.9,
-    sparsity: float = 1e-3,
-    weight: float = 0.0,
-    tau: float = 0.1,
+    rank: Count = 16,
+    mask_rank: Count = 16,
+    openness: Probability = 0.9,
+    sparsity: Weight = 1e-3,
+    weight: Weight = 0.0,
+    tau: Positive = 0.1,
     mlp: bool = True,
 ) -> Method:
     """New masked pairs and a new word on top of the past."""
