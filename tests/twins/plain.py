@@ -66,7 +66,7 @@ class Plain:
         text = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return {"text": text, "pooled": outputs[1].text_embeds}
 
-    def predict(self, moved: Matrices, batch, captions=None, words: Mapping[str, Word] = {}) -> Tensor:  # noqa: B006
+    def predict(self, moved: Matrices, batch, captions=None, words: Mapping[str, Word] = {}) -> Tensor:
         """The UNet's output for a noised batch, with its projections moved."""
         noisy = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
         told = self.encode(batch.captions if captions is None else captions, words)

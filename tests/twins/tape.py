@@ -1,4 +1,4 @@
-"""Lessons of perdure, with what they drew, computed and remembered written down, for a plain loop to be held against."""
+"""Lessons of perdure, with what they drew, computed and remembered written down, to hold a plain loop against."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -30,8 +30,9 @@ TAUGHT = [("dog", "zwz"), ("cat", "sbu"), ("clock", "uwu")]
 PLAIN = Training(resolution=32, steps=6, batch_size=2, learning_rate=1e-2, epsilon=1e-3, max_grad_norm=0.3)
 FULL = PLAIN.model_copy(
     update={
-        "prior": Prior(images=2, weight=0.5), "preserve": Preserve(weight=2.0), "min_snr": 0.5, "schedule": "cosine", "steps": 3,
-        "warmup": 1, "weight_decay": 0.1, "word_learning_rate": 2e-2, "gradient_checkpointing": True,
+        "steps": 3, "prior": Prior(images=2, weight=0.5), "preserve": Preserve(weight=2.0), "min_snr": 0.5,
+        "schedule": "cosine", "warmup": 1, "weight_decay": 0.1, "word_learning_rate": 2e-2,
+        "gradient_checkpointing": True,
     }
 )  # fmt: skip
 """Everything at once that a lesson can have."""
@@ -91,9 +92,10 @@ class Tape:
 
         return replace(chosen, guard=guard, consolidate=replace(chosen.consolidate, remember=remember))
 
-    def recalled(self, concept: str | None = None) -> dict[str, Tensor]:
-        """What the memory lays under the base."""
-        return {name: change.matrix() for name, change in self.recall(self.memory, Wanted(concept)).items()}
+    def recalled(self, concept: str | None = None, features: Tensor | None = None) -> dict[str, Tensor]:
+        """What the memory lays under the base, for a concept, or for a prompt by its text features."""
+        wanted = Wanted(concept, None if features is None else lambda: features)
+        return {name: change.matrix() for name, change in self.recall(self.memory, wanted).items()}
 
 
 def _copied(weights: LowRank | Masked | Selected, *names: str) -> Any:

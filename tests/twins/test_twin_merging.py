@@ -16,7 +16,7 @@ def lesson(model, tapes, number, under, before=None):
 
 def naive(model, tapes):
     """One pair, trained on and on, on the base."""
-    past = {}
+    past, pairs = {}, {}
     for number, tape in enumerate(tapes):
         if number:
             for start, carried in zip(flat(tape.weights), flat(pairs), strict=True):

@@ -1,4 +1,4 @@
-"""Pictures of a memory beside plain pipelines whose weights, and whose text encoders' tables, are put together by hand."""
+"""Pictures of a memory beside plain pipelines whose weights, and whose tables of words, are put together by hand."""
 
 import numpy as np
 import pytest

@@ -168,7 +168,7 @@ def test_three_lessons(case, pico):
     agree(pico, case, {"rank": 2, **options}, PLAIN, twin, Plain(pico))
 
 
-@pytest.mark.parametrize("case", ["lwf", "generative_replay"])
+@pytest.mark.parametrize("case", ["lwf"])
 def test_three_lessons_with_everything_on(case, pico):
     options, twin = CASES[case]
     agree(pico, case, {"rank": 2, **options}, FULL, twin, Plain(pico))
