@@ -32,6 +32,9 @@ from PIL import Image
 from perdure.errors import PerdureError
 
 SECONDS = 5
+"""Of this process's own time, so that a busy machine makes no finding."""
+ASLEEP = 60
+"""Seconds by the clock after which a case is taken to wait for ever."""
 Spoil = Callable[[random.Random, bytes], bytes]
 ODD = [
     None, True, False, 0, -1, 1, 2, 10**9, 10**40, -0.5, 0.3, 1e308, 1e-320, float("nan"), float("inf"), "", " ", "a",
@@ -145,6 +148,24 @@ class Stock:
         self.model = folder / "model"
         if not self.model.exists():
             self._model()
+        self._warm()
+
+    def _warm(self) -> None:
+        """Sound inputs are read without an error, and everything is imported before the clock runs."""
+        from perdure.backbones import loading
+        from perdure.sweep import grid
+
+        with tempfile.TemporaryDirectory() as temporary, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            folder = Path(temporary)
+            (folder / "photos").symlink_to(self.folder / "photos")
+            (folder / "plan.yaml").write_text(yaml.safe_dump(self.plan()))
+            command("check", folder / "plan.yaml")
+            command("plan", "new", self.folder / "photos", "--out", folder / "new.yaml")
+            for words in READERS:
+                shutil.copytree(self.model, folder / words[0], dirs_exist_ok=True)
+                command(words[0], folder / words[0], *words[1:])
+            grid.build(self.grid())
+            loading.load("toybox", device="cpu")
 
     def _pictures(self, folder: Path, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,10 +186,11 @@ class Stock:
             ],
             "order": [2, 1, 3], "seed": 3,
             "training": {
-                "steps": 2, "learning_rate": 1e-3, "batch_size": 1, "betas": [0.9, 0.99], "warmup": 1, "views": 2,
-                "prior": {"images": 2, "weight": 1.0}, "preserve": {"weight": 1.0}, "min_snr": 5, "precision": "fp32",
+                "steps": 2, "learning_rate": 1e-3, "batch_size": 1, "betas": [0.9, 0.99], "warmup": 1,
+                "views": 2, "prior": {"images": 2, "weight": 1.0}, "preserve": {"weight": 1.0},
+                "min_snr": 5,
             },
-            "sampling": {"steps": 2, "images_per_prompt": 1, "guidance": 3, "negative_prompt": "x", "scheduler": "ddim"},
+            "sampling": {"steps": 2, "images_per_prompt": 1, "guidance": 3, "negative_prompt": "x"},
             "scoring": {"subject": ["clip_i", "dino"], "style": ["csd"]},
         }  # fmt: skip
 
@@ -260,6 +282,10 @@ def folders(rng: random.Random, stock: Stock, folder: Path) -> None:
         pictures.of(concept)
 
 
+READERS = (["log"], ["log", "--json"], ["report"], ["analyse", "--json"], ["undo"], ["compare"])
+"""Commands that read a model."""
+
+
 def lineages(rng: random.Random, stock: Stock, folder: Path) -> None:
     """A model's folder."""
     model = folder / "model"
@@ -267,7 +293,7 @@ def lineages(rng: random.Random, stock: Stock, folder: Path) -> None:
     for _ in range(rng.randrange(1, 3)):
         told = [p for p in model.rglob("*") if p.is_file() and p.suffix in (".json", ".jsonl", ".yaml")]
         spoil_file(rng, rng.choice(sorted(told)) if rng.random() < 0.7 else some_file(rng, model))
-    words = rng.choice([["log"], ["log", "--json"], ["report"], ["analyse", "--json"], ["undo"], ["compare"]])
+    words = rng.choice(READERS)
     command(words[0], model, *words[1:])
 
 
@@ -303,19 +329,22 @@ READ = [plans] * 8 + [overrides] * 6 + [grids] * 5 + [folders] * 5 + [lineages] 
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """No more than five seconds, and nothing on the screen."""
+    """No more than five seconds of work, and nothing on the screen."""
 
     def stop(number: int, frame: Any) -> None:
         raise TooLong
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    clocks = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, ASLEEP))
+    before = [signal.signal(number, stop) for number, _, _ in clocks]
+    for _, clock, seconds in clocks:
+        signal.setitimer(clock, seconds)
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (number, clock, _), handler in zip(clocks, before, strict=True):
+            signal.setitimer(clock, 0)
+            signal.signal(number, handler)
 
 
 def try_case(seed: int, number: int, stock: Stock) -> str:

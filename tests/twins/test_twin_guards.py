@@ -203,7 +203,7 @@ CASES = {
         {"importance": "wanda", "regulariser": "both", "weight": 1.0}, set_to(cns, form="both", weight=1.0)
     ),
     "cns features": (
-        {"importance": "wanda", "regulariser": "features", "weight": 3.0}, set_to(cns, form="features", weight=3.0)
+        {"importance": "wanda", "regulariser": "features", "weight": 30.0}, set_to(cns, form="features", weight=30.0)
     ),
     "cidm": ({"weight": 0.1}, set_to(cidm, weight=0.1)),
 }  # fmt: skip
