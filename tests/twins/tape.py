@@ -59,7 +59,7 @@ class Tape:
     parameters: list[Tensor] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     gradients: list[list[Tensor]] = field(default_factory=list)
-    memory: Memory = Memory()
+    memory: Memory = field(default_factory=Memory)
     recall: Any = None
 
     def begin(self, adapter: Adapter) -> None:
@@ -131,13 +131,13 @@ def _batches_kept(tape: Tape):
         yield
 
 
-def lessons(backbone, training: Training, captions: int) -> list[Lesson]:
-    """Three concepts of three pictures; the pictures of one have as many captions."""
+def lessons(backbone, training: Training) -> list[Lesson]:
+    """Three concepts of three pictures, each with a caption of its own."""
     made = []
     for number, (noun, token) in enumerate(TAUGHT, start=1):
         noise = np.random.default_rng(number).integers(0, 256, (3, 32, 40, 3), dtype=np.uint8)
         texts = (f"a photo of {token} {noun}", f"{token} {noun} in snow", f"the {token} {noun} on a beach")
-        shown = [Picture(Image.fromarray(pixels), texts[k % captions]) for k, pixels in enumerate(noise)]
+        shown = [Picture(Image.fromarray(pixels), text) for pixels, text in zip(noise, texts, strict=True)]
         prior = [Picture(picture.image, f"a photo of a {noun}") for picture in shown[:2]]
         encoded, beside = (examples.encode(backbone, some, training, 0, noun) for some in (shown, prior))
         made.append(
@@ -146,7 +146,7 @@ def lessons(backbone, training: Training, captions: int) -> list[Lesson]:
     return made
 
 
-def taped(folder, name: str, options: dict[str, Any], training: Training, captions: int = 3) -> list[Tape]:
+def taped(folder, name: str, options: dict[str, Any], training: Training) -> list[Tape]:
     """Three lessons of a method on a pipeline, one after another."""
     backbone = loading.load(str(folder), device="cpu")
     backbone.gradient_checkpointing(training.gradient_checkpointing)
@@ -157,7 +157,7 @@ def taped(folder, name: str, options: dict[str, Any], training: Training, captio
         chosen = preserving(chosen, training.preserve.weight, training.preserve.prompts)
     tapes: list[Tape] = []
     memory = Memory()
-    for lesson in lessons(backbone, training, captions):
+    for lesson in lessons(backbone, training):
         tape = Tape(
             training, lesson.concept, lesson.token, lesson.noun, lesson.examples.latents, lesson.examples.captions,
             partial(seeds.generator, plan.seed, lesson.concept), recall=chosen.consolidate.recall,
@@ -173,13 +173,13 @@ def taped(folder, name: str, options: dict[str, Any], training: Training, captio
     return tapes
 
 
-def agree(folder, name: str, options: dict[str, Any], training: Training, twin: Any, model: Any, **how: Any) -> None:
+def agree(folder, name: str, options: dict[str, Any], training: Training, twin: Any, model: Any, loose=1e-3) -> None:
     """Three lessons and their twin agree: the loss and the gradients of each step, what the steps led to, the memory.
 
     `twin(model, tapes)` yields for each lesson what it went through, and what is recalled of each concept asked for.
-    `how`: `captions` of `taped`, and `recalled`, the tolerance of what is recalled.
+    `loose`: the tolerance of what is recalled.
     """
-    tapes = taped(folder, name, options, training, how.get("captions", 3))
+    tapes = taped(folder, name, options, training)
     for tape, (done, recalled) in zip(tapes, twin(model, tapes), strict=True):
         torch.testing.assert_close(torch.tensor(tape.losses), torch.tensor(done.losses), rtol=5e-5, atol=1e-6)
         for step, (own, other) in enumerate(zip(tape.gradients, done.gradients, strict=True)):
@@ -191,7 +191,7 @@ def agree(folder, name: str, options: dict[str, Any], training: Training, twin: 
             close(
                 [own_recall[n] for n in matrices],
                 list(matrices.values()),
-                how.get("recalled", 1e-3),
+                loose,
                 f"recall of {concept}",
             )
         weighs = [part / loss for part, loss in zip(done.penalties, done.losses, strict=True)]

@@ -219,7 +219,7 @@ def test_three_lessons(case, pico):
     agree(pico, case.split()[0], options_of(case), PLAIN, CASES[case][1], Plain(pico))
 
 
-@pytest.mark.parametrize("case", ["stamina", "cns both"])
+@pytest.mark.parametrize("case", ["ewc", "stamina", "cns both"])
 def test_three_lessons_with_everything_on(case, pico):
     agree(pico, case.split()[0], options_of(case), FULL, CASES[case][1], Plain(pico))
 

@@ -168,7 +168,7 @@ def test_three_lessons(case, pico):
     agree(pico, case, {"rank": 2, **options}, PLAIN, twin, Plain(pico))
 
 
-@pytest.mark.parametrize("case", ["lwf"])
+@pytest.mark.parametrize("case", ["lwf", "generative_replay"])
 def test_three_lessons_with_everything_on(case, pico):
     options, twin = CASES[case]
     agree(pico, case, {"rank": 2, **options}, FULL, twin, Plain(pico))
@@ -178,4 +178,4 @@ def test_diffusion_classifier_scores_and_two_teachers(pico):
     options = {"rank": 2, "scores": 0.5, "prompts": 3, "samples": 2, "distil": True, "distil_steps": 2, **DSC}
     # AdamW's epsilon of 1e-8 lets rounding be seen in what two steps of distillation lead to
     few = PLAIN.model_copy(update={"steps": 4})
-    agree(pico, "dsc", {**options, "distil_rate": 1e-2}, few, dsc_twin, Plain(pico), captions=1, recalled=5e-3)
+    agree(pico, "dsc", {**options, "distil_rate": 1e-2}, few, dsc_twin, Plain(pico), loose=5e-3)
