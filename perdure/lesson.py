@@ -27,6 +27,8 @@ class LessonModel:
     projections: Sequence[str]
     """The projections that the lesson's adapter may move."""
     random: Draw
+    word: bool = False
+    """Whether the lesson learns a word: what its captions say then changes as it goes."""
 
     @property
     def latents(self) -> Tensor:
@@ -56,9 +58,11 @@ class LessonModel:
         """Text features (prompts, tokens, width)."""
         return self.backbone.encode_prompts(prompts)["text"].float()
 
+    @torch.no_grad()
     def batches(self, purpose: str, count: int, size: int) -> list[Batch]:
         """Noised batches of the concept's own examples."""
-        return [self.examples.batch(self.backbone, size, self.random, step, f"{purpose} ") for step in range(count)]
+        plain = [self.examples.batch(self.backbone, size, self.random, step, f"{purpose} ") for step in range(count)]
+        return [self.backbone.reworded(batch, batch.captions) for batch in plain] if self.word else plain
 
     def batch_of(self, latents: Tensor, captions: Sequence[str], purpose: str, step: int) -> Batch:
         """A noised batch of other images (b, c, h, w)."""
@@ -100,6 +104,11 @@ class LessonModel:
         """Gradient (out, in) of a loss with respect to each target projection's weight."""
         with torch.enable_grad():
             return self.backbone.gradients(loss, self.projections)
+
+    @torch.no_grad()
+    def input_norms(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Norm (in,) of what enters each target projection for a batch, over its images and their tokens or pixels."""
+        return self.backbone.input_norms(lambda: self.predict(batch), self.projections)
 
     @torch.no_grad()
     def draw(self, prompts: Sequence[str], count: int) -> Tensor:

@@ -155,6 +155,9 @@ class Model(Protocol):
     def gradients(self, loss: Callable[[], Tensor]) -> Mapping[str, Tensor]:
         """Gradient (out, in) of a loss with respect to each target projection's weight."""
 
+    def input_norms(self, batch: Any) -> Mapping[str, Tensor]:
+        """Norm (in,) of what enters each target projection for a batch, over its images and their tokens or pixels."""
+
     def draw(self, prompts: Sequence[str], count: int) -> Tensor:
         """Latents (prompts x count, c, h, w) drawn by the model as it was before this lesson."""
 

@@ -100,6 +100,25 @@ class Backbone:
                 weight.requires_grad_(False)
         return dict(zip(projections, (g.float() for g in gradients), strict=True))
 
+    def input_norms(self, run: Callable[[], object], projections: Sequence[str]) -> dict[str, Tensor]:
+        """Norm (in,) of all rows that enter each of some projections while something runs, float32."""
+        squares: dict[str, Tensor] = {}
+
+        def adding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                own = inputs[0].detach().float().flatten(0, -2).square().sum(dim=0)
+                squares[name] = squares[name] + own if name in squares else own
+
+            return add
+
+        handles = [self._linears[name].register_forward_pre_hook(adding(name)) for name in projections]
+        try:
+            run()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: total.sqrt() for name, total in squares.items()}
+
     def laid(self, delta: Delta) -> AbstractContextManager[None]:
         """The UNet with this delta under it and no other. Raises ModelError where it does not fit the base."""
         return self._laying.laid(delta)

@@ -115,6 +115,8 @@ class Selected:
     device: torch.device
     index: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, nn.Parameter] = field(default_factory=dict)
+    notes: dict[str, float] = field(default_factory=dict)
+    """What the start has to say of its choice, for the lesson's facts."""
 
     def select(self, masks: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None) -> None:
         """Choose the entries where a mask (out, in) is true; they start at 0, or at `values` (out, in)."""

@@ -1,83 +1,87 @@
-"""Which weights matter for some prompts or images: scores (out, in) of every target projection, and masks from them.
+"""Which weights matter for some images: scores (out, in) of every target projection, and masks from them.
 
 CNS (Liao et al. 2025, arXiv 2510.02296) names base, general and concept neurons but gives no formula in public text.
-`wanda` is the reading taken (Sun et al. 2023, arXiv 2306.11695; ConceptPrune defines skilled neurons so); `saliency`
-and `fisher` are the alternatives. Scores are compared within each output row.
+Three readings of "responsive": `fisher` and `saliency` ask how the loss on noised images follows a weight; `wanda` (Sun
+et al. 2023, arXiv 2306.11695; ConceptPrune defines skilled neurons so) multiplies a weight with its inputs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from perdure.method import Context
+from perdure.method import Model
 
 Scores = Mapping[str, Tensor]
+"""Projection -> (out, in)."""
+Masks = Mapping[str, Tensor]
+"""Projection -> (out, in) of booleans."""
+Score = Callable[[Model, Scores, Any], Scores]
+"""(model, weights, batch) -> scores."""
 Granularity = Literal["element", "row", "col"]
+Among = Literal["layer", "row", "all"]
 
 
-def wanda(context: Context, weights: Scores, prompts: Sequence[str]) -> Iterable[Scores]:
-    """|W| * || X ||_2 for each prompt, X its text features (tokens, in): what keys and values are computed from."""
-    return by_norms(weights, input_norms(context, prompts))
+def fisher(model: Model, weights: Scores, batch: Any) -> Scores:
+    """(dL/dW)^2 of a batch."""
+    return {name: gradient.square() for name, gradient in _loss_gradients(model, batch).items()}
 
 
-def input_norms(context: Context, prompts: Sequence[str]) -> list[Tensor]:
-    """|| X ||_2 (in,) for each prompt."""
-    return [features.float().norm(dim=0) for features in context.model.features(prompts)]
+def saliency(model: Model, weights: Scores, batch: Any) -> Scores:
+    """|W * dL/dW| of a batch."""
+    return {name: (weights[name] * gradient).abs() for name, gradient in _loss_gradients(model, batch).items()}
 
 
-def by_norms(weights: Scores, norms: Sequence[Tensor]) -> Iterable[Scores]:
-    """|W| * norm for each prompt's norms: one at a time, for all together are many times the weights."""
-    for one in norms:
-        yield {name: weight.abs() * one.to(weight.device) for name, weight in weights.items()}
+def wanda(model: Model, weights: Scores, batch: Any) -> Scores:
+    """|W| * || X ||_2, X (tokens, in) what enters the projection for a batch.
+
+    What enters keys and values is text on Stable Diffusion: there the images of a batch do not matter, its captions do.
+    """
+    return {name: weights[name].abs() * norms for name, norms in model.input_norms(batch).items()}
 
 
-def saliency(context: Context, weights: Scores, batches: Sequence[Any]) -> Iterable[Scores]:
-    """|W * dL/dW| for each batch."""
-    for batch in batches:
-        gradients = _loss_gradients(context, batch)
-        yield {name: (weight * gradients[name].to(weight.device)).abs() for name, weight in weights.items()}
+def pick(kind: str) -> Score:
+    """The score function of a name."""
+    return {"fisher": fisher, "saliency": saliency, "wanda": wanda}[kind]
 
 
-def fisher(context: Context, weights: Scores, batches: Sequence[Any]) -> Iterable[Scores]:
-    """(dL/dW)^2 for each batch."""
-    for batch in batches:
-        gradients = _loss_gradients(context, batch)
-        yield {name: gradients[name].square().to(weight.device) for name, weight in weights.items()}
+def _loss_gradients(model: Model, batch: Any) -> Scores:
+    return model.gradients(lambda: model.loss(batch))
 
 
-def _loss_gradients(context: Context, batch: Any) -> Scores:
-    return context.model.gradients(lambda: context.model.loss(batch))
-
-
-def voted(scores: Iterable[Scores], share: float, granularity: Granularity, vote: float) -> dict[str, Tensor]:
-    """Masks (out, in) of the entries that are among the top `share` for at least a fraction `vote` of the scores."""
-    counts: dict[str, Tensor] = {}
-    total = 0
+def mean(scores: Iterable[Scores]) -> dict[str, Tensor]:
+    """The mean of some scores (at least one), added up one by one: together they are many times the weights."""
+    total: dict[str, Tensor] = {}
+    count = 0
     for one in scores:
-        total += 1
-        for name, score in one.items():
-            mask = top(score, share, granularity).float()
-            counts[name] = counts[name] + mask if name in counts else mask
-    return {name: count >= vote * total - 1e-6 for name, count in counts.items()}
+        total = {name: score + total[name] if name in total else score for name, score in one.items()}
+        count += 1
+    return {name: score / count for name, score in total.items()}
 
 
-def top(score: Tensor, share: float, granularity: Granularity) -> Tensor:
-    """The top `share` of a score matrix (out, in): entries within each row, or whole rows or columns by their sum."""
-    if granularity == "element":
-        return _largest(score, share)
-    axis = 1 if granularity == "row" else 0
-    lines = _largest(score.sum(dim=axis).unsqueeze(0), share).squeeze(0)
-    return lines.unsqueeze(axis).expand(score.shape)
+def lines(scores: Scores, granularity: Granularity) -> dict[str, Tensor]:
+    """What is ranked: entries (out, in) as they are, or the means of rows (out, 1) or of columns (1, in)."""
+    axis = {"element": None, "row": 1, "col": 0}[granularity]
+    return {name: score if axis is None else score.mean(axis, keepdim=True) for name, score in scores.items()}
+
+
+def top(scores: Scores, share: float, among: Among) -> dict[str, Tensor]:
+    """Masks of the top `share` in [0, 1] within each projection (`layer`), each output row, or over `all` of them.
+
+    Whole rows have none of their own kind beside them in a row: they are ranked within their projection.
+    """
+    if among == "all":
+        flat = _largest(torch.cat([score.flatten() for score in scores.values()]).unsqueeze(0), share).squeeze(0)
+        parts = flat.split([score.numel() for score in scores.values()])
+        return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+    by_rows = {name: among == "row" and score.shape[1] > 1 for name, score in scores.items()}
+    ranked = {name: score if by_rows[name] else score.reshape(1, -1) for name, score in scores.items()}
+    return {name: _largest(score, share).view_as(scores[name]) for name, score in ranked.items()}
 
 
 def _largest(score: Tensor, share: float) -> Tensor:
-    count = min(score.shape[1], max(0, round(share * score.shape[1])))
+    """The top `share` of each row."""
+    count = round(share * score.shape[1])
     mask = torch.zeros_like(score, dtype=torch.bool)
-    return mask.scatter(1, score.topk(count, dim=1).indices, True) if count else mask
-
-
-def pick(kind: str) -> Callable[..., Iterable[Scores]]:
-    """The score function of a name."""
-    return {"wanda": wanda, "saliency": saliency, "fisher": fisher}[kind]
+    return mask.scatter(1, score.topk(count, dim=1).indices, True)

@@ -1,114 +1,133 @@
 """Concept neurons (CNS, Liao et al. 2025): entries that the concept needs and that are of no general use."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from perdure.delta import Delta
 from perdure.memory import Memory
 from perdure.method import Adapter, Context
 from perdure.parts.adapter import selected
-from perdure.parts.importance import Granularity, Scores, by_norms, input_norms, pick, voted
+from perdure.parts.importance import Among, Granularity, Scores, lines, mean, pick, top
 
-BATCHES = 8
-"""Batches of images that gradient scores are taken on."""
-SEARCH = 7
-"""Steps in which the share of general neurons is found: to within 1 %."""
+SAMPLES = 32
+"""Noised images of the concept whose scores are averaged: a single gradient is mostly noise."""
+CALIBRATION = 16
+"""Calibration prompts, each with one image that the model draws: there are no photographs of them."""
+NOISES = 4
+"""Noised copies of each calibration image whose scores are averaged."""
 Masks = Mapping[str, Tensor]
 """Projection -> (out, in) of booleans."""
 
 
-def concept_neurons(
-    importance: str, granularity: Granularity, base_share: float, density: float, vote: float
-) -> Callable[[Adapter, Memory, Context], Delta]:
-    """A start: select base neurons and not general ones; on top of everything learnt.
+@dataclass(frozen=True)
+class Choice:
+    """How concept neurons are chosen.
 
-    Base neurons are among the top `base_share` for the concept. General neurons are those among an equal top share for
-    calibration prompts; that share is chosen so that `density` of all weights remain for the concept.
+    Base neurons are the top `base_share` by `importance`, ranked `among` those of a layer, of an output row, or all.
+    General ones among them are taken away: those in an equal top share for at least a fraction `vote` of the
+    calibration prompts (`general="vote"`), or those that score no more for the concept than for calibration prompts
+    on average (`difference`, as ConceptPrune compares two sets of prompts). With a `density` so many of the least
+    general ones stay instead as make up at most that share of all entries; `density` 1 keeps all base neurons.
+    """
+
+    importance: Literal["fisher", "saliency", "wanda"]
+    among: Among
+    granularity: Granularity
+    base_share: float
+    general: Literal["vote", "difference"]
+    vote: float
+    density: float | None
+
+
+def concept_neurons(choice: Choice, entries: Literal["chosen", "random"]) -> Callable[[Adapter, Memory, Context], Delta]:
+    """A start: select the concept's neurons; on top of everything learnt.
+
+    `entries="random"` is the control: as many entries in each projection as were chosen, drawn at random.
     """
 
     def start(adapter: Adapter, memory: Memory, context: Context) -> Delta:
         under = memory.delta()
-        entries = selected(adapter)
+        chosen, calibration = selected(adapter), _calibration(context)
         with context.model.laid(under):
-            weights = {name: context.model.weight(name) for name in entries.shapes}
-            score = pick(importance)
-            others: Callable[[], Iterable[Scores]]
-            if importance == "wanda":
-                own = score(context, weights, _prompts(context))
-                norms = input_norms(context, context.model.calibration)
-                others = partial(by_norms, weights, norms)
-            else:
-                own = score(context, weights, context.model.batches("importance", BATCHES, 1))
-                kept = list(score(context, weights, _drawn_batches(context)))  # the search below asks again and again
-                others = partial(iter, kept)
-            base = voted(own, base_share, granularity, vote)
+            weights = {name: context.model.weight(name) for name in chosen.shapes}
 
-            def left(share: float) -> Masks:
-                general = voted(others(), share, granularity, vote)
-                return {name: base[name] & ~general[name] for name in base}
+            def averaged(batches: Iterable[Any]) -> Scores:
+                scores = (pick(choice.importance)(context.model, weights, batch) for batch in batches)
+                return lines(mean(scores), choice.granularity)
 
-            entries.select(thinned(left, density))
+            own = averaged(context.model.batches("importance", SAMPLES, 1))
+            base, kept = concept_masks(own, map(averaged, calibration), choice)
+        masks = {name: mask.expand(chosen.shapes[name]) for name, mask in kept.items()}
+        if entries == "random":
+            masks = shuffled(masks, context.generator("random entries", context.lesson))
+        chosen.select(masks)
+        chosen.notes["general"] = round(1 - _count(kept) / max(1, _count(base)), 6)
         return under
 
     return start
 
 
-def thinned(left: Callable[[float], Masks], density: float) -> Masks:
-    """What is left after taking away the smallest share in [0, 1] that leaves at most `density` of all entries.
-
-    `left(share)` are the masks that a share leaves, fewer with every larger share; the share is found by bisection.
-    """
-    whole = left(0.0)
-    if share_open(whole) <= density:
-        return whole
-    low, high, found = 0.0, 1.0, left(1.0)
-    for _ in range(SEARCH):
-        middle = (low + high) / 2
-        masks = left(middle)
-        if share_open(masks) > density:
-            low = middle
-        else:
-            high, found = middle, masks
-    return found
+def concept_masks(own: Scores, prompts: Iterable[Scores], choice: Choice) -> tuple[Masks, Masks]:
+    """Base neurons, and the concept neurons among them, from the concept's scores and each calibration prompt's."""
+    base = top(own, choice.base_share, choice.among)
+    if choice.general == "vote":
+        shares = mean({n: m.float() for n, m in top(one, choice.base_share, choice.among).items()} for one in prompts)
+        special = {name: choice.vote - share for name, share in shares.items()}
+    else:
+        usual = mean(prompts)
+        special = {name: score - usual[name] for name, score in own.items()}
+    line = 0.0 if choice.density is None else _line(base, special, choice.density)
+    return base, {name: mask & (special[name] > line) for name, mask in base.items()}
 
 
-def share_open(masks: Masks) -> float:
-    """Share of the entries that are selected."""
-    return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+def _line(base: Masks, special: Scores, density: float) -> float:
+    """The value above which at most a share `density` of all entries lies, base neurons only."""
+    values = torch.cat([special[name][mask] for name, mask in base.items()])
+    count = int(density * sum(mask.numel() for mask in base.values()))
+    return float(values.topk(count + 1).values[-1]) if count < len(values) else -torch.inf
 
 
-def _prompts(context: Context) -> list[str]:
-    """The concept in a few sentences: its captions and plain settings."""
-    own = list(dict.fromkeys(context.model.captions))
-    return own + [
-        f"a photo of a {phrase} {where}"
-        for phrase in (context.phrase, *(other.phrase for other in context.others))
-        for where in ("on the beach", "in the snow", "in the city", "on a table")
+def shuffled(masks: Masks, generator: torch.Generator) -> dict[str, Tensor]:
+    """As many entries in each projection, drawn at random."""
+    orders = {name: torch.randperm(mask.numel(), generator=generator) for name, mask in masks.items()}
+    return {name: mask.flatten()[orders[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
+
+
+def _calibration(context: Context) -> list[list[Any]]:
+    """For each of some calibration prompts, noised copies of an image that the model draws for it."""
+    model = context.model
+    prompts = model.calibration[:: max(1, len(model.calibration) // CALIBRATION)][:CALIBRATION]
+    drawn = model.draw(prompts, 1).unsqueeze(1)
+    return [
+        [model.batch_of(image, [prompt], "calibration", NOISES * number + copy) for copy in range(NOISES)]
+        for number, (image, prompt) in enumerate(zip(drawn, prompts, strict=True))
     ]
 
 
-def _drawn_batches(context: Context) -> list[Any]:
-    """Batches of images that the model draws for calibration captions: there are no photographs of them."""
-    chosen = context.model.calibration[:: max(1, len(context.model.calibration) // BATCHES)][:BATCHES]
-    latents = context.model.draw(chosen, 1)
-    return [context.model.batch_of(latents[i : i + 1], [caption], "calibration", i) for i, caption in enumerate(chosen)]
+def _count(masks: Masks) -> int:
+    return sum(int(mask.sum()) for mask in masks.values())
 
 
 def shares(adapter: Adapter, memory: Memory, context: Context) -> Memory:
-    """As facts: the density of the concept's neurons, and the share of them that the past had moved already.
+    """As facts of the concept, each in [0, 1]: what share of all entries was chosen, and of the base neurons general.
 
-    `memory` is the past. Overlaps of pairs of concepts are for `perdure analyse`, which reads the lineage.
+    Beside them how much of the choice the past had moved already, and of all entries, which is what a choice at random
+    would meet. `memory` is the past. It holds what the past has moved, not who moved it: overlaps of pairs of concepts
+    are for `perdure analyse`, which reads the lineage.
     """
-    entries, past = selected(adapter), memory.delta()
-    sizes = sum(out * into for out, into in entries.shapes.values())
-    chosen = sum(len(index) for index in entries.index.values())
-    again = sum(
-        int((past[name].matrix().flatten()[index.cpu()] != 0).sum())
-        for name, index in entries.index.items()
-        if name in past
-    )
-    own = {"density": round(chosen / sizes, 6), "moved before": round(again / max(1, chosen), 6)}
+    chosen, past = selected(adapter), memory.delta()
+    size = sum(out * into for out, into in chosen.shapes.values())
+    count = sum(len(index) for index in chosen.index.values())
+    moved = {name: past[name].matrix().flatten() != 0 for name in chosen.index if name in past}
+    again = sum(int(mask[chosen.index[name].cpu()].sum()) for name, mask in moved.items())
+    own = {
+        "density": round(count / size, 6),
+        "moved before": round(again / max(1, count), 6),
+        "of all": round(_count(moved) / size, 6),
+        **chosen.notes,
+    }
     return memory.with_facts(neurons={**memory.facts.get("neurons", {}), context.concept: own})
