@@ -71,7 +71,7 @@ def learn(
     words |= begun
     with backbone.speaking(words):
         past = method.consolidate.recall(memory, Wanted(lesson.concept))
-        model = LessonModel(backbone, lesson.examples, past, plan, list(shapes), draw, word is not None)
+        model = LessonModel(backbone, lesson.examples, past, plan, list(shapes), draw, bool(begun))
         context = Context(
             lesson.concept, lesson.number, plan.training.steps, lesson.phrase, lesson.token, model, draw,
             partial(seeds.generator, plan.seed, "common"), lesson.others,

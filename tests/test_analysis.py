@@ -196,6 +196,14 @@ def test_choices_of_weights_are_reported(tmp_path):
     assert found.parts["all"].moved.tolist() == [0.25, 0.5] and found.telling[-1] == "shared entries"
 
 
+def test_shared_entries_by_chance():
+    """Lesson 1 moves 1 of 4 and 4 of 4 entries of two projections, lesson 2 moves 2 and 1: expected 0.5 + 1 shared."""
+    first = sums.of_updates([whole([[1.0, 0, 0, 0]]), whole([[1.0, 1, 0, 0]])])
+    second = sums.of_updates([whole([[1.0, 1, 1, 1]]), whole([[0, 0, 1.0, 0]])])
+    expected = sums.shared_at_random([first, second])
+    assert expected[0, 1] == pytest.approx(1.5 / 5) and expected[1, 0] == pytest.approx(1.5 / 3)
+
+
 def test_the_record_is_read_back_and_never_when_stale(tmp_path):
     lineage = three(tmp_path / "m")
     found = analyse.analyse(lineage)

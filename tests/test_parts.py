@@ -11,12 +11,11 @@ from perdure.backbones.words import FIRST
 from perdure.delta import Change, Delta
 from perdure.memory import Memory
 from perdure.method import Method, Wanted, Word, WordSpec, words_of
-from perdure.parts import classifier, guard, importance
-from perdure.parts.adapter import Masked, lora, masked_lora, neurons
+from perdure.parts import classifier, guard
+from perdure.parts.adapter import Masked, lora, masked_lora
 from perdure.parts.consolidate import add
 from perdure.parts.elastic import elastic_aggregation
-from perdure.parts.neurons import concept_neurons, share_open, thinned
-from perdure.parts.start import everything, fresh_masked
+from perdure.parts.start import fresh_masked
 from perdure.train import Lesson, learn
 
 
@@ -84,73 +83,6 @@ def test_ewc_with_fisher_1_is_l2(taught):
 def test_masks_all_open_without_penalties_are_merge_init(taught):
     open_masks = Method(masked_lora(2, 2, "cross_kv", 1 - 1e-9), fresh_masked, guard.nothing, add)
     same(taught(open_masks), taught(method.get("merge_init", {"rank": 2, "targets": "cross_kv"})))
-
-
-def test_everything_selected_without_regulariser_is_full_fine_tuning(taught):
-    selected = Method(neurons("cross_kv"), concept_neurons("wanda", "element", 1.0, 1.0, 0.5), guard.nothing, add)
-    full = Method(neurons("cross_kv"), everything, guard.nothing, add)
-    same(taught(selected, 1), taught(full, 1))
-
-
-@pytest.mark.parametrize("kind", ["wanda", "saliency", "fisher"])
-@pytest.mark.parametrize("granularity", ["element", "row", "col"])
-def test_nothing_moves_outside_the_neurons(kind, granularity, taught, backbone):
-    """Gradients outside are exactly zero, and so are the optimiser's updates, weight decay included."""
-    chosen = method.get("cns", {"importance": kind, "granularity": granularity, "base_share": 0.3, "density": 0.1})
-    masks = {}
-
-    def start(adapter, memory, context):
-        under = chosen.start(adapter, memory, context)
-        for name, index in adapter.weights.index.items():
-            mask = torch.zeros(adapter.weights.shapes[name]).flatten()
-            mask[index] = 1
-            masks[name] = mask.view(adapter.weights.shapes[name]).bool()
-        return under
-
-    memory = taught(replace(chosen, start=start), 1)
-    moved = 0
-    for name, change in memory.delta().items():
-        matrix = change.matrix()
-        assert (matrix[~masks[name]] == 0).all()
-        moved += int((matrix[masks[name]] != 0).sum())
-    assert 0 < moved <= sum(int(m.sum()) for m in masks.values())
-    if granularity == "row":
-        assert all((m.all(dim=1) | ~m.any(dim=1)).all() for m in masks.values())
-
-
-def test_general_neurons_are_taken_away_until_the_density_is_met():
-    generality = torch.arange(100).view(10, 10)  # the entry that goes first has 0
-
-    def left(share):
-        return {"p": generality >= round(share * 100)}
-
-    for density in (0.06, 0.5, 1.0):
-        kept = share_open(thinned(left, density))
-        assert density - 0.02 <= kept <= density
-    assert share_open(thinned(lambda share: {"p": generality < 3}, 0.06)) == 0.03  # never more than there is
-
-
-def test_wanda_is_weight_times_input_norm(backbone):
-    class Stub:
-        class model:
-            @staticmethod
-            def features(prompts):
-                return torch.stack([torch.full((3, 4), float(len(p))) for p in prompts])
-
-    weights = {"p": torch.tensor([[1.0, -2.0, 3.0, 0.5]])}
-    (first, second) = importance.wanda(Stub, weights, ["ab", "abcd"])
-    torch.testing.assert_close(first["p"], weights["p"].abs() * (3 * 2.0**2) ** 0.5)
-    torch.testing.assert_close(second["p"], weights["p"].abs() * (3 * 4.0**2) ** 0.5)
-
-
-def test_votes_and_tops():
-    a, b = torch.tensor([[4.0, 3, 2, 1]]), torch.tensor([[1.0, 3, 2, 4]])
-    assert importance.top(a, 0.5, "element").tolist() == [[True, True, False, False]]
-    both = importance.voted([{"p": a}, {"p": b}], 0.5, "element", 1.0)["p"]
-    either = importance.voted([{"p": a}, {"p": b}], 0.5, "element", 0.5)["p"]
-    assert both.tolist() == [[False, True, False, False]] and either.tolist() == [[True, True, False, True]]
-    assert importance.top(torch.tensor([[1.0, 9], [2, 1]]), 0.5, "row").tolist() == [[True, True], [False, False]]
-    assert importance.top(torch.tensor([[1.0, 9], [2, 1]]), 0.5, "col").tolist() == [[False, True], [False, True]]
 
 
 def test_masks_are_hard_and_pass_gradients():

@@ -313,7 +313,7 @@ def analysed(lineage, moved=1.0):
     part = record.Part(100, np.arange(1.0, count + 1), np.full(count, moved), pairs)
     parts = dict.fromkeys(("all", "self", "cross", "q", "k", "v", "out", "down", "mid", "up"), part)
     names, digests = tuple(record.names(lineage)), tuple(record.digests(lineage))
-    selection = {"thing_0": {"density": 0.06, "moved before": 0.4}} if moved < 1 else {}
+    selection = {"thing_0": {"density": 0.06, "moved before": 0.4, "moved of all": 0.123}} if moved < 1 else {}
     record.write(lineage, record.Analysis(names, digests, False, parts, {"input overlap": 0.123}, selection))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from perdure import method
-from perdure.analysis import record
+from perdure.analysis import record, sums
 from perdure.analysis.record import ALL, KINDS, Analysis
 from perdure.analysis.sums import Sums, mean, of_updates, pooled
 from perdure.analysis.updates import Shelf, Stored, of_projection
@@ -56,6 +56,7 @@ def _analysis(lineage: Lineage, found: dict[str, Sums], apart: bool, facts: Mapp
     random = {
         "input overlap": mean([part.random_inputs for part in found.values()])[off],
         "output overlap": mean([part.random_outputs for part in found.values()])[off],
+        "shared entries": sums.shared_at_random(list(found.values()))[off],
     }
     return Analysis(
         lessons=tuple(record.names(lineage)),

@@ -106,6 +106,15 @@ def pooled(parts: Sequence[Sums], apart: bool = False) -> Part:
     return Part(weights, norms, moved / weights, pairs)
 
 
+def shared_at_random(parts: Sequence[Sums]) -> np.ndarray:
+    """Shared entries (T, T) of lessons that move as many entries of each projection as they did, drawn at random."""
+    moved = [np.diagonal(part.both) for part in parts]
+    shared = np.sum([np.outer(own, own) / part.weights for own, part in zip(moved, parts, strict=True)], axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a lesson that moved nothing: 0 / 0 is NaN
+        result: np.ndarray = shared / np.sum(moved, axis=0)[:, None]
+    return result
+
+
 def mean(matrices: Sequence[np.ndarray]) -> np.ndarray:
     """Mean of matrices, entry by entry, leaving out NaN; NaN where nothing is left."""
     stacked = np.stack(matrices)

@@ -73,7 +73,7 @@ def top(scores: Scores, share: float, among: Among) -> dict[str, Tensor]:
     """
     if among == "all":
         flat = _largest(torch.cat([score.flatten() for score in scores.values()]).unsqueeze(0), share).squeeze(0)
-        parts = flat.split([score.numel() for score in scores.values()])
+        parts = torch.split(flat, [score.numel() for score in scores.values()])
         return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
     by_rows = {name: among == "row" and score.shape[1] > 1 for name, score in scores.items()}
     ranked = {name: score if by_rows[name] else score.reshape(1, -1) for name, score in scores.items()}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perdure.delta import Delta
 from perdure.memory import Memory
-from perdure.method import Adapter, Context
+from perdure.method import Adapter, Context, Model
 from perdure.parts.adapter import selected
 from perdure.parts.importance import Among, Granularity, Scores, lines, mean, pick, top
 
@@ -43,7 +43,9 @@ class Choice:
     density: float | None
 
 
-def concept_neurons(choice: Choice, entries: Literal["chosen", "random"]) -> Callable[[Adapter, Memory, Context], Delta]:
+def concept_neurons(
+    choice: Choice, entries: Literal["chosen", "random"]
+) -> Callable[[Adapter, Memory, Context], Delta]:
     """A start: select the concept's neurons; on top of everything learnt.
 
     `entries="random"` is the control: as many entries in each projection as were chosen, drawn at random.
@@ -51,7 +53,7 @@ def concept_neurons(choice: Choice, entries: Literal["chosen", "random"]) -> Cal
 
     def start(adapter: Adapter, memory: Memory, context: Context) -> Delta:
         under = memory.delta()
-        chosen, calibration = selected(adapter), _calibration(context)
+        chosen, calibration = selected(adapter), noised_calibration(context.model)
         with context.model.laid(under):
             weights = {name: context.model.weight(name) for name in chosen.shapes}
 
@@ -97,9 +99,8 @@ def shuffled(masks: Masks, generator: torch.Generator) -> dict[str, Tensor]:
     return {name: mask.flatten()[orders[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
 
 
-def _calibration(context: Context) -> list[list[Any]]:
+def noised_calibration(model: Model) -> list[list[Any]]:
     """For each of some calibration prompts, noised copies of an image that the model draws for it."""
-    model = context.model
     prompts = model.calibration[:: max(1, len(model.calibration) // CALIBRATION)][:CALIBRATION]
     drawn = model.draw(prompts, 1).unsqueeze(1)
     return [
@@ -127,7 +128,7 @@ def shares(adapter: Adapter, memory: Memory, context: Context) -> Memory:
     own = {
         "density": round(count / size, 6),
         "moved before": round(again / max(1, count), 6),
-        "of all": round(_count(moved) / size, 6),
+        "moved of all": round(_count(moved) / size, 6),
         **chosen.notes,
     }
     return memory.with_facts(neurons={**memory.facts.get("neurons", {}), context.concept: own})

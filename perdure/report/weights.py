@@ -42,7 +42,7 @@ class Weights:
     sizes: tuple[Chart, ...]
     places: tuple[tuple[Run, Markup], ...]
     places_legend: Markup
-    selections: tuple[tuple[Run, tuple[tuple[str, str, str], ...]], ...]
+    selections: tuple[tuple[Run, tuple[tuple[str, ...], ...]], ...]
     note: str
 
 
@@ -160,12 +160,10 @@ def _place_map(run: Run, found: Analysis, bounds: tuple[float, float]) -> Markup
     return svg.heat_map(_places(found)[kept], rows, kinds, [], bounds, "higher", title)
 
 
-def _selection(found: Analysis) -> tuple[tuple[str, str, str], ...]:
-    """(concept, share chosen, share of these that was moved before), as the method noted them."""
-    return tuple(
-        (concept, _percent(facts.get("density")), _percent(facts.get("moved before")))
-        for concept, facts in found.selection.items()
-    )
+def _selection(found: Analysis) -> tuple[tuple[str, ...], ...]:
+    """The concept, and in percent what the method noted of its choice."""
+    noted = ("density", "general", "moved before", "moved of all")
+    return tuple((concept, *(_percent(facts.get(n)) for n in noted)) for concept, facts in found.selection.items())
 
 
 def _percent(share: float | None) -> str:
