@@ -143,9 +143,10 @@ def _words(factory: ast.FunctionDef) -> int:
 def _option(argument: ast.arg, default: ast.expr) -> Option:
     """An option from its annotation, or from what a name of method.py or ranges.py stands for.
 
-    `Literal[...]` tells the choices; `Annotated[float, Field(gt=0, le=1)]` the type and the range.
+    `Literal[...]` tells the choices; `Annotated[float, Field(gt=0, le=1)]` the type and the range; `| None` may follow.
     """
-    annotation = _types().get(ast.unparse(argument.annotation), argument.annotation) if argument.annotation else None
+    name, none, _ = (ast.unparse(argument.annotation) if argument.annotation else "").partition(" | None")
+    annotation = _types().get(name) or (ast.parse(name, mode="eval").body if name else None)
     choices: tuple[Any, ...] | None = None
     bounds: dict[str, float] = {}
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
@@ -156,7 +157,7 @@ def _option(argument: ast.arg, default: ast.expr) -> Option:
         annotation, field = annotation.slice.elts
         assert isinstance(field, ast.Call)
         bounds = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in field.keywords}
-    kind = ast.unparse(annotation) if annotation else ""
+    kind = (ast.unparse(annotation) if annotation else "") + none
     return Option(argument.arg, ast.literal_eval(default), kind, choices, bounds)
 
 

@@ -129,7 +129,7 @@ class Analysis:
     chance: Mapping[str, float]
     """What random updates would give, where that is known: measure -> value."""
     selection: Mapping[str, Mapping[str, float]]
-    """What the method noted of its own choice of weights: concept -> {density, moved before, moved of all, general}, or some of them."""
+    """What the method noted of its own choice of weights: concept -> share by its name."""
     layers: Mapping[str, Part] = field(default_factory=dict)
 
     @property
