@@ -156,7 +156,7 @@ class Model(Protocol):
         """Gradient (out, in) of a loss with respect to each target projection's weight."""
 
     def input_norms(self, batch: Any) -> Mapping[str, Tensor]:
-        """Norm (in,) of what enters each target projection for a batch, over its images and their tokens or pixels."""
+        """Norm (in,) of all rows that enter each target projection for a batch."""
 
     def draw(self, prompts: Sequence[str], count: int) -> Tensor:
         """Latents (prompts x count, c, h, w) drawn by the model as it was before this lesson."""
@@ -232,8 +232,7 @@ def words_of(memory: Memory) -> dict[str, Word]:
     """The learnt words that a memory carries, by token."""
     words = {}
     for token, dropped in memory.facts.get("words", {}).items():
-        vectors = {int(number): tensor for number, tensor in memory.under(f"words/{token}").items()}
-        words[token] = Word(vectors, dropped)
+        words[token] = Word({int(n): vectors for n, vectors in memory.under(f"words/{token}").items()}, dropped)
     return words
 
 

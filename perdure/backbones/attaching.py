@@ -76,3 +76,23 @@ class Attaching:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def input_norms(run: Callable[[], object], layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Norm (in,) of all rows that enter each layer while something runs, float32."""
+    squares: dict[str, Tensor] = {}
+
+    def adding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            own = inputs[0].detach().float().flatten(0, -2).square().sum(dim=0)
+            squares[name] = squares[name] + own if name in squares else own
+
+        return add
+
+    handles = [layer.register_forward_pre_hook(adding(name)) for name, layer in layers.items()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: total.sqrt() for name, total in squares.items()}

@@ -18,7 +18,7 @@ from diffusers.training_utils import compute_snr
 from PIL import Image
 from torch import Tensor, nn
 
-from perdure.backbones.attaching import Attaching
+from perdure.backbones.attaching import Attaching, input_norms
 from perdure.backbones.batch import Batch
 from perdure.backbones.family import Condition, Family
 from perdure.backbones.laying import Laying, Moved
@@ -102,22 +102,7 @@ class Backbone:
 
     def input_norms(self, run: Callable[[], object], projections: Sequence[str]) -> dict[str, Tensor]:
         """Norm (in,) of all rows that enter each of some projections while something runs, float32."""
-        squares: dict[str, Tensor] = {}
-
-        def adding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                own = inputs[0].detach().float().flatten(0, -2).square().sum(dim=0)
-                squares[name] = squares[name] + own if name in squares else own
-
-            return add
-
-        handles = [self._linears[name].register_forward_pre_hook(adding(name)) for name in projections]
-        try:
-            run()
-        finally:
-            for handle in handles:
-                handle.remove()
-        return {name: total.sqrt() for name, total in squares.items()}
+        return input_norms(run, {name: self._linears[name] for name in projections})
 
     def laid(self, delta: Delta) -> AbstractContextManager[None]:
         """The UNet with this delta under it and no other. Raises ModelError where it does not fit the base."""
@@ -206,8 +191,7 @@ class Backbone:
             output = self.unet(
                 noisy.to(self.dtype), batch.timesteps, **self.family.unet_inputs(batch.condition), return_dict=False
             )[0]
-        predicted: Tensor = output.float()
-        return predicted
+        return torch.as_tensor(output).float()
 
     def reworded(self, batch: Batch, prompts: Sequence[str]) -> Batch:
         """The same noised images under other prompts, one for each image; sizes and crops stay."""
@@ -218,9 +202,7 @@ class Backbone:
         return self.error(batch, self.predict(batch), min_snr).mean()
 
     def error(self, batch: Batch, predicted: Tensor, min_snr: float | None = None) -> Tensor:
-        """Mean squared error of a prediction for each image (b,); min-SNR weights as in Hang et al. 2023, equation
-        6.
-        """
+        """Mean squared error of a prediction for each image (b,); min-SNR weights of Hang et al. 2023, equation 6."""
         velocity = self.noising.config.prediction_type == "v_prediction"
         target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps) if velocity else batch.noise
         error = F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
