@@ -89,7 +89,7 @@ def test_masks_are_hard_and_pass_gradients():
     spec = masked_lora(2, 2, "cross_kv", 0.9)
     weights = spec.weights({"p": (6, 5)}, torch.device("cpu"))
     assert isinstance(weights, Masked)
-    weights.state.noise = torch.Generator().manual_seed(0)
+    weights.state.noise = lambda projection: torch.Generator().manual_seed(0)
     for a, b in (*weights.low.factors.values(), *weights.logits.values()):
         torch.nn.init.normal_(a), torch.nn.init.normal_(b)
     mask = weights.mask("p")
