@@ -15,8 +15,9 @@ from perdure.toybox.pretrain.base import train_base
 from perdure.toybox.pretrain.contrast import auc
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures, picture_at
 from perdure.toybox.pretrain.draws import Order
-from perdure.toybox.pretrain.export import SCORERS, damaged, export, size_in_bytes
+from perdure.toybox.pretrain.export import SCORERS, damaged, export, export_flow, size_in_bytes
 from perdure.toybox.pretrain.files import replace_folder
+from perdure.toybox.pretrain.flow import FlowLoss, PlainJointAttention, build_transformer, load_tower, sigmoid_normal_times, train_flow
 from perdure.toybox.pretrain.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS
 from perdure.toybox.pretrain.recipe import PICO, PROMPT_LENGTH, Recipe
 from perdure.toybox.pretrain.tokenizer import encode
@@ -37,6 +38,24 @@ def one_thread():
 @pytest.fixture(scope="module")
 def tokenizer():
     return stages.tokenizer_of()
+
+
+@pytest.fixture(scope="module")
+def parts(trained, tmp_path_factory) -> Path:
+    """The exported base of `trained`."""
+    folder = tmp_path_factory.mktemp("parts") / "weights"
+    export(PICO, trained, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flowed(parts, tmp_path_factory, tokenizer) -> Path:
+    """A work folder in which the transformer has been trained on `parts`."""
+    work = tmp_path_factory.mktemp("flow")
+    for name in stages.FLOW_STAGES[:-1]:
+        stages.run_stage(name, PICO, work, parts=parts)
+    train_flow(PICO, work, tokenizer, parts)
+    return work
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +145,91 @@ def test_export_loads_with_standard_classes(trained, tmp_path):
     assert damaged(tmp_path / "weights") == ["MODEL_CARD.md"]
 
 
+def test_an_interrupted_flow_resumes_to_the_bit(flowed, parts, tmp_path, tokenizer):
+    replace_folder(tmp_path / "work", lambda folder: _copy_data(flowed, folder))
+    train_flow(PICO, tmp_path / "work", tokenizer, parts, until=2)
+    train_flow(PICO, tmp_path / "work", tokenizer, parts)
+    assert _digests(tmp_path / "work", "flow") == _digests(flowed, "flow")
+
+
+def test_flow_trains_in_two_processes(flowed, parts, tmp_path):
+    replace_folder(tmp_path / "work", lambda folder: _copy_data(flowed, folder))
+    stages.run_stage("flow", replace(PICO, processes=2), tmp_path / "work", parts=parts)
+    assert len(list((tmp_path / "work/flow/state").glob("0000004/optimiser-*.safetensors"))) == 2
+
+
+def test_flow_learns_from_the_first_shards_while_later_ones_are_drawn(flowed, parts, tmp_path, tokenizer):
+    replace_folder(tmp_path / "work", lambda folder: _copy_data(flowed, folder))
+    (tmp_path / "work" / "latents-train-0").unlink()
+    (tmp_path / "work" / "latents-train-0").mkdir()
+    first = "latents-train-0/0000.npy"
+    (tmp_path / "work" / first).write_bytes((flowed / first).read_bytes())
+    train_flow(PICO, tmp_path / "work", tokenizer, parts)
+    assert _digests(tmp_path / "work", "flow") == _digests(flowed, "flow")
+    assert sorted(item for item, _ in Order(0, "test", 7, in_order=True).take(7, 7)) == list(range(7))
+
+
+def test_flow_loss_is_that_of_the_plain_pipeline_and_transformer(parts, tokenizer):
+    """One picture with the pipeline's 256 rows of zeros, one without any, by diffusers' own attention."""
+    from diffusers import StableDiffusion3Pipeline
+
+    torch.manual_seed(0)
+    tower = load_tower(parts)
+    model = build_transformer(PICO.flow, 4, tower.config.hidden_size)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    prompts = ["a photo of a red teapot on the beach", "a sketch of a sks dog"]
+    latents, noise, times = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16), torch.tensor([0.3, 0.8])
+    pipeline = StableDiffusion3Pipeline(model, None, None, tower, tokenizer, tower, tokenizer, None, None)
+    wanted = []
+    for i, more in enumerate(({}, {"max_sequence_length": 0})):
+        words, _, pooled, _ = pipeline.encode_prompt(
+            prompts[i], None, None, device="cpu", do_classifier_free_guidance=False, **more
+        )
+        noisy = (1 - times[i]) * latents[i : i + 1] + times[i] * noise[i : i + 1]
+        found = model(noisy, words, pooled, 1000 * times[i : i + 1]).sample
+        wanted.append((found - (noise[i] - latents[i])).square().mean())
+    gradients = torch.autograd.grad(sum(wanted) / 2, list(model.parameters()))
+    model.set_attn_processor(PlainJointAttention())
+    loss, plain = FlowLoss(tower)(model, latents, encode(tokenizer, prompts), times, noise)
+    torch.testing.assert_close(loss, sum(wanted) / 2, rtol=1e-5, atol=1e-5)
+    assert float(plain) == float(loss)
+    for found, right in zip(torch.autograd.grad(loss, list(model.parameters())), gradients, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-4)
+
+
+def test_flow_times_are_spread_as_the_sigmoid_of_a_normal():
+    times = sigmoid_normal_times(1000, torch.Generator().manual_seed(0)).sort().values
+    normal = torch.distributions.Normal(0.0, 1.0)
+    edges = torch.arange(1001) / 1000
+    ranks = normal.cdf(torch.logit(times))
+    assert bool((ranks >= edges[:-1] - 1e-4).all()) and bool((ranks <= edges[1:] + 1e-4).all())
+
+
+def test_exported_flow_draws_as_a_loop_by_hand(flowed, parts, tmp_path, tokenizer):
+    from diffusers import StableDiffusion3Pipeline
+
+    export_flow(PICO, flowed, parts, tmp_path / "toyflow")
+    assert damaged(tmp_path / "toyflow") == []
+    pipeline = StableDiffusion3Pipeline.from_pretrained(tmp_path / "toyflow")
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = pipeline("a red boot", latents=noise, num_inference_steps=3, guidance_scale=2.0, output_type="np").images
+    tower = load_tower(parts)
+    found = tower(encode(tokenizer, ["", "a red boot"]), output_hidden_states=True)
+    words = torch.nn.functional.pad(found.hidden_states[-2].repeat(1, 1, 2), (0, 0, 0, 256))
+    pooled = found.text_embeds.repeat(1, 2)
+    times = torch.tensor([1.0, 0.5005, 0.001, 0.0])  # the scheduler's: three from 1 to 1/1000, then 0
+    latents = noise
+    with torch.no_grad():
+        for now, then in zip(times[:-1], times[1:], strict=True):
+            silent, told = pipeline.transformer(latents.repeat(2, 1, 1, 1), words, pooled, 1000 * now.expand(2)).sample
+            latents = latents + (then - now) * (silent + 2.0 * (told - silent))
+        wanted = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    wanted = (wanted / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert np.abs(made - wanted).max() < 1e-4
+
+
 def test_no_photo_is_both_trained_on_and_held_out():
     assert not set(TRAINING_PHOTOS) & set(HELD_OUT_PHOTOS)
 
@@ -148,6 +252,6 @@ def _copy_data(source: Path, folder: Path) -> None:
             (folder / path.name).symlink_to(path)
 
 
-def _digests(work: Path) -> dict[str, str]:
-    state = work / "base" / "state" / "0000004"
+def _digests(work: Path, stage: str = "base") -> dict[str, str]:
+    state = work / stage / "state" / "0000004"
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in state.glob("*.safetensors")}

@@ -100,6 +100,12 @@ def load_autoencoder(recipe: Recipe, work: Path) -> AutoencoderTiny:
     return set_latent_scale(model, Batches(recipe, work, None).toy(0, 1024)).eval()
 
 
+def load_exported(folder: Path) -> AutoencoderTiny:
+    """The autoencoder of an exported base, float32."""
+    model: AutoencoderTiny = AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
+    return model
+
+
 def autoencoder_loss(model: AutoencoderTiny, pictures: Tensor, noise: Tensor) -> Tensor:
     """Reconstruction loss; every latent channel is kept near mean 0, deviation .5."""
     with half_precision():

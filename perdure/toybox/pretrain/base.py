@@ -8,17 +8,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
-from perdure.toybox.pretrain.draws import Order, torch_draws
-from perdure.toybox.pretrain.latents import Latents
-from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.feed import Feed, stratified, train_generator
 from perdure.toybox.pretrain.precision import half_precision
-from perdure.toybox.pretrain.processes import rank_and_count
 from perdure.toybox.pretrain.recipe import LATENT_SIDE, PROMPT_LENGTH, BaseRecipe, Recipe
-from perdure.toybox.pretrain.tokenizer import encode
 from perdure.toybox.pretrain.trainer import Decay, Trainer, latest_weights, train_eagerly
-
-_MEASURED = 256  # held-out pairs in the regular measurement
 
 
 class Base(nn.Module):
@@ -105,8 +98,7 @@ class VelocityLoss:
 
 def stratified_times(count: int, draws: torch.Generator) -> Tensor:
     """One time step from each of `count` equal parts of 0..999, in random order."""
-    place = torch.randperm(count, generator=draws) + torch.rand(count, generator=draws)
-    return (place * (1000 / count)).long().clamp(max=999)
+    return (stratified(count, draws) * (1000 / count)).long().clamp(max=999)
 
 
 def train_base(
@@ -123,24 +115,8 @@ def train_base(
     trainer = Trainer(base, own.train, work / "base", lambda name: own.text_rate if "text_encoder" in name else 1.0)
     trainer.resume()
     trainer.plan_decay(decay)
-    feed = Feed(recipe, work, tokenizer)
-    loss_of = VelocityLoss(own.snr_cap)
-    rank, _ = rank_and_count()
-    last = trainer.last_step(until)
-    running = 0.0
-    while trainer.step < last:
-        if trainer.step == trainer.decay[0]:
-            trainer.save(pin="before-decay")
-        loss, plain = loss_of(base, *feed.at(trainer.step))
-        trainer.optimise(loss)
-        running += (float(plain) - running) * 0.01 if running else float(plain)
-        if rank == 0 and (trainer.step % own.train.measure_every == 0 or trainer.step == last):
-            measured = held_out_loss(trainer, base, loss_of, feed.probe)
-            log_line(
-                work, "base", step=trainer.step, images=feed.images(trainer.step), train=running, held_out=measured
-            )
-        if trainer.step % own.train.save_every == 0 or trainer.step == last:
-            trainer.save()
+    feed = Feed(recipe, work, tokenizer, "base", own.train.batch, own.caption_drop, stratified_times)
+    train_generator(trainer, "base", work, feed, VelocityLoss(own.snr_cap), trainer.last_step(until))
     return base
 
 
@@ -148,50 +124,3 @@ def text_encoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The entries of a Base or a Reader that are its text encoder's, under the encoder's own names."""
     head = "text_encoder."
     return {name[len(head) :]: tensor for name, tensor in weights.items() if name.startswith(head)}
-
-
-class Feed:
-    """What a step learns from: latents, token ids, time steps and noise; pure in (recipe, step, process)."""
-
-    def __init__(self, recipe: Recipe, work: Path, tokenizer: CLIPTokenizer) -> None:
-        self._recipe, self._tokenizer = recipe, tokenizer
-        self._latents = Latents(work, recipe, TRAIN)
-        self._pictures = Pictures(work, recipe.seed, TRAIN, recipe.data)
-        self._order = Order(recipe.seed, "base/order", recipe.data.count)
-        self._rank, self._count = rank_and_count()
-        self.probe = self._held_out(work)
-
-    def images(self, step: int) -> int:
-        """How many pictures all processes together have seen after `step` steps."""
-        return step * self._recipe.base.train.batch * self._count
-
-    def at(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """This process's part of a step's batch."""
-        own, seed = self._recipe.base, self._recipe.seed
-        batch = own.train.batch
-        chosen = self._order.take((step * self._count + self._rank) * batch, batch)
-        draws = torch_draws(seed, "base/step", step, self._rank)
-        dropped = (torch.rand(batch, generator=draws) < own.caption_drop).tolist()
-        words = ["" if drop else self._pictures.caption(index, epoch)
-                 for (index, epoch), drop in zip(chosen, dropped, strict=True)]  # fmt: skip
-        latents = self._latents.take([index for index, _ in chosen])
-        noise = torch.randn(latents.shape, generator=draws)
-        return latents, encode(self._tokenizer, words), stratified_times(batch, draws), noise
-
-    def _held_out(self, work: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        count = min(_MEASURED, self._recipe.data.held_out)
-        pictures = Pictures(work, self._recipe.seed, HELD_OUT, self._recipe.data)
-        latents = Latents(work, self._recipe, HELD_OUT).take(range(count))
-        draws = torch_draws(self._recipe.seed, "base/probe")
-        noise = torch.randn(latents.shape, generator=draws)
-        words = [pictures.caption(index, 0) for index in range(count)]
-        return latents, encode(self._tokenizer, words), stratified_times(count, draws), noise
-
-
-@torch.no_grad()
-def held_out_loss(trainer: Trainer, base: Base, loss_of: VelocityLoss, probe: tuple[Tensor, ...]) -> float:
-    """Mean squared velocity error of the averaged weights on the held-out pairs."""
-    with trainer.averaged():
-        parts = zip(*(torch.split(tensor, 64) for tensor in probe), strict=True)
-        errors = [loss_of(base, latents, ids, times, noise)[1] for latents, ids, times, noise in parts]
-    return float(torch.stack(errors).mean())

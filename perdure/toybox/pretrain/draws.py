@@ -29,10 +29,13 @@ def torch_draws(seed: int, purpose: str, *position: int | str) -> torch.Generato
 
 
 class Order:
-    """Which items a run sees: item `position` of an endless sequence of permutations of `count` items."""
+    """Which items a run sees: item `position` of an endless sequence of permutations of `count` items.
 
-    def __init__(self, seed: int, purpose: str, count: int) -> None:
-        self._seed, self._purpose, self._count = seed, purpose, count
+    With `in_order` the first of them is the identity.
+    """
+
+    def __init__(self, seed: int, purpose: str, count: int, in_order: bool = False) -> None:
+        self._seed, self._purpose, self._count, self._in_order = seed, purpose, count, in_order
         self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
     def take(self, start: int, size: int) -> list[tuple[int, int]]:
@@ -43,5 +46,7 @@ class Order:
         epoch, offset = divmod(position, self._count)
         if epoch != self._epoch:
             draws = numpy_draws(self._seed, self._purpose, epoch)
-            self._epoch, self._permutation = epoch, draws.permutation(self._count)
+            ordered = self._in_order and epoch == 0
+            self._epoch = epoch
+            self._permutation = np.arange(self._count) if ordered else draws.permutation(self._count)
         return int(self._permutation[offset]), epoch

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection, ViTModel
@@ -36,12 +36,12 @@ class Sampling:
 
 
 class Shipped:
-    """The models of an exported folder, float32, on the CPU."""
+    """The models of an exported folder, float32, on the CPU; `judges` is the folder whose scorers it lacks."""
 
-    def __init__(self, folder: Path) -> None:
-        self.pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    def __init__(self, folder: Path, judges: Path | None = None) -> None:
+        self.pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
-        scorers = folder / "scorers"
+        scorers = (judges or folder) / "scorers"
         self.clip = CLIPModel.from_pretrained(scorers / "clip", dtype=torch.float32).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(scorers / "clip")
         self.dino = ViTModel.from_pretrained(scorers / "dino", add_pooling_layer=False, dtype=torch.float32).eval()
@@ -49,7 +49,7 @@ class Shipped:
 
     def sample(self, prompts: list[str], sampling: Sampling, part: int = 20) -> Tensor:
         """One picture a prompt, (N, 3, 64, 64) in [-1, 1]; picture i starts from noise that only i decides."""
-        channels = self.pipeline.unet.config.in_channels
+        channels = self.pipeline.vae.config.latent_channels
         shape = (1, channels, LATENT_SIDE, LATENT_SIDE)
         noise = torch.cat([torch.randn(shape, generator=torch_draws(0, "evaluate", i)) for i in range(len(prompts))])
         found: list[NDArray[np.float32]] = []
@@ -167,6 +167,12 @@ def all_figures(folder: Path, photos: Path | None, sampling: Sampling) -> tuple[
         rows.append(photo_pictures(photos, HELD_OUT_PHOTOS)[::6][:14])
     pairs = torch.stack([torch.cat(rows), shipped.round_trip(torch.cat(rows))])
     return _rounded(figures), made, pairs
+
+
+def flow_figures(folder: Path, judges: Path, sampling: Sampling) -> tuple[dict[str, Any], Tensor]:
+    """The figures of an exported transformer by the judges of the first base, and the pictures of the prompts."""
+    base, made = base_figures(Shipped(folder, judges), sampling)
+    return _rounded({"base": base}), made
 
 
 def _rounded(value: Any) -> Any:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer, PreTrainedModel, ViTImageProcessor
 
 from perdure.files import read_json, write_json, write_text
-from perdure.toybox.pretrain.autoencoder import load_autoencoder
+from perdure.toybox.pretrain.autoencoder import load_autoencoder, load_exported
 from perdure.toybox.pretrain.base import build_base, build_scheduler
 from perdure.toybox.pretrain.files import replace_folder
+from perdure.toybox.pretrain.flow import build_flow_scheduler, build_transformer, load_tower
 from perdure.toybox.pretrain.recipe import PICTURE_SIDE, Recipe
 from perdure.toybox.pretrain.scorers import MEAN, STD, build_clip, build_instance_encoder, build_style_encoder
 from perdure.toybox.pretrain.stages import tokenizer_of
@@ -57,6 +58,41 @@ def save_pipeline(recipe: Recipe, work: Path, folder: Path) -> None:
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     _load_as_float32(folder / "text_encoder")
+
+
+def export_flow(
+    recipe: Recipe, work: Path, parts: Path, target: Path, figures: dict[str, Any] | None = None
+) -> None:
+    """Write the transformer's folder, a StableDiffusion3Pipeline in float16, around the parts of an exported base."""
+
+    def fill(folder: Path) -> None:
+        save_flow_pipeline(recipe, work, parts, folder)
+        if figures:
+            write_json(folder / "figures.json", figures)
+        write_checksums(folder)
+
+    replace_folder(target, fill)
+
+
+def save_flow_pipeline(recipe: Recipe, work: Path, parts: Path, folder: Path) -> None:
+    """The newest transformer (averaged weights) with the frozen parts; the text encoder stands twice."""
+    tower, tokenizer = half(load_tower(parts)), load_tokenizer(parts)
+    transformer = build_transformer(recipe.flow, recipe.autoencoder.latent_channels, tower.config.hidden_size)
+    transformer.load_state_dict(latest_weights(work / "flow", averaged=True))
+    pipeline = StableDiffusion3Pipeline(
+        vae=half(load_exported(parts)),
+        text_encoder=tower,
+        tokenizer=tokenizer,
+        text_encoder_2=tower,
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+        transformer=half(transformer),
+        scheduler=build_flow_scheduler(),
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for name in ("text_encoder", "text_encoder_2"):
+        _load_as_float32(folder / name)
 
 
 def save_scorer(name: str, recipe: Recipe, work: Path, folder: Path) -> None:

@@ -82,6 +82,28 @@ class BaseRecipe:
 
 
 @dataclass(frozen=True)
+class FlowRecipe:
+    """A transformer of Stable Diffusion 3's form on a finished base's autoencoder and text encoder."""
+
+    layers: int = 6
+    heads: int = 3
+    head_width: int = 64
+    word_scale: float = 18.0  # deviation of the text encoder's last hidden states but one, which no norm has seen
+    caption_drop: float = 0.1
+    train: TrainRecipe = TrainRecipe(
+        steps=30_000,
+        batch=24,
+        rate=1e-3,
+        muon_rate=0.01,
+        decay_steps=6000,
+        warmup=200,
+        average=0.999,
+        save_every=40,
+        measure_every=200,
+    )
+
+
+@dataclass(frozen=True)
 class ScorerRecipe:
     """A small vision transformer on 64 px pictures and how it is trained; `batch` counts pictures."""
 
@@ -110,6 +132,7 @@ class Recipe:
         600, 64, rate=1.5e-3, muon_rate=0.02, decay_steps=600, warmup=30, save_every=200, measure_every=50
     )
     base: BaseRecipe = field(default_factory=BaseRecipe)
+    flow: FlowRecipe = field(default_factory=FlowRecipe)
     clip: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(1700, 128)))
     instance: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(450, 192)))
     style: ScorerRecipe = field(default_factory=lambda: ScorerRecipe(_scorer_schedule(700, 192), layers=4))
@@ -144,6 +167,7 @@ PICO = Recipe(
     base=BaseRecipe(
         channels=(32, 32, 32), groups=8, text_width=32, text_layers=1, train=_pico_schedule(4, average=0.9)
     ),
+    flow=FlowRecipe(layers=2, heads=2, head_width=16, train=_pico_schedule(4, average=0.9)),
     clip=ScorerRecipe(_pico_schedule(), width=32, layers=1, embedding=32, text_layers=1),
     instance=ScorerRecipe(_pico_schedule(), width=32, layers=1, things=128, views=2),
     style=ScorerRecipe(_pico_schedule(48), width=32, layers=1, embedding=32),

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from perdure.files import read_json, write_json
-from perdure.toybox.pretrain.autoencoder import load_autoencoder, train_autoencoder, train_decoder
+from perdure.toybox.pretrain.autoencoder import load_autoencoder, load_exported, train_autoencoder, train_decoder
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
 from perdure.toybox.pretrain.latents import Latents
 from perdure.toybox.pretrain.processes import run_together
@@ -17,7 +17,9 @@ from perdure.toybox.pretrain.trainer import Decay
 from perdure.toybox.pretrain.words import train_words
 from perdure.toybox.world import VOCABULARY
 
+#: The stages of the first base, and those of the transformer that builds on its exported folder.
 STAGES = ("draw", "autoencoder", "latents", "decoder", "clip", "instance", "style", "words", "base")
+FLOW_STAGES = ("draw", "latents", "flow")
 
 
 def tokenizer_of() -> CLIPTokenizer:
@@ -31,16 +33,19 @@ def draw_pictures(recipe: Recipe, work: Path) -> None:
         Pictures(work, recipe.seed, split, recipe.data).prepare(recipe.processes)
 
 
-def encode_pictures(recipe: Recipe, work: Path) -> None:
-    """Encode the missing shards of latents of both splits."""
-    model = load_autoencoder(recipe, work)
+def encode_pictures(recipe: Recipe, work: Path, parts: Path | None = None) -> None:
+    """Encode the missing shards of latents of both splits, with the autoencoder trained here or that of `parts`."""
+    model = load_autoencoder(recipe, work) if parts is None else load_exported(parts)
     for split in (HELD_OUT, TRAIN):
         Latents(work, recipe, split).prepare(model)
 
 
-def train_generator(recipe: Recipe, work: Path, until: int | None = None, decay: Decay = None) -> None:
-    """Train the UNet and the text encoder in `recipe.processes` processes."""
-    order = {"recipe": recipe.name, "seed": recipe.seed, "work": str(work.resolve()), "until": until, "decay": decay}
+def train_generator(
+    recipe: Recipe, work: Path, until: int | None = None, decay: Decay = None, parts: Path | None = None
+) -> None:
+    """Train the UNet and its text encoder, or on `parts` the transformer, in `recipe.processes` processes."""
+    where = {"work": str(work.resolve()), "parts": None if parts is None else str(parts.resolve())}
+    order = {"recipe": recipe.name, "seed": recipe.seed, **where, "until": until, "decay": decay}
     run_together([json.dumps(order)], recipe.processes)
 
 
@@ -60,8 +65,16 @@ def train_scorer(name: str, recipe: Recipe, work: Path, until: int | None = None
         train_style_encoder(recipe, work, until, decay)
 
 
-def run_stage(name: str, recipe: Recipe, work: Path, photos: Path | None, until: int | None, decay: Decay) -> None:
-    """Run one stage of STAGES; it resumes where it stopped."""
+def run_stage(
+    name: str,
+    recipe: Recipe,
+    work: Path,
+    photos: Path | None = None,
+    until: int | None = None,
+    decay: Decay = None,
+    parts: Path | None = None,
+) -> None:
+    """Run one stage of STAGES or FLOW_STAGES; it resumes where it stopped. The flow needs `parts`, an exported base."""
     if name == "draw":
         draw_pictures(recipe, work)
     elif name == "autoencoder":
@@ -69,11 +82,13 @@ def run_stage(name: str, recipe: Recipe, work: Path, photos: Path | None, until:
     elif name == "decoder":
         train_decoder(recipe, work, photos, until, decay)
     elif name == "latents":
-        encode_pictures(recipe, work)
+        encode_pictures(recipe, work, parts)
     elif name == "words":
         train_words(recipe, work, tokenizer_of(), until, decay)
     elif name == "base":
         train_generator(recipe, work, until, decay)
+    elif name == "flow":
+        train_generator(recipe, work, until, decay, parts)
     else:
         train_scorer(name, recipe, work, until, decay)
 
