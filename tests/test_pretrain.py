@@ -17,7 +17,16 @@ from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures, picture_at
 from perdure.toybox.pretrain.draws import Order
 from perdure.toybox.pretrain.export import SCORERS, damaged, export, export_flow, size_in_bytes
 from perdure.toybox.pretrain.files import replace_folder
-from perdure.toybox.pretrain.flow import FlowLoss, PlainJointAttention, build_transformer, load_tower, sigmoid_normal_times, train_flow
+from perdure.toybox.pretrain.flow import (
+    FlowLoss,
+    PlainJointAttention,
+    build_transformer,
+    load_flow_pipeline,
+    load_tower,
+    sigmoid_normal_times,
+    train_flow,
+)
+from perdure.toybox.pretrain.muon import Muon, orthogonalised
 from perdure.toybox.pretrain.photos import HELD_OUT_PHOTOS, TRAINING_PHOTOS
 from perdure.toybox.pretrain.recipe import PICO, PROMPT_LENGTH, Recipe
 from perdure.toybox.pretrain.tokenizer import encode
@@ -193,7 +202,7 @@ def test_flow_loss_is_that_of_the_plain_pipeline_and_transformer(parts, tokenize
     model.set_attn_processor(PlainJointAttention())
     loss, plain = FlowLoss(tower)(model, latents, encode(tokenizer, prompts), times, noise)
     torch.testing.assert_close(loss, sum(wanted) / 2, rtol=1e-5, atol=1e-5)
-    assert float(plain) == float(loss)
+    assert torch.equal(plain, loss.detach())
     for found, right in zip(torch.autograd.grad(loss, list(model.parameters())), gradients, strict=True):
         torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-4)
 
@@ -207,11 +216,9 @@ def test_flow_times_are_spread_as_the_sigmoid_of_a_normal():
 
 
 def test_exported_flow_draws_as_a_loop_by_hand(flowed, parts, tmp_path, tokenizer):
-    from diffusers import StableDiffusion3Pipeline
-
     export_flow(PICO, flowed, parts, tmp_path / "toyflow")
     assert damaged(tmp_path / "toyflow") == []
-    pipeline = StableDiffusion3Pipeline.from_pretrained(tmp_path / "toyflow")
+    pipeline = load_flow_pipeline(tmp_path / "toyflow")
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     made = pipeline("a red boot", latents=noise, num_inference_steps=3, guidance_scale=2.0, output_type="np").images
@@ -232,6 +239,23 @@ def test_exported_flow_draws_as_a_loop_by_hand(flowed, parts, tmp_path, tokenize
 
 def test_no_photo_is_both_trained_on_and_held_out():
     assert not set(TRAINING_PHOTOS) & set(HELD_OUT_PHOTOS)
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
+def test_muon_moves_as_that_of_torch_and_orthogonally_in_float32(shape):
+    draws = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    mine = Muon([{"params": [ours]}], lr=0.1)
+    mine._dtype = torch.bfloat16
+    torchs = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0)
+    for _ in range(3):
+        ours.grad = torch.randn(shape, generator=draws)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        torchs.step()
+    assert torch.equal(ours, theirs)
+    values = torch.linalg.svdvals(orthogonalised(ours.grad, torch.float32))
+    assert float(values.min()) > 0.6 and float(values.max()) < 1.3
 
 
 def test_auc_counts_ties_half():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -54,6 +54,14 @@ def build_transformer(recipe: FlowRecipe, latent_channels: int, text_width: int)
 def build_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
     """Euler steps over evenly spread times: so few latents need no shift towards noise."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+
+
+def load_flow_pipeline(folder: Path) -> StableDiffusion3Pipeline:
+    """An exported transformer's pipeline, float32; diffusers wants to be told that there is no third encoder."""
+    pipeline: StableDiffusion3Pipeline = StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
+    )
+    return pipeline
 
 
 def load_tower(parts: Path) -> CLIPTextModelWithProjection:
@@ -105,9 +113,7 @@ def predict(model: SD3Transformer2DModel, noisy: Tensor, times: Tensor, read_tex
     mask = noisy.new_zeros(len(noisy), 1, 1, (LATENT_SIDE // 2) ** 2 + words.shape[1])
     mask[::2, ..., -1] = math.log(ROWS_OF_ZEROS)
     mask[1::2, ..., -1] = -math.inf
-    found: Tensor = model(
-        noisy, words, pooled, 1000 * times, joint_attention_kwargs={"attention_mask": mask}
-    ).sample  # fmt: skip
+    found: Tensor = model(noisy, words, pooled, 1000 * times, joint_attention_kwargs={"attention_mask": mask}).sample
     return found.float()
 
 

@@ -92,14 +92,14 @@ class FlowRecipe:
     caption_drop: float = 0.1
     train: TrainRecipe = TrainRecipe(
         steps=30_000,
-        batch=24,
+        batch=32,
         rate=1e-3,
         muon_rate=0.01,
         decay_steps=6000,
         warmup=200,
         average=0.999,
-        save_every=40,
-        measure_every=200,
+        save_every=20,
+        measure_every=100,
     )
 
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from perdure.files import read_json, write_json
 from perdure.toybox.pretrain.files import read_tensors, write_tensors
+from perdure.toybox.pretrain.muon import Muon
 from perdure.toybox.pretrain.recipe import TrainRecipe
 
 RateOf = Callable[[str], float]
@@ -63,7 +64,7 @@ class Trainer:
             groups, lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
         )
         mine = [{"params": [self._flat[name]], "scale": rate_of(name)} for name in self._flat if name in self._mine]
-        self._muon = torch.optim.Muon(mine, lr=recipe.muon_rate, weight_decay=0.0) if mine else None
+        self._muon = Muon(mine, lr=recipe.muon_rate) if mine else None
 
     def plan_decay(self, decay: Decay) -> None:
         """Move the final decay; the checkpoints remember it."""
@@ -121,7 +122,7 @@ class Trainer:
             self._flat[name].grad = None if gradient is None else gradient.flatten(1)
         if self._muon is not None:
             self._set_rates(self._muon, rate)
-            self._muon.step()  # type: ignore[no-untyped-call]
+            self._muon.step()
         if self._world > 1:
             tensors = list(self._flat.values())
             joined = torch.cat(
