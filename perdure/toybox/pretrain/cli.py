@@ -70,9 +70,7 @@ def run_all(
 
 
 @app.command("rewind")
-def rewind_base(
-    name: Annotated[str, typer.Argument(help="base or flow.")] = "base", work: Work = DEFAULT_WORK
-) -> None:
+def rewind_base(name: Annotated[str, typer.Argument(help="base or flow.")] = "base", work: Work = DEFAULT_WORK) -> None:
     """Set a generator back to its checkpoint from before the final decay, to train it further from there."""
     from perdure.toybox.pretrain.stages import rewind
 

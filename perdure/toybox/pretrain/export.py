@@ -60,9 +60,7 @@ def save_pipeline(recipe: Recipe, work: Path, folder: Path) -> None:
     _load_as_float32(folder / "text_encoder")
 
 
-def export_flow(
-    recipe: Recipe, work: Path, parts: Path, target: Path, figures: dict[str, Any] | None = None
-) -> None:
+def export_flow(recipe: Recipe, work: Path, parts: Path, target: Path, figures: dict[str, Any] | None = None) -> None:
     """Write the transformer's folder, a StableDiffusion3Pipeline in float16, around the parts of an exported base."""
 
     def fill(folder: Path) -> None:

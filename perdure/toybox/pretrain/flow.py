@@ -1,6 +1,6 @@
-"""The second generator: a rectified-flow transformer of Stable Diffusion 3's form on the first base's latents and words.
+"""The second generator: a rectified-flow transformer of Stable Diffusion 3's form.
 
-The autoencoder and the text encoder are the first base's, frozen. SD3's pipeline wants two CLIP towers with a projection:
+The autoencoder and text encoder are the first base's, frozen. SD3's pipeline wants two CLIP towers with projections:
 the same tower stands twice, its projection the identity; of each the pipeline takes the last hidden states but one as
 words and the projected state of the end token as the pooled vector. In place of a third encoder the pipeline sends
 `max_sequence_length` rows of zeros. Rows that are alike stay alike (text has no positions in SD3), and so many of them
@@ -90,7 +90,8 @@ class PlainJointAttention:
         """Picture and text tokens (N, I, D), (N, T, D), mask to broadcast to (N, heads, I + T, I + T)."""
 
         def heads(states: Tensor, project: nn.Module) -> Tensor:
-            return project(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            projected: Tensor = project(states).view(*states.shape[:2], attn.heads, -1)
+            return projected.transpose(1, 2)
 
         def both(of_picture: Tensor, of_text: Tensor) -> Tensor:
             return torch.cat([of_picture, of_text], dim=2)

@@ -17,7 +17,7 @@ _STEPS = 5
 
 
 def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """About U V^T of the matrix U S V^T, singular values between about .7 and 1.2, by Newton-Schulz steps in `dtype`."""
+    """About U V^T of the matrix U S V^T (singular values of .7 to 1.2), by Newton-Schulz steps in `dtype`."""
     a, b, c = _COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     found = matrix.to(dtype, copy=True)
