@@ -35,6 +35,11 @@ class _Labelled(Record):
 
 class _Method(_Labelled):
     name: str
+    options: dict[str, Any]
+
+
+class _Training(Record):
+    steps: int
 
 
 class _Measures(Record):
@@ -46,7 +51,7 @@ class _Settings(Record):
     base: str
     methods: list[_Method] = Field(min_length=1)
     scoring: _Measures
-    training: dict[str, Any]
+    training: _Training
     sampling: dict[str, Any]
 
 

@@ -93,7 +93,7 @@ def spoil_value(rng: random.Random, value: Any) -> Any:
     if how == 0:
         del parent[at[-1]]
     elif how == 1 and isinstance(parent, dict):
-        parent[rng.choice([str(at[-1]) + "s", "", "name", rng.choice(list(parent))])] = parent.pop(at[-1])
+        parent[rng.choice([str(at[-1]) + "s", "", "name", *parent])] = parent.pop(at[-1])
     elif how == 2 and isinstance(parent, list):
         parent.append(parent[at[-1]])
     else:
@@ -182,7 +182,7 @@ class Stock:
             "concepts": [
                 {"name": "dog", "images": "photos/dog", "token": "zwz", "class": "dog", "prompt": "a {token} {class}"},
                 {"name": "cat", "images": ["photos/cat/0.png", "photos/cat/1.jpg"], "token": "sbu", "class": "cat"},
-                {"name": "thing", "drawn": {"what": "style", "index": 1, "images": 2, "references": 2}, "token": "q"},
+                {"name": "thing", "drawn": {"what": "style", "index": 1, "images": 2}, "token": "q", "class": "dog"},
             ],
             "order": [2, 1, 3], "seed": 3,
             "training": {
@@ -209,7 +209,18 @@ class Stock:
         from perdure import plan, run
 
         made = plan.build(
-            {**self.plan(), "methods": ["cidm"], "order": [2, 1, 3], "training": {"steps": 1, "resolution": 32}},
+            {
+                **self.plan(),
+                "methods": ["cidm"],
+                "order": [2, 1, 3],
+                "training": {"steps": 1, "resolution": 32},
+                "sampling": {
+                    "steps": 1,
+                    "images_per_prompt": 1,
+                    "prompts": {"subject": ["a {concept}"], "style": ["{concept}"]},
+                },
+                "scoring": {"subject": ["clip_i"], "style": ["csd"]},
+            },
             folder=self.folder,
         )
         data = made.model_copy(update={"concepts": made.concepts[:2], "order": None})

@@ -1,6 +1,7 @@
 """The wrapper around the frozen pipelines, on pico models of the real classes."""
 
 import json
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -591,3 +592,21 @@ def test_loading_is_silent(pico, capfd):
     loading.load(str(pico), device="cpu")
     told = capfd.readouterr()
     assert told.out == "" and told.err == ""
+
+
+@pytest.mark.parametrize("file", ["tokenizer/tokenizer.json", "unet/config.json", "model_index.json"])
+@pytest.mark.parametrize("what", ["pipe", "folder", "loop", "[]", '{"a": {}}'])
+def test_a_base_with_a_damaged_file_is_told_in_a_sentence(pico, tmp_path, file, what):
+    base = shutil.copytree(pico, tmp_path / "base")
+    path = base / file
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "loop":
+        path.symlink_to(path.name)
+    else:
+        path.write_text(what)
+    with pytest.raises(ModelError, match="base"):
+        loading.load(str(base), device="cpu")

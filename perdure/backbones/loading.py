@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 IN_CACHE = "in the hub cache"
+DAMAGED = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, SafetensorError)
+"""What the libraries raise on a pipeline's files that hold something else than they should."""
 EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
 
 
@@ -40,6 +42,7 @@ def load(base: str, precision: str = "fp32", device: str | None = None, vae: str
     """
     where = _device(device) if device else None
     source = _source(base)
+    _files(Path(source))
     fetching = not Path(source).is_dir() and available(base) != IN_CACHE
     with _quiet(fetching):
         index = _index(base, source)
@@ -94,12 +97,23 @@ def identity(base: str, vae: str | None = None) -> str:
     digest = hashlib.sha256(f"{identity(vae)}+".encode() if vae else b"")
     if not folder.is_dir():
         digest.update(base.encode())
-    own = [p for p in (*folder.glob("*"), *folder.glob("*/*")) if p.suffix in (".safetensors", ".json", ".txt")]
-    for path in sorted(p for p in own if p.name != "figures.json"):
-        digest.update(f"{path.relative_to(folder)}:{path.stat().st_size}".encode())
-        if path.stat().st_size <= 64 << 20:
-            digest.update(path.read_bytes())
+    for path in _files(folder):
+        try:
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder)}:{size}".encode())
+            if size <= 64 << 20:
+                digest.update(path.read_bytes())
+        except OSError as error:
+            raise ModelError(f"base {base}: {path.name} cannot be read ({error.strerror})") from None
     return digest.hexdigest()[:16]
+
+
+def _files(folder: Path) -> list[Path]:
+    """A pipeline's own files. Raises ModelError where one is a pipe, a folder or a link to nothing."""
+    own = [p for p in (*folder.glob("*"), *folder.glob("*/*")) if p.suffix in (".safetensors", ".json", ".txt")]
+    if odd := next((p for p in own if not p.is_file()), None):
+        raise ModelError(f"base {folder}: {odd.relative_to(folder)} is not a plain file; restore it from a copy")
+    return sorted(p for p in own if p.name != "figures.json")
 
 
 def available(base: str) -> str:
@@ -166,7 +180,7 @@ def _from_pretrained(cls: Any, source: str, name: str, config_only: bool = False
         if config_only:
             return cls.load_config(source, local_files_only=offline())
         return cls.from_pretrained(source, local_files_only=local or offline(), use_safetensors=True, **options)
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, *DAMAGED) as error:
         if local:
             raise ModelError(f"base {name} cannot be loaded: {_first_line(error)}") from None
         reason = "HF_HUB_OFFLINE is set" if offline() else f"it could not be fetched: {_first_line(error)}"
