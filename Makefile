@@ -3,13 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test clean
+.PHONY: demo test mutants clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/perdure demo
 
 test: $(VENV)/.tested
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+
+# Hours of work, in the background, never in CI: does a test notice where the code is wrong? Goes on where it was stopped.
+# `.venv/bin/mutmut results` lists what no test has noticed so far.
+mutants: $(VENV)/.tested
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[mutants]'
+	OMP_NUM_THREADS=1 nohup nice -n 15 sh -c '$(VENV)/bin/python -m tests.wrong; $(VENV)/bin/mutmut run --max-children 1' \
+		> mutants.log 2>&1 &
+	@echo 'running in the background; see mutants.log'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
