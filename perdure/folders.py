@@ -1,5 +1,6 @@
 """What lies in a folder of images: the pictures in it, and what is left out, each with the reason and the remedy."""
 
+import os
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def listing(folder: Path, apart: Collection[Path] = ()) -> Listing:
 
     apart: folders inside it that are read for themselves; nothing is said of them.
     """
-    if not folder.exists():
+    if not os.path.exists(folder):  # pathlib's raises where a name is too long
         raise ImageError(f"{folder}: there is no such folder.")
     if not folder.is_dir():
         raise ImageError(f"{folder}: is a file; a folder of images is needed.")

@@ -46,6 +46,14 @@ def read(path: Path) -> tuple[dict[str, Any], Lines]:
     return parse(text, str(path))
 
 
+def kept(path: Path) -> dict[str, Any]:
+    """The plan that is kept beside a model, for people; empty where it is no plain file or cannot be read."""
+    try:
+        return read(path)[0] if path.is_file() else {}  # a pipe would be waited for
+    except PlanError:
+        return {}
+
+
 def parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
     """As `read`, from text."""
     try:

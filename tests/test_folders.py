@@ -434,3 +434,8 @@ def test_looking_decodes_nothing(perdure, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "convert", counted)
     assert perdure("check", "plan.yaml")[0] == 0 and len(most) == 6 and max(most) <= 2
+
+
+def test_a_folder_whose_name_is_too_long_is_none(tmp_path):
+    with pytest.raises(ImageError, match="no such folder"):
+        folders.list_images(tmp_path / ("x" * 300))

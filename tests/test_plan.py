@@ -1,6 +1,7 @@
 """Plans: every mistake at once and in its place; the same plan wherever it lies."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -615,3 +616,13 @@ def test_catalogue_reads_every_option():
         "cross_kv",
     )
     assert options["rank"].default == 16 and card.consolidate and "\n" not in card.source
+
+
+@pytest.mark.parametrize("what", ["pipe", "nothing", "no plan"])
+def test_a_plan_kept_beside_a_model_may_be_anything(tmp_path, what):
+    path = tmp_path / "plan.yaml"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "no plan":
+        path.write_text("[")
+    assert yaml_file.kept(path) == {}

@@ -10,7 +10,7 @@ from perdure import catalogue, yaml_file
 from perdure.compare import statistics
 from perdure.compare.statistics import Spread
 from perdure.compare.study import Study
-from perdure.errors import PerdureError, PlanError, did_you_mean
+from perdure.errors import PlanError, did_you_mean
 from perdure.matrix import Direction
 
 FILE = "compare/published.yaml"
@@ -111,7 +111,8 @@ def get(name: str) -> Table:
 
 def protocol_of(study: Study) -> str | None:
     """The protocol that the plans of all runs name, if they name one, and the same."""
-    named = {_named(run_folder / "plan.yaml") for run_folder in (entry.folder for entry in study.entries)}
+    told = [yaml_file.kept(entry.folder / "plan.yaml").get("protocol") for entry in study.entries]
+    named = {name if isinstance(name, str) else None for name in told}
     return named.pop() if len(named) == 1 else None
 
 
@@ -130,13 +131,6 @@ def beside(study: Study, name: str | None = None) -> Beside | None:
                   for row, name in others.items() if name == method]  # fmt: skip
     orders = [order for m, f in columns if (order := _order(study, table, rows, m, f))]
     return Beside(table, planned == table.name and _alike(study, table), columns, tuple(lines), tuple(orders))
-
-
-def _named(path: Any) -> str | None:
-    try:
-        return yaml_file.read(path)[0].get("protocol")
-    except (OSError, PerdureError):
-        return None
 
 
 def _alike(study: Study, table: Table) -> bool:

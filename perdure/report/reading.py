@@ -10,7 +10,6 @@ import numpy as np
 from perdure import matrix, yaml_file
 from perdure.analysis import record as analyses
 from perdure.analysis.record import Analysis
-from perdure.errors import PerdureError
 from perdure.lineage import Lineage
 from perdure.matrix import Direction
 from perdure.report.outdated import outdated
@@ -71,11 +70,8 @@ class Run:
     @cached_property
     def planned(self) -> int:
         """Concepts that the plan wants taught (at least those that were)."""
-        try:
-            data, _ = yaml_file.read(self.lineage.folder / "plan.yaml")
-            return max(len(data.get("concepts") or ()), len(self.concepts))
-        except (OSError, PerdureError):
-            return len(self.concepts)
+        concepts = yaml_file.kept(self.lineage.folder / "plan.yaml").get("concepts")
+        return max(len(concepts) if isinstance(concepts, list) else 0, len(self.concepts))
 
     @cached_property
     def cells(self) -> dict[tuple[int, str], Cell]:
