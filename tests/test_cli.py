@@ -249,7 +249,7 @@ def test_folders_that_cannot_be_written_to(perdure, tmp_path, pico, photos, quic
     """A path below a file stands for a folder without permission: it fails for every user, root included."""
     (tmp_path / "file").write_text("x")
     assert refused(
-        perdure("init", "file/model", "--base", pico, *quick), "cannot write file/model/lineage.json: Not a directory"
+        perdure("init", "file/model", "--base", pico, *quick), "cannot write to file/model: .lock cannot be opened (Not a directory)"
     )
     assert refused(perdure("plan", "new", photos, "--out", "file/plan.yaml"), "cannot write file/plan.yaml")
     perdure("init", "mine", "--base", pico, *quick)
