@@ -336,7 +336,7 @@ def test_scores_that_are_missing_are_counted(tmp_path):
 def test_csv_is_tidy(whole):
     rows = list(csv.DictReader(io.StringIO(tables.runs_csv(whole), newline="")))
     one = [r for r in rows if (r["method"], r["measure"], r["figure"], r["seed"]) == ("naive", "dino", "average", "1")]
-    assert len(rows) == 30 * (2 * 9 + 3) and len(one) == 3
+    assert len(rows) == 30 * (2 * 9 + 3 + 6) and len(one) == 3
     expected = {np.mean([score("naive", order, 1, 3, j + 1, j) for j in range(3)]) for order in ORDERS}
     assert sorted(float(r["value"]) for r in one) == pytest.approx(sorted(expected))
     assert all(len(r["order"].split(">")) == 3 for r in one)
@@ -485,7 +485,7 @@ def test_command(sweep, tmp_path):
     assert (tmp_path / "o" / "compare.html").is_file()
     told = runner.invoke(app, ["compare", str(sweep), "--out", str(tmp_path / "o"), "--measure", "clip_i", "--json"])
     found = json.loads(told.stdout)
-    assert {m["measure"] for m in found["means"]} == {"clip_i", "cost"} and len(found["runs"]) == 30
+    assert {m["measure"] for m in found["means"]} == {"clip_i", "cost", "failings"} and len(found["runs"]) == 30
     pair = found["differences"][0]["pairs"][0]
     assert (pair["verdict"], pair["n"], pair["p"], pair["p_holm"]) == ("ahead", 3, None, None)
     wrong = runner.invoke(app, ["compare", str(sweep), "--measure", "dinno"])
