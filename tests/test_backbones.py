@@ -594,8 +594,10 @@ def test_loading_is_silent(pico, capfd):
     assert told.out == "" and told.err == ""
 
 
-@pytest.mark.parametrize("file", ["tokenizer/tokenizer.json", "unet/config.json", "model_index.json"])
-@pytest.mark.parametrize("what", ["pipe", "folder", "loop", "[]", '{"a": {}}'])
+@pytest.mark.parametrize(
+    "file", ["tokenizer/tokenizer.json", "unet/config.json", "text_encoder/config.json", "model_index.json"]
+)
+@pytest.mark.parametrize("what", ["pipe", "folder", "loop", "[]", '{"a": {}}', '{"intermediate_size": ""}'])
 def test_a_base_with_a_damaged_file_is_told_in_a_sentence(pico, tmp_path, file, what):
     base = shutil.copytree(pico, tmp_path / "base")
     path = base / file

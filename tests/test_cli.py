@@ -202,7 +202,7 @@ def test_images_that_cannot_be_used(perdure, tmp_path, pico):
         ({"method": "mergeinit"}, "method: no method 'mergeinit'; did you mean 'merge_init'?"),
         ({"training": {"steps": "many"}}, "training.steps: input should be a valid integer"),
         ({"concepts": [one(), one()]}, "two concepts are called 'dog'"),
-        ({"concepts": [one(), one("cat", token="zwzw")]}, "its token 'zwz' is a part of 'zwzw' of concept 'cat'"),
+        ({"concepts": [one(), one("cat", token="old zwz")]}, "its token 'zwz' is a part of 'old zwz' of concept 'cat'"),
         ({"concepts": []}, "has no concepts to teach"),
     ],
 )

@@ -341,7 +341,7 @@ def test_csv_is_tidy(whole):
     assert sorted(float(r["value"]) for r in one) == pytest.approx(sorted(expected))
     assert all(len(r["order"].split(">")) == 3 for r in one)
     summary = list(csv.DictReader(io.StringIO(tables.summary_csv(whole), newline="")))
-    assert len(summary) == 5 * (2 * 9 + 3)
+    assert len(summary) == 5 * (2 * 9 + 3 + 6)
     joint = next(r for r in summary if (r["method"], r["figure"]) == ("joint", "forgetting"))
     assert (joint["bound"], joint["n"], joint["mean"]) == ("1", "0", "")
     naive = next(r for r in summary if (r["method"], r["measure"], r["figure"]) == ("naive", "dino", "average"))

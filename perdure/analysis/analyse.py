@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perdure import method
+from perdure import method, mistakes
 from perdure.analysis import record, sums
 from perdure.analysis.record import ALL, KINDS, Analysis
 from perdure.analysis.sums import Sums, mean, of_updates, pooled
@@ -30,7 +30,8 @@ def analyse(lineage: Lineage, watch: Watch = silent) -> Analysis:
     rows = lineage.lessons
     if not rows:
         raise LineageError(f"{lineage.folder} has no lesson to analyse; teach it one")
-    choice = MethodChoice.model_validate(lineage.settings["methods"][0])
+    with mistakes.understood(lineage.folder / "lineage.json", MethodChoice):
+        choice = MethodChoice.model_validate(lineage.settings["methods"][0])
     rules = method.get(choice.name, choice.options).consolidate
     shelf = Shelf(lineage.store)
     stored = [Stored.at(row.memory, shelf) for row in rows]

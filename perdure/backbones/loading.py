@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 IN_CACHE = "in the hub cache"
-DAMAGED = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, SafetensorError)
+DAMAGED = (
+    OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, SafetensorError,
+    StrictDataclassError,
+)  # fmt: skip
 """What the libraries raise on a pipeline's files that hold something else than they should."""
 EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
 
