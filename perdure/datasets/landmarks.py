@@ -39,12 +39,14 @@ def _choose(dataset: Dataset, copy: Copy, pick: Pick, watch: Watch) -> Chosen:
 
 def _read(table: Path) -> dict[str, list[str]]:
     """Landmark id -> its image ids, rising. DataError where a row is not such."""
-    csv.field_size_limit(sys.maxsize)  # a well-known landmark has thousands of images in one field
+    usual = csv.field_size_limit(sys.maxsize)  # a well-known landmark has thousands of images in one field
     try:
         with table.open(encoding="utf-8", newline="") as stream:
             rows = [(row["landmark_id"], row["images"].split()) for row in csv.DictReader(stream)]
     except (OSError, UnicodeDecodeError, KeyError, AttributeError, csv.Error) as error:
         raise DataError(f"{table}: is not a table of landmark_id and images ({error}).") from error
+    finally:
+        csv.field_size_limit(usual)  # it is the limit of all tables of this process
     for name, ids in rows:
         if not name.isdecimal() or not all(PICTURE_ID.fullmatch(picture) for picture in ids):
             raise DataError(f"{table}: landmark {name!r} is not a number with image ids of 16 hexadecimal digits.")
