@@ -227,6 +227,26 @@ def plan_data(pico, pico_clip, photos):
     }
 
 
+@pytest.fixture
+def taught(backbone, plan_data):
+    """(method, lessons=2) -> the memory after some lessons on the module's own `backbone`."""
+    from perdure import examples, pictures, plan
+    from perdure.memory import Memory
+    from perdure.train import Lesson, learn
+
+    made = plan.build({**plan_data, "training": {**plan_data["training"], "weight_decay": 0.1}})
+
+    def teach(chosen, lessons=2):
+        memory = Memory()
+        for number, concept in enumerate(made.concepts[:lessons], start=1):
+            encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
+            lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)
+            memory = learn(backbone, chosen, memory, lesson, made)
+        return memory
+
+    return teach
+
+
 def planned(training, seed: int = 0):
     """A plan around some training settings, for what needs a whole plan."""
     from perdure import plan

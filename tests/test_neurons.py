@@ -6,16 +6,14 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
-from perdure import examples, method, pictures, plan
+from perdure import method
 from perdure.backbones import loading
-from perdure.memory import Memory
 from perdure.method import Method
 from perdure.parts import guard, importance
 from perdure.parts.adapter import neurons
 from perdure.parts.consolidate import add
 from perdure.parts.neurons import CALIBRATION, NOISES, SAMPLES, Choice, concept_masks, concept_neurons, shuffled
 from perdure.parts.start import everything
-from perdure.train import Lesson, learn
 
 KV = (".attn2.to_k", ".attn2.to_v")
 CHOICE = Choice("fisher", "layer", "element", 0.5, "vote", 0.5, None)
@@ -24,22 +22,6 @@ CHOICE = Choice("fisher", "layer", "element", 0.5, "vote", 0.5, None)
 @pytest.fixture(scope="module")
 def backbone(pico):
     return loading.load(str(pico), device="cpu")
-
-
-@pytest.fixture
-def taught(backbone, plan_data):
-    """(method, lessons=2) -> the memory after some lessons."""
-    made = plan.build({**plan_data, "training": {**plan_data["training"], "weight_decay": 0.1}})
-
-    def teach(chosen, lessons=2):
-        memory = Memory()
-        for number, concept in enumerate(made.concepts[:lessons], start=1):
-            encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
-            lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)
-            memory = learn(backbone, chosen, memory, lesson, made)
-        return memory
-
-    return teach
 
 
 # --- scores beside plain diffusers -----------------------------------------------------------------------------------

@@ -24,22 +24,6 @@ def backbone(pico):
     return loading.load(str(pico), device="cpu")
 
 
-@pytest.fixture
-def taught(backbone, plan_data):
-    """(method, lessons=2) -> the memory after some lessons."""
-    made = plan.build({**plan_data, "training": {**plan_data["training"], "weight_decay": 0.1}})
-
-    def teach(chosen, lessons=2):
-        memory = Memory()
-        for number, concept in enumerate(made.concepts[:lessons], start=1):
-            encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
-            lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)
-            memory = learn(backbone, chosen, memory, lesson, made)
-        return memory
-
-    return teach
-
-
 def same(a: Memory, b: Memory, **tolerance):
     one, two = a.delta(), b.delta()
     assert one.keys() == two.keys() and len(one) > 0
