@@ -4,6 +4,7 @@ A change of one projection is a stack of factor pairs (A, B), meaning the sum of
 break-even; one dense matrix after. All tensors are float32 on the CPU.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -44,6 +45,10 @@ class Change:
     def rank(self) -> int | None:
         """Sum of the pairs' ranks (an upper bound of the matrix rank); None once dense."""
         return None if self.dense is not None else sum(a.shape[0] for a, _ in self.pairs)
+
+    def stacked(self) -> Pair:
+        """The pairs as one: A (sum of ranks, in), B (out, sum of ranks)."""
+        return torch.cat([a for a, _ in self.pairs]), torch.cat([b for _, b in self.pairs], dim=1)
 
     def matrix(self) -> Tensor:
         """The change itself, (out, in) float32; pairs are summed in the order in which they were learnt."""
@@ -116,6 +121,16 @@ class Delta(Mapping[str, Change]):
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.numel() * t.element_size() for change in self.values() for t in change.tensors().values())
+
+
+def balanced(a: Tensor, b: Tensor) -> Pair:
+    """Factors of the same product whose largest entries are of one size: float16 has few small numbers.
+
+    They are scaled by a power of two, which is exact.
+    """
+    sizes = [float(factor.abs().max()) for factor in (a, b)]
+    shift = 2.0 ** round(math.log2(sizes[0] / sizes[1]) / 2) if all(sizes) and all(map(math.isfinite, sizes)) else 1.0
+    return a / shift, b * shift
 
 
 def _frozen(*tensors: Tensor) -> Pair:

@@ -214,6 +214,8 @@ class Consolidate:
     """What must be told to recall."""
     strict: bool = True
     """Whether no past data and no past adapters are kept: one model is carried, and statistics of it."""
+    adds: bool = False
+    """Whether a lesson's own change is what the delta has gained by it: such a change can be taken out again."""
     carries: frozenset[str] = frozenset({"delta"})
     """Names of what is carried from lesson to lesson; learnt words come to that by themselves."""
 

@@ -24,6 +24,12 @@ def called(token: str, behind: str = "") -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){words}(?!\w){behind}", re.IGNORECASE)
 
 
+def replaced(prompt: str, token: str, by: str, noun: str = "") -> str:
+    """A prompt in which something else stands for a token, and for the noun behind it where one is given."""
+    behind = rf"(?:\s+{re.escape(noun)}\b)?" if noun else ""
+    return called(token, behind).sub(by, prompt)
+
+
 def mentions(text: str, token: str) -> bool:
     """Whether a text holds a token that is not empty."""
     return bool(token.strip() and called(token).search(text))

@@ -114,7 +114,7 @@ LAYERS = [
     ["plan", "method", "parts", "methods", "pictures", "workload"],
     ["agreement", "soundness", "lineage", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
     ["sample", "lesson", "train", "evaluate", "drift", "trackers"],
-    ["run", "pace", "spread", "drawing", "doctor", "fsck", "screen", "pages", "compare", "advise", "sweep"],
+    ["run", "pace", "spread", "drawing", "doctor", "fsck", "screen", "pages", "compare", "advise", "sweep", "export"],
     ["cli", "__main__"],
 ]
 """From the bottom up; within a layer imports may go anywhere that makes no circle."""

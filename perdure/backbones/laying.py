@@ -1,6 +1,5 @@
 """What lies under a frozen UNet: a delta, folded into float32 weights or a branch beside half-precision ones."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from perdure.backbones.processes import several
-from perdure.delta import Change, Delta
+from perdure.delta import Change, Delta, balanced
 from perdure.errors import ModelError
 
 Placed = tuple[nn.Parameter, ...]
@@ -57,7 +56,7 @@ class Laying:
         for name, parts in moved.items():
             device, leads = self._untouched[name].device, several().number == 0
             own = self._placed[name] if leads else tuple(torch.empty(s, dtype=d, device=device) for s, d in parts)
-            received[name] = tuple(_frozen(broadcast(part.detach().clone())) for part in own)
+            received[name] = _frozen(*(broadcast(part.detach().clone()) for part in own))
         with self._under(received):
             yield
 
@@ -75,12 +74,11 @@ class Laying:
     def _made(self, name: str, change: Change) -> Placed:
         weight = self._untouched[name]
         if self._folds(name):
-            return (_frozen(weight + change.matrix().to(weight.device)),)
+            return _frozen(weight + change.matrix().to(weight.device))
         if change.dense is not None:
-            return (_frozen(change.dense.to(weight.device, weight.dtype)),)
-        a = torch.cat([a for a, _ in change.pairs]).to(weight.device)
-        b = torch.cat([b for _, b in change.pairs], dim=1).to(weight.device)
-        return _balanced(a, b, weight.dtype)
+            return _frozen(change.dense.to(weight.device, weight.dtype))
+        a, b = (factor.to(weight.device) for factor in change.stacked())
+        return _frozen(*(factor.to(weight.dtype) for factor in balanced(a, b)))
 
     @contextmanager
     def _under(self, placed: dict[str, Placed]) -> Iterator[None]:
@@ -105,18 +103,8 @@ class Laying:
                 self._handles.append(self._linears[name].register_forward_hook(_branch(parts)))
 
 
-def _balanced(a: Tensor, b: Tensor, dtype: torch.dtype) -> Placed:
-    """Factors of the same product, rounded once their largest entries are of one size: float16 has few small numbers.
-
-    They are scaled by a power of two, which is exact.
-    """
-    sizes = [float(factor.abs().max()) for factor in (a, b)]
-    shift = 2.0 ** round(math.log2(sizes[0] / sizes[1]) / 2) if all(sizes) else 1.0
-    return _frozen((a / shift).to(dtype)), _frozen((b * shift).to(dtype))
-
-
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach(), requires_grad=False)
+def _frozen(*tensors: Tensor) -> Placed:
+    return tuple(nn.Parameter(tensor.detach(), requires_grad=False) for tensor in tensors)
 
 
 def _product(factors: Placed) -> Tensor:

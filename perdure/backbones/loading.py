@@ -44,10 +44,15 @@ def load(base: str, precision: str = "fp32", device: str | None = None, vae: str
     Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
     """
     where = _device(device) if device else None
+    return Backbone(*pipeline(base, precision, vae), precision, where)
+
+
+def pipeline(base: str, precision: str = "fp32", vae: str | None = None) -> tuple[Any, Family]:
+    """A base model as the pipeline of diffusers that it is, on the CPU, and its family. Raises ModelError."""
     source = _source(base)
     _files(Path(source))
     fetching = not Path(source).is_dir() and available(base) != IN_CACHE
-    with _quiet(fetching):
+    with quiet(fetching):
         index = _index(base, source)
     family = FAMILIES[index["_class_name"]]
     extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
@@ -55,11 +60,11 @@ def load(base: str, precision: str = "fp32", device: str | None = None, vae: str
         extra["variant"] = checking.check_files(Path(source), index, base, without=("vae",) if vae else ())
     if family is stable_diffusion.FAMILY:
         extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    with _quiet(fetching):
+    with quiet(fetching):
         pipe = _from_pretrained(DiffusionPipeline, source, base, torch_dtype=DTYPES[precision], **extra)
         checking.check_pipeline(pipe, base)
         pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
-    return Backbone(pipe, family, precision, where)
+    return pipe, family
 
 
 def _device(name: str) -> torch.device:
@@ -71,7 +76,7 @@ def _device(name: str) -> torch.device:
 
 
 @contextmanager
-def _quiet(fetching: bool) -> Iterator[None]:
+def quiet(fetching: bool = False) -> Iterator[None]:
     """No advice and deprecations of the libraries while a model is read, and bars only for what is fetched."""
     levels = [(module, module.get_verbosity()) for module in (diffusers_logging, transformers_logging)]
     bars = [(module, module.is_progress_bar_enabled()) for module, _ in levels]
@@ -158,7 +163,7 @@ def _index(base: str, source: str) -> dict[str, Any]:
         try:
             index = json.loads((Path(source) / "model_index.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"base {base}: model_index.json cannot be read ({_first_line(error)})") from None
+            raise ModelError(f"base {base}: model_index.json cannot be read ({first_line(error)})") from None
         if not isinstance(index, dict):
             raise ModelError(f"base {base}: model_index.json cannot be read (it is no JSON object)")
     else:
@@ -185,15 +190,16 @@ def _from_pretrained(cls: Any, source: str, name: str, config_only: bool = False
         return cls.from_pretrained(source, local_files_only=local or offline(), use_safetensors=True, **options)
     except (LocalEntryNotFoundError, HfHubHTTPError, *DAMAGED) as error:
         if local:
-            raise ModelError(f"base {name} cannot be loaded: {_first_line(error)}") from None
-        reason = "HF_HUB_OFFLINE is set" if offline() else f"it could not be fetched: {_first_line(error)}"
+            raise ModelError(f"base {name} cannot be loaded: {first_line(error)}") from None
+        reason = "HF_HUB_OFFLINE is set" if offline() else f"it could not be fetched: {first_line(error)}"
         raise ModelError(
             f"base {name} is neither a local folder nor in the hub cache, and {reason}; "
             "go online once, or give a local diffusers folder"
         ) from None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error of the libraries in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

@@ -4,7 +4,6 @@ A token of the prompt is written as placeholders that the tokenizer knows as sin
 in by hooks while the text encoder runs. So the base stays as it is, and gradients reach the vectors.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from perdure.errors import ModelError
 from perdure.method import Word, WordSpec
-from perdure.wording import called
+from perdure.wording import replaced
 
 PLACES = 256
 """Placeholders that are added to each tokenizer: the most vectors that one prompt's words can have together."""
@@ -82,8 +81,7 @@ class Speech:
         written = []
         for prompt in prompts:
             for token, (places, noun) in self._forms.items():
-                tail = rf"(?:\s+{re.escape(noun)}\b)?" if noun else ""
-                prompt = called(token, tail).sub(places, prompt)
+                prompt = replaced(prompt, token, places, noun)
             written.append(prompt)
         return written
 

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from perdure.cli import advising, comparing, looking, modelling, planning, running, sweeping, toybox
+from perdure.cli import advising, comparing, exporting, looking, modelling, planning, running, sweeping, toybox
 from perdure.errors import PerdureError
 from perdure.toybox.pretrain import cli as pretrain
 from perdure.wording import printable
@@ -23,6 +23,7 @@ app = typer.Typer(
 for command in (
     running.demo, running.run, running.check, advising.advise,
     modelling.init, modelling.teach, modelling.draw, modelling.log, modelling.undo, modelling.fsck,
+    exporting.export, exporting.what,
     looking.methods, looking.report, comparing.compare, looking.analyse, looking.doctor,
 ):  # fmt: skip
     app.command()(command)

@@ -58,7 +58,7 @@ def _own(memory: Memory, wanted: Wanted) -> Delta:
     return Delta() if wanted.concept is None else memory.delta(name=f"own/{wanted.concept}")
 
 
-add = Consolidate(_add, _whole)
+add = Consolidate(_add, _whole, adds=True)
 """The sum of all lessons' changes, exactly: W_t = W_0 + sum of changes."""
 
 replace = Consolidate(_replace, _whole)

@@ -1,0 +1,108 @@
+"""Commands on files for other tools: export, what."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perdure.cli.options import Device, Json
+
+
+class Tool(StrEnum):
+    """What the files are for."""
+
+    comfyui = "comfyui"
+    a1111 = "a1111"
+    forge = "forge"
+    invoke = "invoke"
+    diffusers = "diffusers"
+    folder = "folder"
+    checkpoint = "checkpoint"
+    hub = "hub"
+
+
+class Dtype(StrEnum):
+    """Kinds of numbers."""
+
+    fp16 = "fp16"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+def export(
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="The model's folder.")] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder to write into.")] = None,
+    to: Annotated[Tool | None, typer.Option(help="What it is for; by default the file that most tools read.")] = None,
+    after: Annotated[int | None, typer.Option(min=1, help="The model as it was after this lesson.")] = None,
+    only: Annotated[str | None, typer.Option(help="One concept's own change, where lessons are added.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Cut every change to this rank.")] = None,
+    error: Annotated[float | None, typer.Option(help="Cut to the lowest ranks with this relative error.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="fp16 by default; a folder as the model is drawn.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="How many pictures the proof draws from each; 0: none.")] = 2,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    push: Annotated[str | None, typer.Option(help="Then upload it to this hub id (owner/name), private.")] = None,
+    verify: Annotated[Path | None, typer.Option(help="Prove a file exported earlier, instead of writing one.")] = None,
+    of: Annotated[Path | None, typer.Option("--model", help="The model's folder, for --verify.")] = None,
+    device: Device = None,
+) -> None:
+    """Write a model as files that other tools load, and prove them before they are handed over.
+
+    Everything written is read back by another way, its weights are compared with the memory's, and the same seeds are
+    drawn from both; what is beyond its bounds is not handed over.
+    """
+    from perdure import screen
+    from perdure.errors import PlanError
+    from perdure.lineage import Lineage
+
+    folder = model or of
+    if folder is None or (out is None) == (verify is None):
+        raise PlanError(
+            "give a model and a folder to write into: perdure export MODEL OUT; or --verify FILE --model MODEL"
+        )
+    if push and to is not Tool.hub:
+        raise PlanError("--push uploads what --to hub writes; say both")
+    lineage = Lineage(folder)
+    with screen.working("loading libraries"):
+        from perdure.export import export as exporting
+        from perdure.export.choosing import Wish
+    if verify is not None:
+        proof, content = exporting.verify(lineage, verify, pictures, device)
+        _tell(str(proof), proof.notes, content.triggers)
+        if proof.failings:
+            screen.say(f"{verify} is not what the memory holds: {'; '.join(proof.failings)}")
+            raise typer.Exit(1)
+        return
+    assert out is not None
+    wish = Wish(to.value if to else "", after, only, rank, error, dtype.value if dtype else None)
+    handed = exporting.export(lineage, out, wish, force, pictures, device, screen.say)
+    _tell(str(handed.proof), handed.proof.notes, handed.content.triggers)
+    if push:
+        screen.say(f"uploaded to {exporting.push(out, push)}")
+
+
+def _tell(proof: str, notes: tuple[str, ...], triggers: tuple[str, ...]) -> None:
+    from perdure import screen
+
+    screen.say(f"proof: {proof}")
+    screen.tell(notes)
+    screen.say(f"trigger{'s' * (len(triggers) > 1)}: {', '.join(triggers)}")
+
+
+def what(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA, embedding or checkpoint file.")],
+    as_json: Json = False,
+) -> None:
+    """What a file of any tool is: kind, base, rank, key layout, who reads it, triggers, and what is wrong with it."""
+    from perdure import screen
+
+    with screen.working("reading"):
+        from perdure.export import what as looking
+
+        found = looking.look(file)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+    else:
+        for line in found.lines():
+            screen.say(line)

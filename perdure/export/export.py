@@ -1,0 +1,136 @@
+"""Export: from a taught model to files that other tools load, proven before they are handed over."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+from perdure import agreement, files
+from perdure.backbones import loading
+from perdure.errors import LineageError, ModelError, PerdureError
+from perdure.export import making, reading, record, weights
+from perdure.export.choosing import ADAPTER, CHECKPOINT, FOLDER, Choice, Content, Wish, called_by, choose, content
+from perdure.export.making import FACTS, Making
+from perdure.export.proof import Exhibit, Proof, prove
+from perdure.lineage import Lineage
+
+Tell = Callable[[str], None]
+MARKS = {"model.diffusion_model.": CHECKPOINT, "lora_unet_": ADAPTER}
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What was handed over, and the proof of it. `files`: path below `out` -> bytes of weights."""
+
+    out: Path
+    choice: Choice
+    files: dict[str, int]
+    content: Content
+    proof: Proof
+
+
+def export(
+    lineage: Lineage, out: Path, wish: Wish, force: bool = False, pictures: int = 2, device: str | None = None,
+    tell: Tell = lambda text: None,
+) -> Handed:  # fmt: skip
+    """Write what is wished into the folder `out`, and prove it before it is there under its name.
+
+    Raises PerdureError, nothing being left, where it cannot be exported, written, or is not what the memory holds.
+    """
+    own = content(lineage, wish.after, wish.only)
+    base, vae = lineage.settings["base"], lineage.settings.get("vae")
+    chosen = choose(own, wish, base)
+    agreement.on_base(lineage, loading.identity(base, vae))
+    tell(f"{chosen.kind}: {chosen.reason}")
+    with making.staged(out) as work:
+        exhibit, sizes = _written(
+            Making(lineage, own, chosen, wish, loading.pipeline(base, "fp32", vae)[0]), out, work, force, tell
+        )
+        proof = prove(exhibit, lineage, own, pictures, device)
+        if proof.failings:
+            told = "; ".join(proof.failings)
+            raise PerdureError(f"the export is not what the memory holds, and was not handed over: {told}")
+    handed = Handed(out, chosen, sizes, own, proof)
+    record.write(lineage, out, chosen, own, sum(sizes.values()), proof)
+    return handed
+
+
+def _written(made: Making, out: Path, work: Path, force: bool, tell: Tell) -> tuple[Exhibit, dict[str, int]]:
+    """Write everything, sizes told before; what is to be proven of it, and the sizes."""
+    items = made.items()
+    making.refuse(out, items, force)
+    for item in (item for item in items if item.nbytes):
+        tell(f"{out / item.path}: {_size(item.nbytes)}")
+    for item in items:
+        item.write(work / item.path)
+    words = tuple(work / path for path in made.words.values())
+    chosen = made.choice
+    exhibit = Exhibit(chosen.kind, work / made.main, words, chosen.delta, made.dtype, chosen.cut is not None)
+    return exhibit, {item.path: item.nbytes for item in items if item.nbytes}
+
+
+def verify(lineage: Lineage, path: Path, pictures: int = 2, device: str | None = None) -> tuple[Proof, Content]:
+    """Prove a file or folder that was exported earlier. Raises PerdureError where it cannot be read or is another's."""
+    facts = _facts(path)
+    if facts.get("perdure.base_identity", lineage.facts["base_identity"]) != lineage.facts["base_identity"]:
+        raise LineageError(f"{path} was exported from a model on another base, {facts['perdure.base']}")
+    wish = Wish(**json.loads(facts.get("perdure.wish", "{}")))
+    own = content(lineage, wish.after, wish.only)
+    if facts.get("perdure.memory", own.lesson.record["memory"]) != own.lesson.record["memory"]:
+        raise LineageError(
+            f"{path} was exported from another memory than {lineage.folder} has after lesson {own.lesson.number}"
+        )
+    agreement.on_base(lineage, loading.identity(lineage.settings["base"], lineage.settings.get("vae")))
+    kind, dtype = _kind(path)
+    chosen = choose(own, wish, lineage.settings["base"])
+    words = tuple(_word(path, called_by(token)) for token in own.words) if kind != FOLDER else ()
+    exhibit = Exhibit(kind, path, words, chosen.delta, dtype, chosen.cut is not None)
+    return prove(exhibit, lineage, own, pictures, device), own
+
+
+def _facts(path: Path) -> dict[str, str]:
+    """What an export says of itself."""
+    if path.is_dir():
+        return dict(files.read_json(path / FACTS)) if (path / FACTS).is_file() else {}
+    return reading.metadata_of(path)
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """Kind of an export, and the dtype of its weights. Raises ModelError."""
+    if path.is_dir():
+        path, kind = path / "unet" / "diffusion_pytorch_model.safetensors", FOLDER
+        held = reading.tensors_of(path)
+    else:
+        held = reading.tensors_of(path)
+        kinds = [kind for mark, kind in MARKS.items() if any(name.startswith(mark) for name in held)]
+        if not kinds:
+            raise ModelError(f"{path} is no export: `perdure what {path}` tells what it is")
+        kind = kinds[0]
+    dtypes = {t.dtype for t in held.values() if t.dim() > 0}
+    return kind, next((name for name, dtype in reversed(weights.DTYPES.items()) if dtype in dtypes), "fp32")
+
+
+def _word(path: Path, name: str) -> Path:
+    """The file of a learnt word, beside a LoRA file or where the tools want it. Raises ModelError."""
+    for above in path.absolute().parents[:3]:
+        for found in (above / f"{name}.safetensors", above / "embeddings" / f"{name}.safetensors"):
+            if found.is_file():
+                return found
+    raise ModelError(f"{path} needs the learnt word {name}, and {name}.safetensors is not beside it or in embeddings/")
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
+
+
+def push(out: Path, repository: str) -> str:
+    """Upload a hub folder, as a private model, with the hub's own login; its address. Raises ModelError."""
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=True, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=out).repo_url)
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, ValueError) as error:
+        raise ModelError(f"cannot upload to {repository}: {loading.first_line(error)}") from None

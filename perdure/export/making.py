@@ -1,0 +1,229 @@
+"""The files of an export, each with its size before it is written; and how they come to their place, whole."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from perdure import files
+from perdure.backbones import loading
+from perdure.errors import ModelError, PerdureError
+from perdure.export import metadata, original, reading, weights
+from perdure.export.choosing import ADAPTER, CHECKPOINT, Choice, Content, Wish, called_by
+from perdure.lineage import Lineage
+from perdure.rows import PARTIAL
+
+PLACES = {
+    "comfyui": ("loras/", "embeddings/"),
+    "a1111": ("models/Lora/", "embeddings/"),
+    "forge": ("models/Lora/", "embeddings/"),
+}
+"""Where a tool looks for LoRA files and words, in ComfyUI's models folder or in the web UI's own."""
+FACTS = "perdure.json"
+"""What a folder says of itself; files say it in their metadata."""
+HUB_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers looks for in a folder."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file, or the whole folder (`path` ""); `write` is given where it shall stand."""
+
+    path: str
+    nbytes: int
+    write: Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Making:
+    """All that is known when files are made."""
+
+    lineage: Lineage
+    content: Content
+    choice: Choice
+    wish: Wish
+    pipe: Any
+    """The base, float32."""
+
+    @property
+    def stem(self) -> str:
+        """The files' name: the model's, with what is singled out."""
+        name, wish = self.lineage.facts["name"], self.wish
+        return name + (f"-{wish.only}" if wish.only else "") + (f"-after-{wish.after}" if wish.after else "")
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that is written: half precision for files, a folder as exact as the model is drawn."""
+        half = self.choice.kind in (ADAPTER, CHECKPOINT)
+        return self.wish.dtype or ("fp16" if half else str(self.lineage.settings["training"].get("precision", "fp32")))
+
+    @property
+    def main(self) -> str:
+        """The main file's path; "" for a folder."""
+        if self.choice.kind == ADAPTER and self.wish.to == "hub":
+            return HUB_FILE
+        lora = PLACES.get(self.wish.to, ("", ""))[0] if self.choice.kind == ADAPTER else ""
+        return f"{lora}{self.stem}.safetensors" if self.choice.kind in (ADAPTER, CHECKPOINT) else ""
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Path of each learnt word's file, by token; in a folder the tokenizer knows them."""
+        inside = PLACES.get(self.wish.to, ("", "embeddings/"))[1]
+        return {t: f"{inside}{called_by(t)}.safetensors" for t in self.content.words} if self.main else {}
+
+    @property
+    def _wish(self) -> str:
+        """What was asked for, so that it can be proven again later, whatever is taught then."""
+        return json.dumps({**asdict(self.wish), "after": self.content.lesson.number})
+
+    def items(self) -> list[Item]:
+        """Every file, weights first."""
+        dtype = weights.DTYPES[self.dtype]
+        family, predicts = metadata.family_of(self.pipe), self.pipe.scheduler.config.get("prediction_type", "epsilon")
+        spec = partial(metadata.spec, family, self.stem, content=self.content, lineage=self.lineage, predicts=predicts)
+        mine = metadata.own(self.lineage, self.content) | {"perdure.wish": self._wish}
+        made = []
+        if self.choice.kind == ADAPTER and self.choice.delta:
+            tensors = weights.adapter(self.choice.delta, dtype)
+            ss = metadata.trained(family, self.stem, self.content, self.choice.delta, self.lineage)
+            data = partial(metadata.file_bytes, tensors, ss, spec(kind="lora") | mine)
+            made.append(_file(self.main, weights.nbytes(tensors), data))
+        elif self.choice.kind != ADAPTER:
+            fold(self.pipe, self.choice.delta)
+            write = (
+                partial(_whole, self.pipe, spec(kind="") | mine, dtype)
+                if self.main
+                else partial(_folder, self.pipe, self.content, dtype)
+            )
+            made.append(Item(self.main, _size(self.pipe, dtype), write))
+        for token, path in self.words.items():
+            tensors = weights.embedding(self.content.words[token], family == "sdxl", torch.float32)
+            extra = spec(kind="textual-inversion") | mine | {"modelspec.is_negative_embedding": "false"}
+            made.append(_file(path, weights.nbytes(tensors), partial(metadata.file_bytes, tensors, {}, extra)))
+        return [*made, *self._beside(family)]
+
+    def _beside(self, family: str) -> list[Item]:
+        """Preview, card and text as the tool wants them; for the hub a page and its pictures."""
+        cells = [self.content.lesson.cell(c.name) for c in self.content.concepts]
+        shown = [cell.images[0] for cell in cells if cell and cell.images]
+        if self.wish.to == "hub":
+            named = {f"images/{path.parent.name}.png": path for path in shown}
+            page = metadata.page(self.lineage, family, self.stem, self.content, self.choice.kind, list(named))
+            made = [
+                *(_file(name, 0, path.read_bytes) for name, path in named.items()),
+                _file("README.md", 0, page.encode),
+            ]
+        else:
+            made = []
+        if not self.main:
+            facts = metadata.own(self.lineage, self.content) | {"perdure.wish": self._wish}
+            return [*made, _file(FACTS, 0, json.dumps(facts, indent=1).encode)]
+        if made:
+            return made
+        beside = self.main.removesuffix(".safetensors")
+        told = f"{self.stem}: {', '.join(self.content.triggers)}\n"
+        made = [_file(f"{beside}.txt", 0, told.encode)]
+        if shown:
+            made.append(_file(f"{beside}.preview.png", 0, shown[-1].read_bytes))
+        if self.wish.to in ("a1111", "forge"):
+            card = json.dumps(metadata.card(family, self.content, self.choice.reason), indent=1)
+            made.append(_file(f"{beside}.json", 0, card.encode))
+        return made
+
+
+def _file(path: str, nbytes: int, data: Callable[[], bytes]) -> Item:
+    return Item(path, nbytes, lambda where: files.write_bytes(where, data()))
+
+
+def fold(pipe: Any, delta: Mapping[str, Any]) -> None:
+    """Add a delta to a pipeline's own weights, in place. Raises ModelError where it does not fit or is not finite."""
+    for name, change in delta.items():
+        linear = pipe.unet.get_submodule(name)
+        if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != change.shape:
+            raise ModelError(f"this memory moves {name!r} {change.shape}, which the base lacks")
+        with torch.no_grad():
+            linear.weight += change.matrix()
+        weights.finite({name: linear.weight})
+
+
+def _size(pipe: Any, dtype: torch.dtype) -> int:
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    return sum(
+        p.numel() * (4 if name == "vae" else dtype.itemsize) for name, part in parts.items() for p in part.parameters()
+    )
+
+
+def _whole(pipe: Any, told: Mapping[str, str], dtype: torch.dtype, path: Path) -> None:
+    reading.cast(pipe, dtype)
+    tensors = {name: tensor.contiguous() for name, tensor in original.checkpoint(pipe).items()}
+    with _told(path):
+        save_file(tensors, path, metadata={"format": "pt", **told})
+
+
+def _folder(pipe: Any, content: Content, dtype: torch.dtype, path: Path) -> None:
+    for token, word in content.words.items():
+        reading.speak(pipe, called_by(token), word.vectors)
+    reading.cast(pipe, dtype)
+    with _told(path), loading.quiet():
+        pipe.save_pretrained(path)
+        text = path / "text_encoder" / "model.safetensors"
+        held = reading.tensors_of(text)  # transformers before 5.6 would draw random weights for names without prefix
+        save_file({n: t.clone() for n, t in original.prefixed(held).items()}, text, metadata={"format": "pt"})
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the system refuses while a big file is written, in one sentence. Raises PerdureError."""
+    try:
+        with files.telling(path):
+            yield
+    except SafetensorError as error:
+        raise PerdureError(f"cannot write {path.name}: {error}; nothing is left of it") from None
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder beside or in `out` whose files come to their places when the block has ended well; else none is left."""
+    there = out.is_dir()
+    work = out / f".perdure{PARTIAL}" if there else out.with_name(f"{out.name}{PARTIAL}")
+    shutil.rmtree(work, ignore_errors=True)
+    with files.telling(out):
+        files.make_folder(work)
+    try:
+        yield work
+        with files.telling(out):
+            made = [path for path in work.rglob("*") if path.is_file()]
+            for path in made if there else ():
+                files.make_folder((out / path.relative_to(work)).parent)
+                files.rename(path, out / path.relative_to(work))
+            if not there:
+                files.rename(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def refuse(out: Path, items: list[Item], force: bool) -> None:
+    """Refuse to overwrite, and to begin what the disk cannot hold. Raises PerdureError."""
+    if os.path.lexists(out) and not out.is_dir():
+        raise PerdureError(f"{out} is a file; give a folder to write into")
+    taken = [item.path for item in items if item.path and os.path.lexists(out / item.path)]
+    if any(not item.path for item in items) and out.is_dir() and any(out.iterdir()):
+        taken.append("a folder that is not empty")
+    if taken and not force:
+        raise PerdureError(f"{out} has {taken[0]} already; choose another folder, or say --force to replace it")
+    above = next(path for path in (out, *out.absolute().parents) if path.is_dir())
+    needed, free = sum(item.nbytes for item in items), shutil.disk_usage(above).free
+    if needed > free:
+        raise PerdureError(
+            f"{out} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there; make room first"
+        )

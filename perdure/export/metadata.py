@@ -1,0 +1,131 @@
+"""What is written into and beside a file for other tools: ModelSpec, kohya's `ss_*`, hashes, cards, a hub page.
+
+Sources: ModelSpec 1.0.1 and kohya's library/sai_model_spec.py; kohya train_util.py (SS_METADATA_MINIMUM_KEYS,
+precalculate_safetensors_hashes); A1111 extensions-builtin/Lora/network.py `detect_version` and ui_extra_networks.py;
+Forge sd_forge_lora/network.py.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from perdure import yaml_file
+from perdure.delta import Delta
+from perdure.export.choosing import ADAPTER, Content
+from perdure.lineage import Lineage
+
+IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
+FAMILIES = {
+    "sd1": {"ss_base_model_version": "sd_v1", "ss_v2": "False"},
+    "sd2": {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
+    "sd2-v": {"ss_base_model_version": "sd_v2_v", "ss_v2": "True"},
+    "sdxl": {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"},
+}
+"""A1111 takes any other metadata for SD 1, and then hides a file from SDXL's list."""
+ARCHITECTURES = {
+    "sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sd2-v": "stable-diffusion-v2-768-v",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}  # fmt: skip
+SHOWN = {"sd1": "SD1", "sd2": "SD2", "sd2-v": "SD2", "sdxl": "SDXL"}
+"""How A1111's cards call the families."""
+TITLES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sd2-v": "Stable Diffusion 2 (v)", "sdxl": "SDXL"}
+
+
+def family_of(pipe: Any) -> str:
+    """sd1, sd2, sd2-v (predicts velocity) or sdxl, by the pipeline's parts and the width of its cross-attention."""
+    if pipe.components.get("text_encoder_2") is not None:
+        return "sdxl"
+    if pipe.unet.config.cross_attention_dim != 1024:
+        return "sd1"
+    return "sd2-v" if pipe.scheduler.config.get("prediction_type") == "v_prediction" else "sd2"
+
+
+def own(lineage: Lineage, content: Content) -> dict[str, str]:
+    """`perdure.*`: where the file comes from, and what its concepts scored right after the lesson."""
+    scores = {c.name: cell.scores for c in content.concepts if (cell := content.lesson.cell(c.name))}
+    facts = {
+        "base": lineage.settings["base"], "base_identity": lineage.facts["base_identity"],
+        "method": lineage.settings["methods"][0]["label"], "lesson": str(content.lesson.number),
+        "memory": content.lesson.record["memory"], "concepts": json.dumps([c.name for c in content.concepts]),
+        "only": content.only or "", "scores": json.dumps(scores), "triggers": json.dumps(content.triggers),
+    }  # fmt: skip
+    return {f"perdure.{key}": value for key, value in facts.items()}
+
+
+def spec(family: str, title: str, kind: str, content: Content, lineage: Lineage, predicts: str) -> dict[str, str]:
+    """ModelSpec; `kind`: lora, textual-inversion, or "" for a checkpoint."""
+    side = lineage.settings["training"]["resolution"]
+    by_kohya = family == "sd1" and kind == "lora"  # its rule: diffusers for LoRA files of SD 1 alone
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": ARCHITECTURES[family] + (f"/{kind}" if kind else ""),
+        "modelspec.implementation": "diffusers" if by_kohya else IMPLEMENTATION,
+        "modelspec.title": title,
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.prediction_type": "v" if predicts == "v_prediction" else "epsilon",
+        "modelspec.trigger_phrase": ", ".join(content.triggers),
+        "modelspec.description": f"{', '.join(c.name for c in content.concepts)}, taught by perdure",
+    }
+
+
+def trained(family: str, title: str, content: Content, delta: Delta, lineage: Lineage) -> dict[str, str]:
+    """kohya's `ss_*` of a LoRA file."""
+    rank = max((change.rank or 0 for change in delta.values()), default=0)
+    dense = any(change.dense is not None for change in delta.values())
+    training = lineage.settings["training"]
+    tags = {c.name: {trigger: 1} for c, trigger in zip(content.concepts, content.triggers, strict=True)}
+    return {
+        **FAMILIES[family],
+        "ss_network_module": "lycoris.kohya" if dense else "networks.lora",
+        "ss_network_dim": str(rank), "ss_network_alpha": f"{float(rank)}", "ss_network_args": "{}",
+        "ss_output_name": title, "ss_tag_frequency": json.dumps(tags), "ss_sd_model_name": lineage.settings["base"],
+        "ss_resolution": f"({training['resolution']}, {training['resolution']})", "ss_steps": str(training["steps"]),
+        "ss_seed": str(lineage.settings["seed"]), "ss_training_comment": "perdure",
+    }  # fmt: skip
+
+
+def file_bytes(tensors: Mapping[str, Tensor], ss: Mapping[str, str], others: Mapping[str, str]) -> bytes:
+    """A LoRA or embedding file with both of kohya's hashes, which are of the file with its `ss_*` alone."""
+    plain = save(dict(tensors), metadata={"format": "pt", **ss})
+    body = memoryview(plain)[8 + int.from_bytes(plain[:8], "little") :]
+    whole = hashlib.sha256(body).hexdigest()
+    hashes = {"modelspec.hash_sha256": f"0x{whole}"}
+    if ss:
+        old = hashlib.sha256(memoryview(plain)[0x100000:0x110000]).hexdigest()[:8]
+        hashes |= {"sshs_model_hash": whole, "sshs_legacy_hash": old}
+    return bytes(save(dict(tensors), metadata={"format": "pt", **ss, **others, **hashes}))
+
+
+def card(family: str, content: Content, reason: str) -> dict[str, Any]:
+    """A1111's and Forge's card beside a file: the triggers are put into the prompt on a click."""
+    return {
+        "description": f"{', '.join(c.name for c in content.concepts)}: {', '.join(content.triggers)}",
+        "sd version": SHOWN[family], "activation text": ", ".join(content.triggers), "preferred weight": 1.0,
+        "notes": f"perdure: {reason}",
+    }  # fmt: skip
+
+
+def page(lineage: Lineage, family: str, title: str, content: Content, kind: str, pictures: Sequence[str]) -> str:
+    """README.md of a hub folder: front matter with a gallery, and how to draw with diffusers."""
+    base, adapter = lineage.settings["base"], kind == ADAPTER
+    front: dict[str, Any] = {
+        "base_model": base, "base_model_relation": "adapter" if adapter else "finetune", "library_name": "diffusers",
+        "pipeline_tag": "text-to-image", "instance_prompt": ", ".join(content.triggers),
+        "tags": ["text-to-image", "diffusers", *(["lora", "template:sd-lora"] if adapter else []), "perdure"],
+        "widget": [{"text": t, "output": {"url": p}} for t, p in zip(content.triggers, pictures, strict=False)],
+    }  # fmt: skip
+    made = ", ".join(f"`{trigger}`" for trigger in content.triggers)
+    scores = "\n".join(
+        f"| {c.name} | " + ", ".join(f"{m} {v:.3f}" for m, v in cell.scores.items()) + " |"
+        for c in content.concepts if (cell := content.lesson.cell(c.name))
+    )  # fmt: skip
+    method = lineage.settings["methods"][0]["label"]
+    return (
+        f"---\n{yaml_file.dump(front)}---\n\n# {title}\n\n<Gallery />\n\n"
+        f"{TITLES[family]}, taught by perdure with `{method}`, lesson {content.lesson.number}. Call it by {made}.\n\n"
+        f"| concept | scores |\n|---|---|\n{scores}\n"
+    )

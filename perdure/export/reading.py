@@ -1,0 +1,138 @@
+"""Files read back by another way than they were written: by diffusers' loaders, else by the layout's own rules."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from perdure import tensors as stored
+from perdure.backbones import loading
+from perdure.errors import LineageError, ModelError
+from perdure.export import layouts
+
+NAME = "exported"
+"""What diffusers calls a LoRA file that is read back."""
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """A safetensors file's tensors, its header checked first. Raises ModelError naming the file."""
+    with _readable(path):
+        stored.header(path)
+        return stored.parsed(path.read_bytes(), path)
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """A safetensors file's metadata. Raises ModelError naming the file."""
+    with _readable(path):
+        return {str(key): str(value) for key, value in stored.header(path).get(stored.META, {}).items()}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give a .safetensors file in it")
+    try:
+        yield
+    except LineageError as error:
+        raise ModelError(str(error).replace("restore it from a copy", "download or export it again")) from None
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+
+
+def adapter(pipe: Any, path: Path) -> dict[str, Tensor]:
+    """Put a LoRA file on a pipeline; returns the change (out, in) that each projection is now under.
+
+    By diffusers where it reads the layout; files with `.diff` keys by the rule that all their readers share: the key of
+    a module is `lora_unet_` and its name with underscores, its weight becomes W + diff or W + (alpha / r) up down.
+    """
+    held = tensors_of(path)
+    if not any(name.endswith(".diff") for name in held):
+        return _by_diffusers(pipe, path)
+    named = {name.replace(".", "_"): (name, m) for name, m in pipe.unet.named_modules() if isinstance(m, nn.Linear)}
+    found, unknown = layouts.modules(held)
+    own = layouts.of_unet(found.values())
+    if strange := [*unknown, *(name for name in own if name not in named)]:
+        raise ModelError(f"{path}: the base has no module for {strange[0]}")
+    changes = {}
+    for name, module in own.items():
+        projection, linear = named[name]
+        changes[projection] = change = module.change()
+        if change.shape != linear.weight.shape:
+            raise ModelError(f"{path}: {name} is {tuple(change.shape)}, the base's {tuple(linear.weight.shape)}")
+        with torch.no_grad():
+            linear.weight = nn.Parameter((linear.weight.float() + change).to(linear.weight), requires_grad=False)
+    return changes
+
+
+def _by_diffusers(pipe: Any, path: Path) -> dict[str, Tensor]:
+    try:
+        with loading.quiet():
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=NAME)
+    except (*loading.DAMAGED, SafetensorError) as error:
+        raise ModelError(f"{path}: diffusers cannot read it ({loading.first_line(error)})") from None
+    mark = f".lora_A.{NAME}"
+    names = [name.removesuffix(mark) for name, _ in pipe.unet.named_modules() if name.endswith(mark)]
+    layers = {name: pipe.unet.get_submodule(name) for name in names}
+    return {
+        name: layer.scaling[NAME]
+        * layer.lora_B[NAME].weight.detach().float()
+        @ layer.lora_A[NAME].weight.detach().float()
+        for name, layer in layers.items()
+    }
+
+
+def word(pipe: Any, path: Path) -> None:
+    """Have a pipeline know an embedding file's word, called as the file is. Raises ModelError."""
+    places = {"emb_params": 0, "clip_l": 0, "clip_g": 1}
+    try:
+        speak(pipe, path.stem, {places[key]: vectors for key, vectors in tensors_of(path).items()})
+    except (KeyError, *loading.DAMAGED) as error:
+        raise ModelError(f"{path}: diffusers cannot read it ({loading.first_line(error)})") from None
+
+
+def speak(pipe: Any, name: str, vectors: Mapping[int, Tensor]) -> None:
+    """Put a word's vectors into each text encoder's table and its name into the tokenizer, as diffusers does it."""
+    parts = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")]
+    for number, rows in vectors.items():
+        encoder, tokenizer = (pipe.components[part] for part in parts[number])
+        with loading.quiet(), torch.random.fork_rng():  # new rows are drawn before they are set
+            pipe.load_textual_inversion(rows, token=name, text_encoder=encoder, tokenizer=tokenizer)
+
+
+def checkpoint(path: Path, like: Any, config: str) -> Any:
+    """The pipeline of a checkpoint in the original layout, float32, configured as the base is. Raises ModelError."""
+    unused = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in like.components else {}
+    try:
+        with loading.quiet():
+            return type(like).from_single_file(
+                str(path), config=config, torch_dtype=torch.float32, local_files_only=True, **unused
+            )
+    except loading.DAMAGED as error:
+        raise ModelError(f"{path}: diffusers cannot read it ({loading.first_line(error)})") from None
+
+
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, float]:
+    """Relative error of each tensor that was found, ||found - expected|| / ||expected||; infinite in other shapes."""
+    errors = {}
+    for name in expected.keys() & found.keys():
+        one, other = expected[name].detach().double(), found[name].detach().double()
+        if one.shape != other.shape:
+            errors[name] = math.inf
+        elif one.any() or other.any():
+            errors[name] = float((other - one).norm() / one.norm().clamp(min=1e-30))
+        else:
+            errors[name] = 0.0
+    return errors
+
+
+def cast(pipe: Any, dtype: torch.dtype) -> None:
+    """Everything in a dtype but the autoencoder, in place: SDXL's overflows in half precision."""
+    with loading.quiet():
+        for name, part in pipe.components.items():
+            if isinstance(part, nn.Module) and name != "vae":
+                part.to(dtype)

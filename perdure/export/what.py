@@ -1,0 +1,237 @@
+"""What a file of any tool is: kind, base, rank, key layout, who reads it, triggers, and what is wrong with it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from perdure.errors import ModelError
+from perdure.export import layouts, original, reading
+from perdure.export.metadata import FAMILIES, TITLES
+
+LORA, EMBEDDING, CHECKPOINT, PART, OTHER = "LoRA", "embedding", "checkpoint", "part of a diffusers pipeline", "unknown"
+EMBEDDINGS = ("emb_params", "clip_l", "clip_g", "string_to_param.*", "t5xxl")
+"""Tensors of embedding files; a single tensor of any other name is one too (diffusers)."""
+FORGE_MOST = 12
+"""More unmatched keys than these and Forge refuses a LoRA file (sd_forge_lora/networks.py)."""
+PICKLES = (b"PK\x03\x04", b"\x80")
+"""How torch's pickled files begin."""
+SHOWN = ("ss_", "sshs_", "modelspec.", "perdure.")
+LONG = 200
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found. `family`: sd1, sd2, sdxl, or "" where it cannot be told; ranks and alphas: value -> modules."""
+
+    file: str
+    nbytes: int
+    kind: str
+    family: str
+    layout: str
+    readers: tuple[str, ...]
+    modules: int
+    ranks: Mapping[int, int]
+    alphas: Mapping[float, int]
+    dense: int
+    vectors: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, int]
+    triggers: tuple[str, ...]
+    pictures: int
+    warnings: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The same in words."""
+        base = f" for {TITLES[self.family]}" if self.family else ", of what base cannot be told"
+        told = [f"{self.file}: {self.kind}{base if self.kind != OTHER else ''}, {self.nbytes / 1e6:.4g} MB"]
+        kinds = ", ".join(f"{count} x {dtype}" for dtype, count in self.dtypes.items())
+        told.append(f"tensors: {kinds}")
+        if self.kind == LORA:
+            dense = f", {self.dense} of them dense" if self.dense else ""
+            told.append(
+                f"layout: {self.layout}; {self.modules} modules{dense}; {_of('rank', self.ranks)}; "
+                f"{_of('alpha', self.alphas)}"
+            )
+        told += [f"{name}: {shape[0]} vectors of {shape[-1]}" for name, shape in self.vectors.items()]
+        if self.kind in (LORA, EMBEDDING, CHECKPOINT):
+            told.append(f"read by: {', '.join(self.readers) or 'none of ComfyUI, A1111, Forge, InvokeAI, diffusers'}")
+        if self.triggers:
+            told.append(f"triggers: {', '.join(self.triggers)}")
+        if self.pictures:
+            told.append(f"pictures in it: {self.pictures}")
+        told += [f"{key}: {value[:LONG]}" for key, value in self.metadata.items() if key.startswith(SHOWN)]
+        return told + [f"warning: {warning}" for warning in self.warnings]
+
+
+def _of(what: str, counts: Mapping[Any, int]) -> str:
+    return f"{what} " + (", ".join(f"{value:g}" for value in sorted(counts)) or "none")
+
+
+def look(path: Path) -> Found:
+    """Look into a safetensors file; tensors are read one at a time. Raises ModelError where it is none.
+
+    Nothing is unpickled, and no code of the file is run.
+    """
+    metadata = _checked(path)
+    shapes, dtypes, bad = {}, Counter[str](), []
+    small: dict[str, Tensor] = {}
+    for name, tensor in _each(path):
+        shapes[name] = tuple(tensor.shape)
+        dtypes[str(tensor.dtype).removeprefix("torch.")] += 1
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad.append(name)
+        if layouts.parse(name) is not None:
+            small[name] = tensor
+    modules, _ = layouts.modules(small)
+    kind = _kind(shapes, modules)
+    warnings = [f"{len(bad)} tensors hold NaN or infinity, {bad[0]} first: it draws black or noise"] if bad else []
+    own = _lora(shapes, modules, warnings) if kind == LORA else {}
+    family = _family(kind, shapes, modules)
+    readers = own.get("readers", _readers(kind, shapes, warnings))
+    warnings += _hidden(kind, family, metadata)
+    vectors = dict(shapes) if kind == EMBEDDING else {}
+    return Found(
+        str(path), path.stat().st_size, kind, family, own.get("layout", ""), readers, len(modules),
+        own.get("ranks", {}), own.get("alphas", {}), own.get("dense", 0), vectors, dict(dtypes), _triggers(metadata),
+        _pictures(metadata), tuple(warnings), metadata,
+    )  # fmt: skip
+
+
+def _checked(path: Path) -> dict[str, str]:
+    """The metadata of a file that is safetensors. Raises ModelError."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            if stream.read(4).startswith(PICKLES):
+                raise ModelError(
+                    f"{path} is a pickle, which can run any code when it is read, and is not read here; ask for it as "
+                    ".safetensors"
+                )
+    return reading.metadata_of(path)
+
+
+def _each(path: Path) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            for name in sorted(opened.keys()):
+                yield name, opened.get_tensor(name)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{path} is damaged: it is not a safetensors file ({error}); download or export it again"
+        ) from None
+
+
+def _kind(shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module]) -> str:
+    if modules:
+        return LORA
+    if any(name.startswith((original.UNET, original.FIRST, "conditioner.")) for name in shapes):
+        return CHECKPOINT
+    if set(shapes) <= set(EMBEDDINGS) or (len(shapes) == 1 and len(next(iter(shapes.values()))) <= 2):
+        return EMBEDDING
+    return (
+        PART
+        if any(name.startswith(("down_blocks.", "encoder.down_blocks.", "text_model.")) for name in shapes)
+        else OTHER
+    )
+
+
+def _lora(
+    shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module], warnings: list[str]
+) -> dict[str, Any]:
+    found = modules.values()
+    layout = Counter(one.layout for one in found).most_common(1)[0][0]
+    ranks = Counter(one.rank for one in found if one.rank is not None)
+    alphas = Counter(one.alpha for one in found if one.alpha is not None)
+    dense = sum("diff" in one.pieces for one in found)
+    readers = set(layouts.READERS[layout])
+    if dense:
+        readers -= {"diffusers"}
+    others = sorted({piece for one in found for piece in one.pieces} - set(layouts.PIECES.values()))
+    if others:
+        warnings.append(f"parts of another form than up times down ({others[0]}): which tools read it was not tried")
+    if len(alphas) > 1:
+        warnings.append(
+            f"{len(alphas)} different alphas: diffusers 0.42 takes the commonest for all modules, silently; export it "
+            "anew with one alpha"
+        )
+    keys = {name: layouts.parse(name) for name in shapes}
+    unknown = [name for name, key in keys.items() if key is None]
+    words = {key.module for key in keys.values() if key and key.layout == layouts.WORDS}
+    if unknown:
+        refused = "; Forge refuses the file" if len(unknown) > FORGE_MOST else ""
+        warnings.append(f"{len(unknown)} keys that no loader knows, {unknown[0]} first{refused}")
+    if words:
+        warnings.append(f"words bundled in it ({', '.join(sorted(words))}): A1111 alone reads them")
+    return {
+        "layout": layout, "ranks": dict(ranks), "alphas": dict(alphas), "dense": dense,
+        "readers": tuple(tool for tool in layouts.READERS[layouts.KOHYA] if tool in readers),
+    }  # fmt: skip
+
+
+def _readers(kind: str, shapes: Mapping[str, tuple[int, ...]], warnings: list[str]) -> tuple[str, ...]:
+    everyone = layouts.READERS[layouts.KOHYA]
+    if kind == CHECKPOINT:
+        first = [name for name in shapes if name.startswith((original.FIRST, original.SDXL_FIRST))]
+        if first and not any(f".{original.TEXT}" in name for name in first):
+            warnings.append("the first text encoder's keys lack `text_model.`: ComfyUI and A1111 draw without it")
+        return everyone
+    if kind == EMBEDDING:
+        named = set(shapes) <= {"emb_params", "clip_l", "clip_g"}
+        return everyone if named else tuple(tool for tool in everyone if tool != "InvokeAI")
+    return ()
+
+
+def _family(kind: str, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module]) -> str:
+    if kind == LORA:
+        return layouts.WIDTHS.get(layouts.width(modules.values()) or 0, "")
+    if kind == EMBEDDING:
+        widths = {shape[-1] for shape in shapes.values() if shape}
+        return "sdxl" if "clip_g" in shapes or 1280 in widths else layouts.WIDTHS.get(max(widths, default=0), "")
+    wide = (shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight"))
+    return layouts.WIDTHS.get(next(wide, 0), "")
+
+
+def _hidden(kind: str, family: str, metadata: Mapping[str, str]) -> list[str]:
+    """What A1111 makes of a LoRA file's metadata (network.py `detect_version`), where that is wrong."""
+    if kind != LORA or not metadata or not family:
+        return []
+    if metadata.get("ss_base_model_version", "").startswith("sdxl_"):
+        taken = "sdxl"
+    else:
+        taken = "sd2" if metadata.get("ss_v2") == "True" else "sd1"
+    if taken == family:
+        return []
+    wanted = FAMILIES[family]["ss_base_model_version"]
+    return [
+        f"A1111 takes it for {TITLES[taken]} and hides it from {TITLES[family]}'s list: "
+        f"its ss_base_model_version is not {wanted}"
+    ]
+
+
+def _triggers(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Trigger words: what the file says, else the commonest tags of its training."""
+    if said := metadata.get("modelspec.trigger_phrase"):
+        return tuple(word.strip() for word in said.split(",") if word.strip())
+    try:
+        counted = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        tags = Counter({tag: int(n) for folder in counted.values() for tag, n in folder.items()})
+    except (ValueError, AttributeError, TypeError):
+        return ()
+    return tuple(tag for tag, _ in tags.most_common(5))
+
+
+def _pictures(metadata: Mapping[str, str]) -> int:
+    try:
+        covers = len(json.loads(metadata.get("ssmd_cover_images", "[]")))
+    except (ValueError, TypeError):
+        covers = 0
+    return covers + ("modelspec.thumbnail" in metadata)

@@ -1,0 +1,275 @@
+"""Exports: key sets, one alpha, shapes, metadata, and what each tool's rules read back, for each base and memory."""
+
+import json
+
+import pytest
+import torch
+from conftest import _pieces, _text_encoder
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from perdure import files, memory, plan
+from perdure.backbones import loading
+from perdure.delta import Change, Delta
+from perdure.export import export, layouts, making, weights, what
+from perdure.export.choosing import Wish, choose, content
+from perdure.lineage import Lineage
+from perdure.memory import Memory
+from perdure.method import Word, with_word
+
+BASES = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
+"""Widths of the text encoders."""
+DOWN = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+UP = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+
+
+def make(kind, folder):
+    """A thin pipeline whose modules, block structure and text widths are those of the full-size family."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    tokenizer, vae = _pieces(folder)
+    xl = kind == "sdxl"
+    extra = {
+        "sd1": {"cross_attention_dim": 768, "down_block_types": DOWN, "up_block_types": UP},
+        "sd2": {
+            "cross_attention_dim": 1024, "down_block_types": DOWN, "up_block_types": UP, "use_linear_projection": True,
+        },
+        "sdxl": {
+            "cross_attention_dim": 2048, "use_linear_projection": True, "transformer_layers_per_block": [1, 1, 2],
+            "down_block_types": ("DownBlock2D", *DOWN[:2]), "up_block_types": (*UP[1:3], "UpBlock2D"),
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + 1280,
+        },
+    }[kind]  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(16, 16, 32) if xl else (16, 16, 32, 32), norm_num_groups=4,
+        attention_head_dim=2, layers_per_block=1, **extra,
+    )  # fmt: skip
+    parts = {"vae": vae, "tokenizer": tokenizer, "unet": unet}
+    small = {"num_hidden_layers": 2, "intermediate_size": 8}
+    parts["text_encoder"] = _text_encoder(CLIPTextModel, tokenizer, BASES[kind][0], **small)
+    parts["scheduler"] = DDIMScheduler(num_train_timesteps=100, clip_sample=False)
+    if xl:
+        parts["text_encoder_2"] = _text_encoder(CLIPTextModelWithProjection, tokenizer, 1280, **small)
+        StableDiffusionXLPipeline(**parts, tokenizer_2=tokenizer).save_pretrained(folder / "base")
+    else:
+        none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        StableDiffusionPipeline(**parts, **none).save_pretrained(folder / "base")
+    return folder / "base"
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """kind -> (folder, pipeline as diffusers loads it, shapes of the projections), each made when first asked for."""
+    known = {}
+
+    def get(kind):
+        if kind not in known:
+            folder = make(kind, tmp_path_factory.mktemp(kind))
+            known[kind] = folder, loading.pipeline(str(folder))[0]
+        folder, pipe = known[kind]
+        names = {n: m for n, m in pipe.unet.named_modules() if isinstance(m, torch.nn.Linear) and ".attn" in n}
+        return folder, pipe, {name: tuple(m.weight.shape) for name, m in names.items()}
+
+    return get
+
+
+def change_of(form, shape, k):
+    out, into = shape
+    g = torch.Generator().manual_seed(k)
+    draw = lambda *size: torch.randn(*size, generator=g)  # noqa: E731
+    pair = lambda r: (draw(r, into) / into**0.5, 0.5 * draw(out, r))  # noqa: E731
+    if form == "pair":
+        return Change((pair(2),))
+    if form == "stacked":
+        return Change((pair(2), pair(2), pair(1)))
+    if form == "mixed":
+        return Change((pair(1 + k % 3),))
+    dense = draw(out, into) / into**0.5
+    return Change(dense=dense * (draw(out, into) > 1) if form == "masked" else 0.3 * dense)
+
+
+def lineage_of(folder, base, form, shapes, widths=(), method="merge_init"):
+    """A model of two lessons with a memory of some form, written as the library writes it, not trained."""
+    made = plan.build(
+        {
+            "name": "tiny", "base": str(base), "method": method, "training": {"resolution": 32, "steps": 1},
+            "sampling": {"prompts": {"subject": ["a photo of {concept}"], "style": ["{concept} image"]}, "steps": 2},
+        }
+    )  # fmt: skip
+    lineage = Lineage.create(folder, made, loading.identity(str(base)), loading.versions())
+    held = Memory().with_delta(Delta({name: change_of(form, s, k) for k, (name, s) in enumerate(shapes.items())}))
+    for k, (token, dropped) in enumerate([("zwz", ""), ("sbu", "cat")] if widths else []):
+        g = torch.Generator().manual_seed(k)
+        vectors = {n: torch.randn(1 + k, width, generator=g) for n, width in enumerate(widths)}
+        held = with_word(held, token, Word(vectors, dropped))
+    for number, (name, token) in enumerate([("dog", "zwz"), ("cat", "sbu")], start=1):
+        lesson = folder / "lessons" / f"{number:03d}-{name}"
+        memory.save(held, lesson / "memory.json", lineage.store)
+        files.write_json(
+            lesson / "lesson.json",
+            {
+                "concepts": [name], "method": {"label": method}, "memory": held.digest, "steps": 1,
+                "seconds": {"train": 0, "evaluate": 0}, "bytes": {"carried": 0, "stored": 0},
+            },
+        )  # fmt: skip
+        concept = plan.concept({"name": name, "images": "none", "token": token, "class": name})
+        stored = concept.model_dump(mode="json", by_alias=True)
+        record = {"concept": stored, "described": plan.describe(concept), "digest": "", "held_out": False}
+        files.write_json(folder / "concepts" / name / "concept.json", record)
+    return Lineage(folder)
+
+
+FORMS = ("pair", "stacked", "mixed", "dense", "masked")
+
+
+def written(lineage, pipe, folder, **wish):
+    """An export's files without its proof, and what they should hold."""
+    own = content(lineage, wish.get("after"), wish.get("only"))
+    chosen = choose(own, Wish(**wish), str(lineage.settings["base"]))
+    made = making.Making(lineage, own, chosen, Wish(**wish), pipe)
+    for item in made.items():
+        item.write(folder / item.path)
+    return folder / made.main, chosen, own
+
+
+def as_a1111(name, tensors):
+    """extensions-builtin/Lora/network.py `calc_scale`, `finalize_updown`; network_lora.py, network_full.py."""
+    if f"{name}.diff" in tensors:
+        return tensors[f"{name}.diff"].float()
+    up, down = tensors[f"{name}.lora_up.weight"].float(), tensors[f"{name}.lora_down.weight"].float()
+    return up @ down * (tensors[f"{name}.alpha"].item() / down.shape[0])
+
+
+def as_comfyui(name, tensors):
+    """comfy/lora.py `load_lora`; comfy/weight_adapter/lora.py `calculate_weight`: alpha / rank, without alpha 1."""
+    if (diff := tensors.get(f"{name}.diff")) is not None:
+        return diff.float()
+    up, down = tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"]
+    alpha = tensors.get(f"{name}.alpha")
+    scale = alpha.item() / down.shape[0] if alpha is not None else 1.0
+    return scale * torch.mm(up.flatten(start_dim=1).float(), down.flatten(start_dim=1).float())
+
+
+def as_invoke(tensors):
+    """model_util.py:86, configs/lora.py: the base by the width of the first cross-attention key or value."""
+    for key in tensors:
+        if key.startswith("lora_unet_") and key.endswith(
+            ("attn2_to_k.lora_down.weight", "attn2_to_v.lora_down.weight")
+        ):
+            return {768: "sd1", 1024: "sd2", 2048: "sdxl"}[tensors[key].shape[1]]
+        if key.endswith(("attn2_to_k.diff", "attn2_to_v.diff")):
+            return {768: "sd1", 1024: "sd2", 2048: "sdxl"}[tensors[key].shape[1]]
+    raise AssertionError("no cross-attention")
+
+
+def a1111_version(metadata):
+    """extensions-builtin/Lora/network.py:76 `detect_version`."""
+    if str(metadata.get("ss_base_model_version", "")).startswith("sdxl_"):
+        return "sdxl"
+    if str(metadata.get("ss_v2", "")) == "True":
+        return "sd2"
+    return "sd1" if metadata else "unknown"
+
+
+def relative(found, wanted):
+    return float((found.detach() - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_tool_reads_a_lora_file(kind, form, bases, tmp_path):
+    """Keys, shapes, one alpha, metadata; every projection by the rules of each tool, and by diffusers itself."""
+    base, pipe, shapes = bases(kind)
+    lineage = lineage_of(tmp_path / "m", base, form, shapes)
+    delta = content(lineage).delta
+    for dtype, bound in (("fp32", 1e-6), ("fp16", 1e-3)):
+        path, _, _ = written(lineage, pipe, tmp_path / dtype, dtype=dtype)
+        tensors = load_file(path)
+        dense = form in ("dense", "masked")
+        pieces = ("diff",) if dense else ("lora_down.weight", "lora_up.weight", "alpha")
+        names = {name: "lora_unet_" + name.replace(".", "_") for name in shapes}
+        assert set(tensors) == {f"{name}.{piece}" for name in names.values() for piece in pieces}
+        assert len({t.item() for name, t in tensors.items() if name.endswith("alpha")}) == (not dense)
+        assert all(t.dtype == weights.DTYPES[dtype] for name, t in tensors.items() if not name.endswith("alpha"))
+        assert as_invoke(tensors) == kind
+        for name, change in delta.items():
+            assert change.shape == shapes[name]
+            for reader in (as_a1111, as_comfyui):
+                assert relative(reader(names[name], tensors), change.matrix()) < bound
+        if not dense:
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="x")
+            for name, change in delta.items():
+                layer = pipe.unet.get_submodule(name)
+                product = layer.lora_B["x"].weight.float() @ layer.lora_A["x"].weight.float()
+                assert relative(layer.scaling["x"] * product, change.matrix()) < bound
+            pipe.unload_lora_weights()
+    with safe_open(path, "pt") as opened:
+        told = opened.metadata()
+    assert a1111_version(told) == kind
+    assert told["modelspec.architecture"].startswith(
+        {"sd1": "stable-diffusion-v1/", "sd2": "stable-diffusion-v2-512/", "sdxl": "stable-diffusion-xl-v1-base/"}[kind]
+    )
+    assert told["ss_network_dim"] == str(max((c.rank or 0) for c in delta.values()))
+    assert (
+        json.loads(told["perdure.concepts"]) == ["dog", "cat"]
+        and told["perdure.memory"] == content(lineage).lesson.record["memory"]
+    )
+    seen = what.look(path)
+    assert (seen.kind, seen.family, seen.layout) == ("LoRA", kind, layouts.KOHYA) and not seen.warnings
+    assert ("diffusers" in seen.readers) != dense and {"ComfyUI", "A1111", "Forge", "InvokeAI"} <= set(seen.readers)
+    assert seen.triggers == ("zwz dog", "sbu cat")
+
+
+KINDS = {"": "projections", "checkpoint": "tensors", "folder": "tensors"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [("sd1", ""), ("sd1", "checkpoint"), ("sd2", "checkpoint"), ("sdxl", "checkpoint"), ("sdxl", "folder")],
+)
+def test_what_is_handed_over_draws_as_the_memory_does(kind, to, bases, tmp_path):
+    """With learnt words: pictures by diffusers from the files, and from the memory; nothing else differs, either."""
+    base, _, shapes = bases(kind)
+    lineage = lineage_of(tmp_path / "m", base, "mixed", shapes, BASES[kind])
+    handed = export.export(lineage, tmp_path / "out", Wish(to, dtype="fp32"))
+    proof = handed.proof
+    assert (proof.what, proof.found) == (KINDS[to], proof.expected) and proof.error <= 1e-6
+    assert proof.expected == len(shapes) if to == "" else proof.expected > 2 * len(shapes)
+    assert proof.pictures == 2 and proof.largest <= 1 and proof.mean < 0.05
+    assert handed.content.triggers == ("zwz dog", "sbu")  # the second word has swallowed its noun
+    assert not list(tmp_path.glob("**/*.partial"))
+
+
+def widths_of(backbone):
+    return [encoder.get_input_embeddings().weight.shape[1] for encoder in backbone.vocabulary.encoders]
+
+
+@pytest.fixture(scope="module")
+def small(pico, pico_xl):
+    """Pico bases: name -> (folder, shapes, widths)."""
+    loaded = {name: (base, loading.load(str(base), "fp32", "cpu")) for name, base in (("sd", pico), ("xl", pico_xl))}
+    return {name: (base, own.projections("attention"), widths_of(own)) for name, (base, own) in loaded.items()}
+
+
+def test_a_wrong_file_is_told_by_weights_and_pictures(small, tmp_path):
+    """A file of other changes, of fewer, or with another word; the file as it was is proven."""
+    base, shapes, widths = small["sd"]
+    lineage = lineage_of(tmp_path / "m", base, "pair", shapes, widths)
+    out = tmp_path / "out"
+    export.export(lineage, out, Wish(dtype="fp32"), pictures=0)
+    path, word = out / "tiny.safetensors", out / "embeddings" / "sbu.safetensors"
+    good, told = load_file(path), what.look(path).metadata
+    assert export.verify(lineage, path)[0].failings == []
+    save_file({name: -t if name.endswith("up.weight") else t for name, t in good.items()}, path, dict(told))
+    proof, _ = export.verify(lineage, path)
+    assert proof.error == pytest.approx(2, rel=1e-3) and proof.mean > 1 and len(proof.failings) == 2
+    save_file({name: t for name, t in good.items() if "mid_block" not in name}, path, dict(told))
+    proof, _ = export.verify(lineage, path, pictures=0)
+    assert (proof.expected - proof.found) == 8 and "projections arrive" in proof.failings[0]
+    save_file(good, path, dict(told))
+    save_file({"emb_params": torch.zeros(2, widths[0])}, word)
+    proof, _ = export.verify(lineage, path)
+    assert proof.error < 1e-6 and proof.mean > 0.5 and len(proof.failings) == 1
