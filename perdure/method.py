@@ -232,10 +232,8 @@ class Method:
 
 def words_of(memory: Memory) -> dict[str, Word]:
     """The learnt words that a memory carries, by token."""
-    words = {}
-    for token, dropped in memory.facts.get("words", {}).items():
-        words[token] = Word({int(n): vectors for n, vectors in memory.under(f"words/{token}").items()}, dropped)
-    return words
+    facts = memory.facts.get("words", {})
+    return {t: Word({int(n): v for n, v in memory.under(f"words/{t}").items()}, facts[t]) for t in facts}
 
 
 def with_word(memory: Memory, token: str, word: Word) -> Memory:
