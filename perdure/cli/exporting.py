@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from perdure import screen
 from perdure.cli.options import Device, Json
+from perdure.errors import PlanError
+from perdure.lineage import Lineage
 
 
 class Tool(StrEnum):
@@ -52,39 +55,36 @@ def export(
     Everything written is read back by another way, its weights are compared with the memory's, and the same seeds are
     drawn from both; what is beyond its bounds is not handed over.
     """
-    from perdure import screen
-    from perdure.errors import PlanError
-    from perdure.lineage import Lineage
-
     folder = model or of
     if folder is None or (out is None) == (verify is None):
-        raise PlanError(
-            "give a model and a folder to write into: perdure export MODEL OUT; or --verify FILE --model MODEL"
-        )
+        raise PlanError("give a model and a folder: perdure export MODEL OUT; or --verify FILE --model MODEL")
     if push and to is not Tool.hub:
         raise PlanError("--push uploads what --to hub writes; say both")
-    lineage = Lineage(folder)
+    if out is None:
+        assert verify is not None
+        _verify(folder, verify, pictures, device)
+        return
     with screen.working("loading libraries"):
         from perdure.export import export as exporting
         from perdure.export.choosing import Wish
-    if verify is not None:
-        proof, content = exporting.verify(lineage, verify, pictures, device)
-        _tell(str(proof), proof.notes, content.triggers)
-        if proof.failings:
-            screen.say(f"{verify} is not what the memory holds: {'; '.join(proof.failings)}")
-            raise typer.Exit(1)
-        return
-    assert out is not None
     wish = Wish(to.value if to else "", after, only, rank, error, dtype.value if dtype else None)
-    handed = exporting.export(lineage, out, wish, force, pictures, device, screen.say)
+    handed = exporting.export(Lineage(folder), out, wish, force, pictures, device, screen.say)
     _tell(str(handed.proof), handed.proof.notes, handed.content.triggers)
     if push:
         screen.say(f"uploaded to {exporting.push(out, push)}")
 
 
-def _tell(proof: str, notes: tuple[str, ...], triggers: tuple[str, ...]) -> None:
-    from perdure import screen
+def _verify(model: Path, file: Path, pictures: int, device: str | None) -> None:
+    with screen.working("loading libraries"):
+        from perdure.export import export as exporting
+    proof, content = exporting.verify(Lineage(model), file, pictures, device)
+    _tell(str(proof), proof.notes, content.triggers)
+    if proof.failings:
+        screen.say(f"{file} is not what the memory holds: {'; '.join(proof.failings)}")
+        raise typer.Exit(1)
 
+
+def _tell(proof: str, notes: tuple[str, ...], triggers: tuple[str, ...]) -> None:
     screen.say(f"proof: {proof}")
     screen.tell(notes)
     screen.say(f"trigger{'s' * (len(triggers) > 1)}: {', '.join(triggers)}")
@@ -95,8 +95,6 @@ def what(
     as_json: Json = False,
 ) -> None:
     """What a file of any tool is: kind, base, rank, key layout, who reads it, triggers, and what is wrong with it."""
-    from perdure import screen
-
     with screen.working("reading"):
         from perdure.export import what as looking
 
