@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from perdure import screen
 from perdure.cli.options import Device, Json
 from perdure.errors import PlanError
-from perdure.lineage import Lineage
 
 
 class Tool(StrEnum):
@@ -52,18 +50,20 @@ def export(
 ) -> None:
     """Write a model as files that other tools load, and prove them before they are handed over.
 
-    Everything written is read back by another way, its weights are compared with the memory's, and the same seeds are
-    drawn from both; what is beyond its bounds is not handed over.
+    What is written is read back by another way, its weights compared, and the same seeds drawn from it and the memory.
     """
     folder = model or of
     if folder is None or (out is None) == (verify is None):
         raise PlanError("give a model and a folder: perdure export MODEL OUT; or --verify FILE --model MODEL")
     if push and to is not Tool.hub:
         raise PlanError("--push uploads what --to hub writes; say both")
-    if out is None:
-        assert verify is not None
+    if verify is not None:
         _verify(folder, verify, pictures, device)
         return
+    from perdure import screen
+    from perdure.lineage import Lineage
+
+    assert out is not None
     with screen.working("loading libraries"):
         from perdure.export import export as exporting
         from perdure.export.choosing import Wish
@@ -75,6 +75,9 @@ def export(
 
 
 def _verify(model: Path, file: Path, pictures: int, device: str | None) -> None:
+    from perdure import screen
+    from perdure.lineage import Lineage
+
     with screen.working("loading libraries"):
         from perdure.export import export as exporting
     proof, content = exporting.verify(Lineage(model), file, pictures, device)
@@ -85,6 +88,8 @@ def _verify(model: Path, file: Path, pictures: int, device: str | None) -> None:
 
 
 def _tell(proof: str, notes: tuple[str, ...], triggers: tuple[str, ...]) -> None:
+    from perdure import screen
+
     screen.say(f"proof: {proof}")
     screen.tell(notes)
     screen.say(f"trigger{'s' * (len(triggers) > 1)}: {', '.join(triggers)}")
@@ -95,6 +100,8 @@ def what(
     as_json: Json = False,
 ) -> None:
     """What a file of any tool is: kind, base, rank, key layout, who reads it, triggers, and what is wrong with it."""
+    from perdure import screen
+
     with screen.working("reading"):
         from perdure.export import what as looking
 

@@ -58,7 +58,7 @@ class Making:
     @property
     def stem(self) -> str:
         """The files' name: the model's, with what is singled out."""
-        name, wish = self.lineage.facts["name"], self.wish
+        name, wish = str(self.lineage.facts["name"]), self.wish
         return name + (f"-{wish.only}" if wish.only else "") + (f"-after-{wish.after}" if wish.after else "")
 
     @property

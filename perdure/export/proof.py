@@ -113,8 +113,10 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
     coarsest = max(exhibit.dtype, precision, key=list(ROUNDING).index)
     bound = None if exhibit.cut else PIXELS[coarsest]
     what = "projections" if exhibit.kind == ADAPTER else "tensors"
-    count, gap = (len(errors), len(want)), (largest, mean, bound)
-    return Proof(what, *count, error, where, ROUNDING[exhibit.dtype], len(prompts), *gap, notes)
+    rounding = ROUNDING[exhibit.dtype]
+    return Proof(
+        what, len(errors), len(want), error, where, rounding, len(prompts), largest, mean, bound, notes
+    )  # fmt: skip
 
 
 def _same(word: Word) -> Word:
