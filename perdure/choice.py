@@ -6,10 +6,8 @@ from typing import Any
 from pydantic import Field, ValidationInfo, field_serializer, model_validator
 
 from perdure import catalogue
-from perdure.sections import Section, Training
-
-NEW = {"new": True}
-"""Validation context of a plan that is new: what older models may have been made with is refused."""
+from perdure.sections import NEW, Section, Training
+from perdure.wording import check_name
 
 
 class MethodChoice(Section):
@@ -40,6 +38,8 @@ class MethodChoice(Section):
             object.__setattr__(self, "label", re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts)))
         elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.label):
             raise ValueError(f"label {self.label!r} names a folder: use letters, digits, dots, dashes and underscores")
+        if info.context is NEW:
+            check_name(self.label)
         return self
 
     @field_serializer("training")

@@ -11,11 +11,13 @@ import itertools
 import json
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from PIL import Image
 
 from perdure.errors import LineageError, PerdureError
@@ -26,6 +28,8 @@ PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Ending of a picture's name -> format that it is written in."""
 MAX_PIXELS = 1 << 26
 """Largest picture of a model that is decoded: 8192 x 8192, far above what is drawn."""
+PAUSES = (0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
+"""Seconds after which Windows is asked again for a name: scanners and indexers hold what was just written."""
 NO_PICTURE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow lets escape when the bytes of a PNG are damaged."""
 
@@ -36,7 +40,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     with telling(path):
         make_folder(path.parent)
         for left in path.parent.glob(f"{glob.escape(path.name)}.[0-9]*{TEMPORARY}"):
-            if not _at_work(left):
+            pid = left.name.removesuffix(TEMPORARY).rpartition(".")[2]
+            if not (pid.isdecimal() and len(pid) < 10 and psutil.pid_exists(int(pid))):
                 left.unlink(missing_ok=True)
         try:
             with temporary.open("wb") as stream:
@@ -122,17 +127,26 @@ def make_folder(folder: Path) -> None:
 
 def rename(source: Path, target: Path) -> None:
     """Give a file or folder its name, for good. Raises OSError."""
+    move = source.replace
     if source.is_dir():
         _sync(source)
-        source.rename(target)
+        move = source.rename
+    for pause in PAUSES:
+        with suppress(PermissionError):
+            move(target)
+            break
+        time.sleep(pause)
     else:
-        source.replace(target)
+        move(target)
     _sync(target.parent)
 
 
 def _sync(folder: Path) -> None:
     """Put a folder's list of names on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # Windows opens no folder, and keeps a journal of names itself
     try:
         os.fsync(handle)
     except OSError as error:
@@ -144,7 +158,10 @@ def _sync(folder: Path) -> None:
 
 def open_plain(path: Path, how: int = os.O_RDONLY) -> int:
     """A descriptor of a plain file. Raises OSError, for links, pipes and folders as well, and never waits."""
-    handle = os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link")
+    flags = ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")  # no system has them all
+    handle = os.open(path, sum((getattr(os, flag, 0) for flag in flags), how), 0o644)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no plain file")
@@ -225,18 +242,6 @@ def sweep(folder: Path) -> None:
 def temporaries(folder: Path) -> list[Path]:
     """What was left half-written below a folder."""
     return list(folder.rglob(f"*.[0-9]*{TEMPORARY}"))
-
-
-def _at_work(temporary: Path) -> bool:
-    """Whether the process that writes a temporary file is there."""
-    pid = temporary.name.removesuffix(TEMPORARY).rpartition(".")[2]
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def size_of(paths: Iterable[Path]) -> int:

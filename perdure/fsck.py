@@ -45,7 +45,7 @@ class Examination:
         self, path: Path, what: str, remedy: str, damage: bool = True, mender: Callable[[], object] | None = None
     ) -> None:
         """Keep a finding, once, and mend it where that is wanted and possible."""
-        file = str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
+        file = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
         mended = self.mend and mender is not None
         if mended and mender is not None:
             with files.telling(path):

@@ -1,16 +1,20 @@
 """Locks between processes: held by one that is alive, and by nobody else, whatever ended it."""
 
-import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import filelock
 
 from perdure import files
 from perdure.errors import LineageError
 
 LOCK = ".lock"
 """The lock file in a model's folder."""
+GLANCE = 0.02
+"""Seconds between two attempts: who only looks whether a lock is held holds it for a moment."""
 
 
 @contextmanager
@@ -34,7 +38,7 @@ def holding(path: Path) -> Iterator[bool]:
     except OSError as error:
         raise LineageError(f"cannot write to {path.parent}: {path.name} cannot be opened ({error.strerror})") from None
     with open(handle, "rb"):
-        yield _locked(handle, path, fcntl.LOCK_EX)
+        yield _locked(handle, path)
 
 
 def held(path: Path) -> bool:
@@ -46,17 +50,18 @@ def held(path: Path) -> bool:
     except OSError as error:
         raise LineageError(f"cannot read {path}: {error.strerror}") from None
     with open(handle, "rb"):
-        return not _locked(handle, path, fcntl.LOCK_SH)
+        return not _locked(handle, path)
 
 
-def _locked(handle: int, path: Path, how: int) -> bool:
+def _locked(handle: int, path: Path) -> bool:
+    """Lock an open file, with `flock` or what Windows has for it; the system unlocks it when it is closed."""
     try:
-        fcntl.flock(handle, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        if filelock.lock_descriptor(handle, blocking=False):
+            return True
+        time.sleep(GLANCE)
+        return filelock.lock_descriptor(handle, blocking=False)
     except OSError as error:
         raise LineageError(
             f"{path}: its file system has no locks ({error.strerror}), and two writers would spoil the model; "
             "keep it on one that has (a local disk, NFS 4, Lustre mounted with `flock`)"
         ) from None
-    return True

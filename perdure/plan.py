@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from perdure import mistakes, sources, yaml_file
-from perdure.choice import NEW, MethodChoice
+from perdure.choice import MethodChoice
 from perdure.errors import PlanError, did_you_mean
-from perdure.sections import Concept, Drawn, Name, Prior, Prompts, Sampling, Scoring, Section, Training
+from perdure.sections import NEW, Concept, Drawn, Name, Prior, Prompts, Sampling, Scoring, Section, Training
 from perdure.sources import TOYBOX
 from perdure.wording import mentions, name_from, squeeze
 
@@ -58,9 +58,14 @@ class Plan(Section):
     _notes: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Plan":
-        labels = [m.label for m in self.methods] + [JOINT] * self.joint  # each names a folder
-        problems = [*_clashes(self.concepts), *_doubles("method", labels)]
+    def _consistent(self, info: ValidationInfo) -> "Plan":
+        labels = [m.label for m in self.methods] + [JOINT] * self.joint
+        new = info.context is NEW
+        problems = [
+            *_doubles("concept", [c.name for c in self.concepts], new),
+            *_clashes(self.concepts),
+            *_doubles("method", labels, new),
+        ]
         if self.order is not None and sorted(self.order) != list(range(1, len(self.concepts) + 1)):
             problems.append(f"order {list(self.order)} is not an ordering of 1..{len(self.concepts)}")
         if self.protocol and self.protocol not in (known := yaml_file.read_packaged("compare/published.yaml")):
@@ -169,7 +174,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 def concept(data: dict[str, Any], folder: Path = Path(), where: str = "concept") -> Concept:
     """One concept from plain values. Raises PlanError."""
     try:
-        return Concept.model_validate(sources.expand([data], folder)[0])
+        return Concept.model_validate(sources.expand([data], folder)[0], context=NEW)
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, Concept, where, None)) from None
 
@@ -218,14 +223,23 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _doubles(what: str, names: list[str]) -> list[str]:
-    twice = dict.fromkeys(name for name in names if names.count(name) > 1)
-    return [f"two {what}s are called {name!r}; give each its own name" for name in twice]
+def _doubles(what: str, names: list[str], new: bool) -> list[str]:
+    """Names that occur twice, for each names a folder; `new`: those too that only some systems tell apart."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.lower() if new else name, []).append(name)
+    problems = []
+    for same in groups.values():
+        if len(same) > 1:
+            called, differ = " and ".join(map(repr, dict.fromkeys(same))), len({*same}) > 1
+            where = " (one folder on Windows and macOS)" if differ else ""
+            problems.append(f"two {what}s are called {called}{where}; give each its own name")
+    return problems
 
 
 def _clashes(concepts: tuple[Concept, ...]) -> list[str]:
-    """Concept names that occur twice, and tokens that are, or are words of, another's token (or its phrase)."""
-    problems = _doubles("concept", [c.name for c in concepts])
+    """Tokens that are, or are words of, another's token (or its phrase)."""
+    problems = []
     tokens = [(c.name, squeeze((c.token or c.phrase).lower())) for c in concepts]
     for i, (name, token) in enumerate(tokens):
         for other, longer in tokens[:i] + tokens[i + 1 :]:

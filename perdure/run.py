@@ -1,7 +1,6 @@
 """The whole story: for each concept, teach it, then draw and score everything learnt so far."""
 
 import json
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -225,8 +224,6 @@ def _write_record(
     losses = staged.losses()
     earlier = set().union(*(memories.packs_of(row.memory) for row in lineage.lessons)) if lineage.lessons else set()
     new = memories.packs_of(staged.memory) - earlier
-    cuda = tools.backbone.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     files.write_json(
         staged.folder / "lesson.json",
         {
@@ -238,7 +235,7 @@ def _write_record(
             "strict": tools.method.consolidate.strict,
             "carries": memory.bytes_by_name(),
             "bytes": {"carried": memory.nbytes, "stored": files.size_of(lineage.store / pack for pack in new)},
-            "peak_memory": peak,
+            "peak_memory": loading.peak_memory(tools.backbone.device),
             "final_loss": losses[-1]["loss"] if losses else None,
             "memory": memory.digest,
             "device": str(tools.backbone.device),

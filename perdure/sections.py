@@ -3,14 +3,33 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)  # fmt: skip
 
 from perdure import score
 from perdure.errors import did_you_mean
-from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
+from perdure.wording import PLACEHOLDER, check_name, fill, hole, squeeze, without_lead
 
 Kind = Literal["subject", "style"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+NEW = {"new": True}
+"""Validation context of what is new: what older models may have been made with is refused."""
+
+
+def _for_every_system(name: str, info: ValidationInfo) -> str:
+    return check_name(name) if info.context is NEW else name
+
+
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64), AfterValidator(_for_every_system)
+]
 
 
 def _paths(value: Any) -> Any:

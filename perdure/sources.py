@@ -94,11 +94,12 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _names(found: Sequence[Path]) -> list[str]:
-    """A name for each folder, whatever its script and length: no two alike."""
+    """A name for each folder, whatever its script and length: no two alike, in whatever case."""
     names: list[str] = []
     for number, path in enumerate(found, start=1):
         name = name_from(path.name, otherwise=f"concept-{number}")
-        again = next(k for k in itertools.count(1) if (f"{name[:60]}-{k}" if k > 1 else name) not in names)
+        taken = {other.lower() for other in names}
+        again = next(k for k in itertools.count(1) if (f"{name[:60]}-{k}" if k > 1 else name).lower() not in taken)
         names.append(f"{name[:60]}-{again}" if again > 1 else name)
     return names
 
@@ -137,7 +138,9 @@ def plan_text(folder: Path, beside: Path, base: str) -> str:
 
 def _relative(concept: dict[str, Any], beside: Path) -> dict[str, Any]:
     def path(value: Any) -> Any:
-        return os.path.relpath(value, beside) if isinstance(value, Path) else value
+        if not isinstance(value, Path):
+            return value
+        return Path(os.path.relpath(value, beside)).as_posix() if value.drive == beside.drive else str(value)
 
     lists = {key: [path(one) for one in concept[key]] for key in FILES if isinstance(concept.get(key), list)}
     return {key: path(value) for key, value in (concept | lists).items()}
@@ -173,7 +176,9 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same values with absolute paths for models on this machine; hub ids, and what is no name, as they are."""
 
     def path(name: Any) -> Any:
-        if not isinstance(name, str) or name == TOYBOX or not (name[:1] in ("/", ".", "~") or (folder / name).is_dir()):
+        if not isinstance(name, str) or name == TOYBOX or not (
+            name[:1] in (".", "~") or os.path.isabs(name) or (folder / name).is_dir()
+        ):
             return name
         return str(resolve(folder, name))
 

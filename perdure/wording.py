@@ -5,6 +5,8 @@ import re
 PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
 LEAD = re.compile(r"^(?:(?:an? )?(?:photo|photograph|picture|image) of )?(?:(?:an?|the) )?", re.IGNORECASE)
 """How prompts begin, before what they show."""
+RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))])
+"""Names, in lower case, that Windows keeps for devices, whatever ending follows them."""
 
 
 def fill(text: str, *, token: str, noun: str) -> str:
@@ -47,7 +49,15 @@ def squeeze(text: str) -> str:
 
 def name_from(text: str, otherwise: str = "plan") -> str:
     """A name made from that of a file or folder, 64 characters at most; `otherwise` where nothing of it can be kept."""
-    return re.sub("[^A-Za-z0-9_-]+", "-", text).strip("-_")[:64] or otherwise
+    name = re.sub("[^A-Za-z0-9_-]+", "-", text).strip("-_")[:64] or otherwise
+    return f"{name}-1" if name.lower() in RESERVED else name
+
+
+def check_name(name: str) -> str:
+    """A name as it is. Raises ValueError where not every system can give it to a folder."""
+    if name.partition(".")[0].lower() in RESERVED or name.endswith("."):
+        raise ValueError(f"{name!r} cannot be the name of a folder on Windows; choose another")
+    return name
 
 
 def printable(text: str) -> str:

@@ -2,8 +2,8 @@
 
     python killing.py PLAN.json FOLDER MOMENTS      prints one JSON object
 
-Imports and models are loaded once; every run is a child of that. A moment is a share of the whole run's time ("0.35"),
-the number of a write to disk ("w12": the process ends just before it, "W12": just after), or the end of a name
+Imports and models are loaded once; every run is a child of that. A moment is never a time: it is a share of the events
+of the whole run ("0.35": predictions of the model, and names given and taken on disk), or the end of a name
 ("@lesson.json": just before a file or folder gets that name).
 """
 
@@ -12,25 +12,26 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 from perdure import files, plan, run, score
 from perdure.backbones import loading
+from perdure.backbones.backbone import Backbone
 from perdure.lineage import Lineage
 
 torch.set_num_threads(1)
 
 
-def child(made, out: Path, prepare=lambda: None) -> int:
-    """Start a run; returns the process id."""
+def child(made, out: Path, prepare=list) -> int:
+    """Start a run; returns the process id. `prepare`: hands back a list that is as long as the events so far."""
     pid = os.fork()
     if pid == 0:
         try:
-            prepare()
+            seen = prepare()
             run.run(made, out, device="cpu")
+            out.with_suffix(".events").write_text(str(len(seen)))
         except BaseException as error:
             print(repr(error), file=sys.stderr)
             os._exit(1)
@@ -43,42 +44,33 @@ def finished(pid: int) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def die_at_write(moment: str) -> None:
-    """Make this process kill itself when a file or folder is about to get its name, or to be deleted."""
-    seen = 0
+def watching(moment: int | str | None = None) -> list[int]:
+    """Count the events of this process, which kills itself just before the one that is meant."""
+    seen: list[int] = []
 
-    def dying(real):
+    def watched(real):
         def call(*args, **options):
-            nonlocal seen
-            seen += 1
-            if str(args[-1]).endswith(moment[1:]) if moment[0] == "@" else seen == int(moment[1:]):
-                if moment[0] == "W":
-                    real(*args, **options)
+            seen.append(1)
+            if len(seen) == moment or (isinstance(moment, str) and str(args[-1]).endswith(moment)):
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **options)
 
         return call
 
-    for name in ("rename", "replace", "unlink"):
-        setattr(Path, name, dying(getattr(Path, name)))
+    for owner, names in ((Path, ("rename", "replace", "unlink")), (Backbone, ("predict",))):
+        for name in names:
+            setattr(owner, name, watched(getattr(owner, name)))
+    return seen
 
 
-def attempt(made, out: Path, moment: str, whole: float) -> dict:
+def attempt(made, out: Path, moment: str, events: int) -> dict:
     """One run killed at a moment and resumed to its end."""
-    if moment[0] in "wW@":
-        pid = child(made, out, lambda: die_at_write(moment))
-    else:
-        pid = child(made, out)
-        time.sleep(float(moment) * whole)
-        os.kill(pid, signal.SIGKILL)
-    killed = not finished(pid)
-    half = [p.name for p in out.rglob("*.partial")] if killed else []
-    done = len(list(out.rglob("lesson.json")))
+    meant = moment[1:] if moment[0] == "@" else max(1, round(float(moment) * events))
+    killed = not finished(child(made, out, lambda: watching(meant)))
     return {
         "moment": moment,
         "killed": killed,
-        "unfinished": half,
-        "lessons": done,
+        "lessons": len(list(out.rglob("lesson.json"))),
         "resumed": finished(child(made, out)),
         **state(out),
     }
@@ -112,11 +104,10 @@ def main(data: dict, folder: Path, moments: list[str]) -> None:
     loading.load(made.base, device="cpu")
     for name in made.scoring.subject:
         score.load(name, made.scoring.models[name])
-    started = time.perf_counter()
-    assert finished(child(made, folder / "whole"))
-    whole = time.perf_counter() - started
-    attempts = [attempt(made, folder / f"attempt-{number}", m, whole) for number, m in enumerate(moments)]
-    print(json.dumps({"seconds": whole, "whole": state(folder / "whole"), "attempts": attempts}))
+    assert finished(child(made, folder / "whole", watching))
+    events = int((folder / "whole.events").read_text())
+    attempts = [attempt(made, folder / f"attempt-{number}", m, events) for number, m in enumerate(moments)]
+    print(json.dumps({"events": events, "whole": state(folder / "whole"), "attempts": attempts}))
 
 
 if __name__ == "__main__":

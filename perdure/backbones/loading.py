@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
@@ -24,6 +26,11 @@ from perdure.backbones.family import Family
 from perdure.errors import ModelError
 from perdure.plan import TOYBOX
 from perdure.score.sources import offline
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +82,16 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held at once: of a CUDA device since its peak was reset, else of main memory since we began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if resource is None:
+        held = psutil.Process().memory_info()
+        return int(getattr(held, "peak_wset", held.rss))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 @contextmanager
 def quiet(fetching: bool = False) -> Iterator[None]:
     """No advice and deprecations of the libraries while a model is read, and bars only for what is fetched."""
@@ -108,7 +125,7 @@ def identity(base: str, vae: str | None = None) -> str:
     for path in _files(folder):
         try:
             size = path.stat().st_size
-            digest.update(f"{path.relative_to(folder)}:{size}".encode())
+            digest.update(f"{path.relative_to(folder).as_posix()}:{size}".encode())
             if size <= 64 << 20:
                 digest.update(path.read_bytes())
         except OSError as error:

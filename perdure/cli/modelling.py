@@ -66,8 +66,8 @@ def teach(
 
     lineage = Lineage(model)
     called = name or name_from(images.absolute().name, otherwise=f"concept-{len(lineage.lessons) + 1}")
-    if called in lineage.concepts:
-        raise LineageError(f"{model} already knows a concept {called!r}; choose another --name, or undo that lesson")
+    if known := next((name for name in lineage.concepts if name.lower() == called.lower()), None):
+        raise LineageError(f"{model} already knows a concept {known!r}; choose another --name, or undo that lesson")
     given: dict[str, Any] = {"kind": kind.value, "token": token, "class": noun, "prompt": prompt, "hold_out": hold_out}
     if references is not None:
         given["references"] = references
