@@ -1,15 +1,24 @@
-# Two commands on a bare machine with python3 and its venv module: `make demo` and `make test`.
+# Commands on a bare machine with python3 and its venv module: `make demo`, `make test`, and `make check` while working.
 PYTHON ?= python3
 VENV := .venv
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test mutants clean
+# Processes that test side by side, each with one thread.
+WORKERS ?= 2
+TESTING := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+
+.PHONY: demo test check mutants clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/perdure demo
 
 test: $(VENV)/.tested
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+	$(TESTING) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+check: $(VENV)/.tested
+	$(VENV)/bin/ruff check perdure tests
+	$(VENV)/bin/mypy
+	$(TESTING) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' $$($(VENV)/bin/python -m tests.touched)
 
 # Hours of work, in the background, never in CI: does a test notice where the code is wrong? Goes on where it was stopped.
 # `.venv/bin/mutmut results` lists what no test has noticed so far.

@@ -24,8 +24,8 @@ from perdure.backbones.processes import several
 from perdure.lineage import Lineage
 
 torch.set_num_threads(1)
-PATIENCE = 60
-"""Seconds after which a process that hangs is ended."""
+PATIENCE = 900
+"""Seconds after which a process that hangs is ended; one that works needs a few."""
 
 
 def free_port() -> int:

@@ -358,7 +358,7 @@ def test_light_commands_import_nothing_heavy(photos, tmp_path):
         ("check", str(tmp_path / "plan.yaml")): "numpy pydantic",
     }
     for words, allowed in cases.items():
-        told = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, timeout=60)
+        told = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True)
         assert told.returncode == 0, told.stderr
         imported = told.stdout.splitlines()[-1].split()[1:]
         assert set(imported) <= set(allowed.split()), (words, imported)
@@ -368,4 +368,4 @@ def test_a_lineage_is_read_without_torch(tmp_path):
     code = "import sys, perdure.lineage, perdure.report; sys.exit(any(name in sys.modules for name in {heavy}))"
     if REPORT:
         code = code.replace("{heavy}", repr(HEAVY[:-1]))
-        assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -23,7 +23,7 @@ def blocks(path: Path, language: str) -> list[str]:
 @pytest.mark.skipif(not EMBEDDED.is_file(), reason="the embedded base's weights are not in this checkout")
 def test_readme_python_runs(tmp_path):
     (code,) = blocks(ROOT / "README.md", "python")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "merge_init" in done.stdout and (tmp_path / "runs/library/report.html").is_file()
 

@@ -30,7 +30,7 @@ def killed(pico, pico_clip, photos, tmp_path_factory):
             "prompts": {"subject": ["{concept} in snow"], "style": ["{concept}"]},
             "images_per_prompt": 1, "steps": 2, "batch_size": 4,
         },
-        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}},
+        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}, "drift": 2},
     }  # fmt: skip
     (folder / "plan.json").write_text(json.dumps(data))
     chance = random.Random(0)

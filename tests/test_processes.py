@@ -36,7 +36,7 @@ def data(pico, pico_clip, photos):
             "prompts": {"subject": ["{concept} in snow", "{concept} on beach"], "style": ["{concept}"]},
             "images_per_prompt": 3, "steps": 1, "guidance": 1.0, "batch_size": 2,
         },
-        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}},
+        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}, "drift": 2},
     }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def told(data, tmp_path_factory):
     (folder / "plan.json").write_text(json.dumps(data))
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder / "plan.json"), str(folder)],
-        capture_output=True, text=True, timeout=300, env=QUIET,
+        capture_output=True, text=True, env=QUIET,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -93,7 +93,7 @@ def test_the_command_line_spreads_the_drawing(data, tmp_path):
     # a launcher that finds no GPU starts processes on the CPU
     done = subprocess.run(
         [*launch, *plain, "--main_process_port=0", "-m", "perdure", "run", "plan.yaml", "--out", "two"],
-        capture_output=True, text=True, timeout=300, env={**QUIET, "CUDA_VISIBLE_DEVICES": ""}, cwd=tmp_path,
+        capture_output=True, text=True, env={**QUIET, "CUDA_VISIBLE_DEVICES": ""}, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("lesson 1 dog") == 1  # only the first process speaks

@@ -32,7 +32,7 @@ def data(pico, pico_clip, photos):
             "prompts": {"subject": ["{concept} in snow"], "style": ["{concept} image of a dog"]},
             "images_per_prompt": 2, "steps": 1, "guidance": 1.0,
         },
-        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}},
+        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}, "drift": 2},
     }  # fmt: skip
 
 
