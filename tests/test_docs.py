@@ -12,7 +12,7 @@ from perdure import catalogue
 from perdure.cli import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EMBEDDED = ROOT / "perdure" / "toybox" / "weights" / "model_index.json"
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.touched import tests_of
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -15,3 +17,11 @@ def test_the_package_is_clean(tool):
     paths = ["perdure", "tests"] if module == "ruff" else []  # mypy's packages stand in its configuration
     told = subprocess.run([sys.executable, "-m", module, *words, *paths], cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_what_is_touched_has_its_tests():
+    """Those of a module's name, else of its room's, else those that import it; a changed test itself."""
+    shape, docs = "tests/test_imports.py", "tests/test_docs.py"
+    assert tests_of(["perdure/parts/neurons.py", "README.md"]) == [shape, "tests/test_neurons.py"]
+    assert tests_of(["perdure/plan/sections.py", docs]) == [docs, shape, "tests/test_plan.py"]
+    assert {shape, "tests/test_methods_contract.py"} < set(tests_of(["perdure/method.py"]))
