@@ -228,13 +228,9 @@ def _doubles(what: str, names: list[str], new: bool) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.lower() if new else name, []).append(name)
-    problems = []
-    for same in groups.values():
-        if len(same) > 1:
-            called, differ = " and ".join(map(repr, dict.fromkeys(same))), len({*same}) > 1
-            where = " (one folder on Windows and macOS)" if differ else ""
-            problems.append(f"two {what}s are called {called}{where}; give each its own name")
-    return problems
+    doubles = [" and ".join(map(repr, dict.fromkeys(same))) for same in groups.values() if len(same) > 1]
+    where = " (one folder on Windows and macOS)"
+    return [f"two {what}s are called {n}{where if ' and ' in n else ''}; give each its own name" for n in doubles]
 
 
 def _clashes(concepts: tuple[Concept, ...]) -> list[str]:
