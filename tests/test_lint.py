@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.touched import tests_of
+from tests import touched
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +22,6 @@ def test_the_package_is_clean(tool):
 def test_what_is_touched_has_its_tests():
     """Those of a module's name, else of its room's, else those that import it; a changed test itself."""
     shape, docs = "tests/test_imports.py", "tests/test_docs.py"
-    assert tests_of(["perdure/parts/neurons.py", "README.md"]) == [shape, "tests/test_neurons.py"]
-    assert tests_of(["perdure/plan/sections.py", docs]) == [docs, shape, "tests/test_plan.py"]
-    assert {shape, "tests/test_methods_contract.py"} < set(tests_of(["perdure/method.py"]))
+    assert touched.tests_of(["perdure/parts/neurons.py", "README.md"]) == [shape, "tests/test_neurons.py"]
+    assert touched.tests_of(["perdure/plan/sections.py", docs]) == [docs, shape, "tests/test_plan.py"]
+    assert {shape, "tests/test_methods_contract.py"} < set(touched.tests_of(["perdure/method.py"]))
