@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from perdure import mistakes
+from perdure import files, mistakes
 from perdure.errors import LineageError
-from perdure.plan import TOYBOX, Concept, Plan, describe, portable
+from perdure.plan import TOYBOX, Concept, Plan, describe, fingerprint, portable
 
 if TYPE_CHECKING:
     from perdure.lineage import Lineage
+
+
+def record(path: Path, format: int, plan: Plan, base_identity: str, versions: dict[str, str]) -> None:
+    """Write down what a lineage is made with, its lineage.json."""
+    settings = plan.settings()
+    facts = {"format": format, "name": plan.name, "settings": settings, "base_identity": base_identity}
+    facts |= {"fingerprint": fingerprint(portable(settings)), "versions": versions}
+    files.write_json(path, facts)
 
 
 def on_plan(lineage: "Lineage", plan: Plan) -> None:

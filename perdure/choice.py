@@ -6,8 +6,14 @@ from typing import Any
 from pydantic import Field, ValidationInfo, field_serializer, model_validator
 
 from perdure import catalogue
-from perdure.sections import NEW, Section, Training
+from perdure.fields import NEW, Section
+from perdure.sections import Training
 from perdure.wording import check_name
+
+OUTPUTS = re.compile(r"figures|.*\.(html|csv|tex|json|yaml|lock|partial|tmp)", re.IGNORECASE)
+"""Names beside the runs of a plan that are other things than runs: reports, tables, locks, what is half done."""
+LONGEST = 100
+"""Characters of a label."""
 
 
 class MethodChoice(Section):
@@ -40,6 +46,10 @@ class MethodChoice(Section):
             raise ValueError(f"label {self.label!r} names a folder: use letters, digits, dots, dashes and underscores")
         if info.context is NEW:
             check_name(self.label)
+        if info.context is NEW and OUTPUTS.fullmatch(self.label):
+            raise ValueError(f"label {self.label!r} is the name of another file beside the runs; give another `label`")
+        if info.context is NEW and len(self.label) > LONGEST:
+            raise ValueError(f"label {self.label!r} has more than {LONGEST} characters; give another `label`")
         return self
 
     @field_serializer("training")

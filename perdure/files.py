@@ -119,7 +119,7 @@ def telling(path: Path) -> Iterator[None]:
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, so that they are there after a loss of power. Raises OSError."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
         _sync(path.parent)

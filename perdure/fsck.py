@@ -1,5 +1,6 @@
 """Every file of a model examined: what is damaged, what to do about it, and what can be made again from the rest."""
 
+import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ def examine(folder: Path, mend: bool = False) -> list[Finding]:
 
     Raises LineageError where the folder is no model, or another process writes it.
     """
-    if not (folder / "lineage.json").exists():
+    if not os.path.exists(folder / "lineage.json"):
         Lineage(folder)  # raises, saying what is missing
     if mend:
         with locks.alone(folder):

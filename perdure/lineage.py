@@ -24,7 +24,7 @@ import numpy as np
 
 from perdure import agreement, files, locks, mistakes, records, soundness
 from perdure.errors import LineageError
-from perdure.plan import Concept, Plan, describe, fingerprint, plan_text, portable
+from perdure.plan import Concept, Plan, describe, plan_text
 from perdure.rows import PARTIAL, Cell, Row, leftovers, remove
 
 __all__ = ["Cell", "Lineage", "Row", "plan_text"]
@@ -39,7 +39,7 @@ class Lineage:
     def __init__(self, folder: Path | str) -> None:
         """Open an existing lineage. Raises LineageError."""
         self.folder = Path(folder)
-        if not (self.folder / "lineage.json").is_file():
+        if not soundness.is_model(self.folder):
             raise LineageError(f"{self.folder} is not a perdure model (no lineage.json); make one with `perdure init`")
         self.facts: dict[str, Any] = records.read(self.folder / "lineage.json", records.Model, FORMAT)
 
@@ -48,12 +48,9 @@ class Lineage:
         """A new, empty lineage for a plan of one method. Raises LineageError where the folder is in use."""
         folder = Path(folder)
         soundness.free(folder)
-        settings = plan.settings()
-        facts = {"format": FORMAT, "name": plan.name, "settings": settings, "base_identity": base_identity}
-        facts |= {"fingerprint": fingerprint(portable(settings)), "versions": versions}
         with locks.alone(folder):
             soundness.free(folder)  # another process may have begun a model there
-            files.write_json(folder / "lineage.json", facts)
+            agreement.record(folder / "lineage.json", FORMAT, plan, base_identity, versions)
             lineage = cls(folder)
             lineage.write_plan(plan)
         return lineage
@@ -127,8 +124,7 @@ class Lineage:
         scores = np.full((len(rows), len(names)), np.nan)
         for i, row in enumerate(rows):
             for j, name in enumerate(names):
-                cell = row.cell(name)
-                if cell is not None:
+                if (cell := row.cell(name)) is not None:
                     scores[i, j] = cell.scores.get(measure, np.nan)
         return scores
 

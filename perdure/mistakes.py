@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from perdure.errors import LineageError, did_you_mean
 from perdure.yaml_file import Lines, line_of
 
+SHOWN = 200
+"""Characters of a value that a message repeats."""
 WORDS = {
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping of keys to values",
@@ -67,8 +69,14 @@ def _sentences(problem: Any, root: type[BaseModel], where: str, lines: Lines | N
         message = f"no such key{did_you_mean(str(loc[-1]), _keys_at(root, loc[:-1]))}"
     elif kind != "value_error":
         message = WORDS.get(kind, f"{message[0].lower()}{message[1:]}")
-        message += "" if kind == "missing" else f" (got {problem['input']!r})"
+        message += "" if kind == "missing" else f" (got {_shown(problem['input'])})"
     return [f"{place}{key}{part}" for part in message.splitlines()]
+
+
+def _shown(value: Any) -> str:
+    """A value as it was written, or its beginning."""
+    told = repr(value)
+    return told if len(told) <= SHOWN else f"{told[:SHOWN]} ..."
 
 
 def _keys_at(root: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

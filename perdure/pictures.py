@@ -7,9 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from perdure import captions, folders, images
+from perdure import captions, folders, images, score
 from perdure.errors import ImageError, PlanError
-from perdure.sections import Concept, Prior
+from perdure.plan import Plan
+from perdure.sections import Concept
 from perdure.toybox import world
 from perdure.wording import fill, mentions, squeeze
 
@@ -82,11 +83,12 @@ def notes(concepts: Iterable[Concept]) -> list[str]:
     return told
 
 
-def check(concepts: Iterable[Concept], priors: Collection[Prior] = ()) -> list[str]:
+def check(concepts: Iterable[Concept], plans: Collection[Plan] = ()) -> list[str]:
     """Everything wrong with what some concepts are trained on, one sentence each; nothing is kept in memory.
 
-    priors: prior preservation, which draws images of each concept's class.
+    plans: by which they will be taught and scored.
     """
+    priors = [prior for plan in plans for prior in plan.priors]
     problems = []
     for concept in concepts:
         if not concept.noun and any("{class}" in prior.prompt for prior in priors):
@@ -95,14 +97,29 @@ def check(concepts: Iterable[Concept], priors: Collection[Prior] = ()) -> list[s
                 "`class`, or write training.prior.prompt without {class}"
             )
         try:
-            contents(concept)
+            own = contents(concept)
             files = files_of(concept) if concept.drawn is None else ()
         except (ImageError, PlanError) as error:
             problems.append(f"concept {concept.name!r}: {error}")
             continue
-        for some in files:
-            problems += [f"concept {concept.name!r}: {problem}" for problem in images.check_images(some)]
+        told = [*_too_few(concept, own, plans), *(problem for some in files for problem in images.check_images(some))]
+        problems += [f"concept {concept.name!r}: {problem}" for problem in told]
     return problems
+
+
+def _too_few(concept: Concept, own: Contents, plans: Iterable[Plan]) -> list[str]:
+    """What measures of sets of pictures lack, a sentence each."""
+    told = {}
+    for plan in plans:
+        sides = {
+            "drawn (sampling.images_per_prompt)": len(plan.prompts_for(concept)) * plan.sampling.images_per_prompt,
+            "to compare with": own.references or len(own.captions),
+        }
+        for measure, least in score.FEWEST.items():
+            few = [f"{count} {side}" for side, count in sides.items() if count < least]
+            if few and measure in plan.measures_for(concept):
+                told[measure] = f"{measure} needs {least} pictures or more on each side; there is {' and '.join(few)}"
+    return list(told.values())
 
 
 def files_of(concept: Concept) -> tuple[tuple[Path, ...], tuple[Path, ...]]:

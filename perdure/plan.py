@@ -15,8 +15,8 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_
 from perdure import mistakes, sources, yaml_file
 from perdure.choice import MethodChoice
 from perdure.errors import PlanError, did_you_mean
-from perdure.sections import NEW, Concept, Drawn, Name, Prior, Prompts, Sampling, Scoring, Section, Training
-from perdure.sources import TOYBOX
+from perdure.fields import NEW, TOYBOX, Model, Name, Section
+from perdure.sections import Concept, Drawn, Prior, Prompts, Sampling, Scoring, Training
 from perdure.wording import mentions, name_from, squeeze
 
 __all__ = ["TOYBOX", "Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Training"]
@@ -38,9 +38,9 @@ class Plan(Section):
     description: str = ""
     protocol: str | None = None
     """The published protocol that the plan follows; `perdure compare` shows its numbers beside."""
-    base: str = TOYBOX
+    base: Model = TOYBOX
     """`toybox`, a hub id, or a local diffusers folder (Stable Diffusion 1.x, 2.x or SDXL)."""
-    vae: str | None = None
+    vae: Model | None = None
     """Another autoencoder for the base: a hub id or a local folder."""
     methods: tuple[MethodChoice, ...] = Field(min_length=1)
     """`method: NAME` for one; a list for several, each run on its own copy of the base."""
@@ -184,7 +184,7 @@ def ready(name: str) -> Path:
     here = Path(__file__).parent
     folder = here / "plans" if (here / "plans").is_dir() else here.parent / "plans"
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = [p.stem for p in folder.glob("*.yaml")]
         raise PlanError(f"no plan file {name!r}, and no ready plan of that name{did_you_mean(name, known)}")
     return path

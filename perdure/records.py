@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from perdure import files
 from perdure.errors import LineageError
-from perdure.sections import Kind, Name
+from perdure.fields import Name
+from perdure.sections import Kind
 
 T = TypeVar("T")
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from perdure import agreement, drift, examples, files, pictures, sample, sharing, spread, trackers
+from perdure import agreement, drift, examples, files, pictures, sample, sharing, soundness, spread, trackers
 from perdure import memory as memories
 from perdure import plan as plans
 from perdure.analysis.analyse import after_run as compare_lessons
@@ -19,7 +19,7 @@ from perdure.examples import Examples
 from perdure.lineage import Lineage, Row
 from perdure.memory import Memory
 from perdure.pictures import Picture
-from perdure.plan import JOINT, Concept, MethodChoice, Plan, describe, fingerprint
+from perdure.plan import JOINT, Concept, Plan, describe, fingerprint
 from perdure.progress import Watch, silent
 from perdure.train import REVISION, Lesson, learn, steps_done
 
@@ -34,7 +34,7 @@ def run(
 ) -> list[Lineage]:
     """Run a plan: one lineage per method below `out`, resumed where it stopped, and tracked. Raises PerdureError."""
     trackers.check(track)
-    if problems := pictures.check(plan.concepts, plan.priors):
+    if problems := pictures.check(plan.concepts, [plan]):
         raise PlanError(problems)
     backbone = spread.load(plan, device)
     tools = Tools(plan, backbone, watch)
@@ -49,10 +49,12 @@ def run(
 
 
 def open_or_create(folder: Path, plan: Plan) -> Lineage:
-    """The lineage of a plan of one method: new, or one that the same plan has begun."""
+    """The lineage of a plan of one method: new, one that the same plan has begun, or one without any lesson."""
     identity = loading.identity(plan.base, plan.vae)
-    if (folder / "lineage.json").is_file():
+    if soundness.is_model(folder):
         lineage = Lineage(folder)
+        if not lineage.lessons:
+            return sharing.renewed(lineage, plan, identity, loading.versions())
         agreement.on_plan(lineage, plan)
         agreement.on_base(lineage, identity)
         return lineage
@@ -70,7 +72,7 @@ def teach_plan(
     plan = tools.plan
     lessons = [plan.sequence] if plan.joint else [(concept,) for concept in plan.sequence]
     with lineage.locked():
-        agreement.on_plan(lineage, plan)  # read again: it may have been taught, or a lesson undone, since
+        agreement.on_plan(Lineage(lineage.folder), plan)  # read again: taught, undone or begun anew since, perhaps
         lineage.write_plan(plan)
         for concept in plan.sequence:
             if concept.name in lineage.concepts:
@@ -92,7 +94,7 @@ def teach(
         known = lineage.plan()
         data = {**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}
         plan = plans.build(data, where="teach", new=False)
-        if problems := pictures.check([concept], plan.priors):
+        if problems := pictures.check([concept], [plan]):
             raise PlanError(problems)
         agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
         tools = Tools(plan, spread.load(plan, device), watch)
@@ -157,10 +159,9 @@ def _learn(tools: Tools, staged: Row, memory: Memory, number: int, name: str, co
     first, own, prior = concepts[0], examples.together(parts), _prior(tools, concepts)
     lesson = Lesson(name, number, own, first.token, first.noun, first.phrase, prior, concepts[1:])
     checkpoint = staged.folder / "checkpoint.safetensors"
-    log = staged.log
     done = steps_done(checkpoint)
     kept = [row for row in staged.losses() if row["step"] <= done]
-    files.write_text(log, "".join(json.dumps(row) + "\n" for row in kept))
+    files.write_text(staged.log, "".join(json.dumps(row) + "\n" for row in kept))
     tools.backbone.gradient_checkpointing(plan.training.gradient_checkpointing)
     progress = tools.watch(f"lesson {number} {name}", plan.training.steps)
     with progress as advance:
@@ -171,7 +172,7 @@ def _learn(tools: Tools, staged: Row, memory: Memory, number: int, name: str, co
             nonlocal clock
             now = time.perf_counter()
             row = {"step": step, "loss": round(loss, 6), "rate": rate, "seconds": round(now - clock, 4)}
-            files.append_json(log, row)  # at once, so that a kill loses no step that the checkpoint holds
+            files.append_json(staged.log, row)  # at once, so that a kill loses no step that the checkpoint holds
             tools.tracker.step(number, step, loss, rate)
             advance(1, f"loss {loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
             clock = now
@@ -220,7 +221,6 @@ def _write_record(
     tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: tuple[Concept, ...], evaluating: float
 ) -> None:
     """The lesson's facts, last of all."""
-    choice: MethodChoice = tools.plan.methods[0]
     losses = staged.losses()
     earlier = set().union(*(memories.packs_of(row.memory) for row in lineage.lessons)) if lineage.lessons else set()
     new = memories.packs_of(staged.memory) - earlier
@@ -228,7 +228,7 @@ def _write_record(
         staged.folder / "lesson.json",
         {
             "concepts": [c.name for c in concepts],
-            "method": choice.model_dump(mode="json"),
+            "method": tools.plan.methods[0].model_dump(mode="json"),
             "steps": len(losses),
             "seconds": {"train": round(sum(row["seconds"] for row in losses), 2), "evaluate": round(evaluating, 2)},
             "knows": tools.method.consolidate.knows,

@@ -1,53 +1,15 @@
 """The sections of a plan: each a frozen part with checked keys; docstrings under fields are their help."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)  # fmt: skip
+from pydantic import Field, field_validator, model_validator
 
 from perdure import score
 from perdure.errors import did_you_mean
-from perdure.wording import PLACEHOLDER, check_name, fill, hole, squeeze, without_lead
+from perdure.fields import Beta, Files, Model, Name, Section
+from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
 
 Kind = Literal["subject", "style"]
-NEW = {"new": True}
-"""Validation context of what is new: what older models may have been made with is refused."""
-
-
-def _for_every_system(name: str, info: ValidationInfo) -> str:
-    return check_name(name) if info.context is NEW else name
-
-
-Name = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64), AfterValidator(_for_every_system)
-]
-
-
-def _paths(value: Any) -> Any:
-    if not all(isinstance(path, str | Path) for path in (value if isinstance(value, list | tuple) else (value,))):
-        raise ValueError(f"give a folder, or a list of files (got {value!r})")
-    return value
-
-
-Files = Annotated[Path | tuple[Path, ...], BeforeValidator(_paths)]
-"""A folder or a list of files."""
-
-
-class Section(BaseModel):
-    """A frozen part of a plan; unknown keys are mistakes; docstrings under fields are their help."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
-    )
 
 
 class Drawn(Section):
@@ -154,7 +116,7 @@ class Training(Section):
     warmup: int = Field(0, ge=0)
     """Steps of linear warm-up."""
     weight_decay: float = Field(1e-4, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     min_snr: float | None = Field(None, gt=0)
@@ -221,12 +183,12 @@ class Scoring(Section):
     style: tuple[str, ...] = Field(default=("csd", "dino"), min_length=1)
     drift: int = Field(default=8, ge=0, le=160)
     """Pictures of prompts that mention no concept, drawn after each lesson and compared with the base's; 0: none."""
-    models: dict[str, str] = {}
+    models: dict[str, Model] = Field(default_factory=dict)
     """Measure -> hub id or local folder, instead of the published model."""
 
-    @field_validator("subject", "style", mode="after")
+    @field_validator("subject", "style", "models", mode="after")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _known(cls, names: Any) -> Any:
         for name in names:
             if name not in score.names():
                 raise ValueError(f"no measure {name!r}{did_you_mean(name, score.names())}")

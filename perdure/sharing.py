@@ -5,7 +5,7 @@ from pathlib import Path
 
 from perdure import agreement, files
 from perdure.errors import LineageError
-from perdure.lineage import Lineage
+from perdure.lineage import FORMAT, Lineage
 from perdure.plan import Plan
 from perdure.rows import PARTIAL, building, remove
 
@@ -33,6 +33,25 @@ def branch(lineage: Lineage, folder: Path | str, plan: Plan, lessons: int) -> Li
             shutil.copyfile(lineage.store / pack, made.store / pack)
         agreement.on_plan(made, plan)
     return Lineage(folder)
+
+
+def renewed(lineage: Lineage, plan: Plan, base_identity: str, versions: dict[str, str]) -> Lineage:
+    """A lineage that has learnt nothing, for whatever plan: made for another one, or on another base, it begins anew.
+
+    What was drawn and half done there is dropped. Raises LineageError where it is damaged, or another process writes.
+    """
+    try:
+        agreement.on_plan(lineage, plan)
+        agreement.on_base(lineage, base_identity)
+    except LineageError:
+        with lineage.locked():
+            if lineage.lessons:
+                raise  # another process has taught it meanwhile
+            for name in ("lessons", "concepts", "store"):
+                remove(files.within(lineage.folder, name))
+            agreement.record(lineage.folder / "lineage.json", FORMAT, plan, base_identity, versions)
+            lineage.write_plan(plan)
+    return Lineage(lineage.folder)
 
 
 def adopt_base_row(lineage: Lineage, other: Lineage) -> None:

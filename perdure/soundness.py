@@ -3,6 +3,7 @@
 Tensors and pictures are not read: `fsck` does that, and names all that is damaged, not the first thing.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
     from perdure.lineage import Lineage
 
 
+def is_model(folder: Path) -> bool:
+    """Whether a folder is that of a model; not where its name is longer than the system allows."""
+    return os.path.isfile(folder / "lineage.json")
+
+
 def free(folder: Path) -> None:
     """Refuse a folder that holds more than what a killed process left. Raises LineageError."""
     mine = (files.TEMPORARY, locks.LOCK)
-    if folder.is_file() or (folder.is_dir() and not all(p.name.endswith(mine) for p in folder.iterdir())):
+    if os.path.isfile(folder) or (os.path.isdir(folder) and not all(p.name.endswith(mine) for p in folder.iterdir())):
         raise LineageError(f"{folder} is not empty; choose a new folder for the model")
 
 

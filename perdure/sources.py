@@ -12,11 +12,10 @@ from typing import Any
 
 from perdure import folders, yaml_file
 from perdure.errors import PlanError
+from perdure.fields import TOYBOX
 from perdure.toybox import world
 from perdure.wording import mentions, name_from
 
-TOYBOX = "toybox"
-"""The name of the embedded base."""
 KOHYA = re.compile(r"^\d{1,3}_(?P<token>\S+)(?: (?P<noun>.+))?$")
 """Folder names of kohya's trainers: repeats, underscore, token and class (`10_zwz backpack`); `2023_trip` is a year."""
 FILES = ("images", "references")
@@ -88,7 +87,7 @@ def notes_on(folder: Path) -> list[str]:
 
 def _below(folder: Path) -> list[Path]:
     """The sub-folders of a folder of concepts, sorted; hidden ones and those of the system are left out."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise PlanError(f"no folder {folder}; give a folder that has one sub-folder of images per concept")
     return sorted(path for path in folders.visible(folder) if path.is_dir())
 
@@ -169,16 +168,16 @@ def _rare_tokens(taken: list[str]) -> Iterator[str]:
 
 def resolve(folder: Path, path: Any) -> Any:
     """An absolute path, relative ones starting from `folder`; what is no path is handed back as it is."""
-    return Path(os.path.abspath(folder / Path(path).expanduser())) if isinstance(path, str | Path) else path
+    return Path(os.path.abspath(folder / os.path.expanduser(path))) if isinstance(path, str | Path) else path
 
 
 def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same values with absolute paths for models on this machine; hub ids, and what is no name, as they are."""
 
     def path(name: Any) -> Any:
-        if not isinstance(name, str) or name == TOYBOX or not (
-            name[:1] in (".", "~") or os.path.isabs(name) or (folder / name).is_dir()
-        ):
+        if not isinstance(name, str) or name in ("", TOYBOX):
+            return name
+        if name[:1] not in (".", "~") and not os.path.isabs(name) and not os.path.isdir(folder / name):
             return name
         return str(resolve(folder, name))
 
@@ -212,6 +211,9 @@ def _from_toybox(wanted: Any) -> list[dict[str, Any]]:
     counts, split = {key: wanted.get(key, 0) for key in kinds}, wanted.get("split", "test")
     if not all(isinstance(count, int) and count >= 0 for count in counts.values()) or split not in ("test", "dev"):
         raise PlanError("concepts.toybox: subjects and styles are whole numbers from 0; split is test or dev")
+    there = {"subjects": len(world.RARE_TOKENS), "styles": len(world.HELD_OUT_STYLES)}
+    if short := next((key for key in there if counts[key] > there[key]), None):
+        raise PlanError(f"concepts.toybox: the world has {there[short]} {short} (got {counts[short]})")
     if (tokens := wanted.get("tokens", "own")) not in ("own", "rare"):
         raise PlanError(f"concepts.toybox: tokens is own (a style is called by its words) or rare (got {tokens!r})")
     rare = dict(enumerate(world.RARE_TOKENS[counts["subjects"] :])) if tokens == "rare" else {}

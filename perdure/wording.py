@@ -3,6 +3,8 @@
 import re
 
 PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+"""What UTF-8 cannot hold, or ends a string in C."""
 LEAD = re.compile(r"^(?:(?:an? )?(?:photo|photograph|picture|image) of )?(?:(?:an?|the) )?", re.IGNORECASE)
 """How prompts begin, before what they show."""
 RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))])
@@ -63,6 +65,12 @@ def check_name(name: str) -> str:
 def printable(text: str) -> str:
     """Text that a terminal only shows: what is not printable (escape sequences, say) is written as `\\x1b`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def unwritable(text: str) -> str | None:
+    """The first character of a text that cannot be written down, or None."""
+    found = UNWRITABLE.search(text)
+    return found and found[0]
 
 
 def without_lead(prompt: str) -> str:

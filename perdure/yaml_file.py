@@ -1,6 +1,7 @@
 """YAML as people write it: `1e-4` is a number, duplicate keys are mistakes, every key knows its line."""
 
 import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,60 @@ import yaml
 from perdure.errors import PlanError
 
 Lines = dict[tuple[str | int, ...], int]
+LENGTH = 1_000_000
+"""Characters of a file at most."""
+NODES = 10_000
+"""Values in it at most, each alias counted as all that it stands for; a plan of 50 concepts has about 1,000."""
+DEPTH = 50
+"""How deep they may stand inside one another."""
+DIGITS = 100
+"""Of a number; Python takes its time with longer ones, or refuses them."""
+PLAIN = {"null": "null", "bool": "boolean", "int": "integer", "float": "number", "str": "text", "seq": "list",
+         "map": "mapping"}  # fmt: skip
+"""The kinds of values that YAML and JSON share, by the ends of their tags."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader with YAML 1.2 floats (YAML 1.1 reads 1e-4 as text)."""
+    """Safe loader of plain values within bounds: YAML 1.2 floats (1.1 reads 1e-4 as text), and dates are text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = self._depth = 0
+        self._sizes: dict[int, int] = {}
+        """Values inside each node that is read to its end."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A value with all that it holds. Raises MarkedYAMLError beyond the bounds."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        alias, before = isinstance(event, yaml.AliasEvent), self._nodes
+        self._depth += 1
+        node = super().compose_node(parent, index) if self._depth <= DEPTH else None
+        self._depth -= 1
+        if node is None:
+            raise _refused(f"more than {DEPTH} values inside one another", event)
+        if alias and id(node) not in self._sizes:
+            raise _refused(f"*{event.anchor} stands inside what it stands for", event)
+        self._nodes += self._sizes[id(node)] if alias else 1
+        if self._nodes > NODES:
+            raise _refused(f"more than {NODES:,} values", event)
+        self._sizes.setdefault(id(node), self._nodes - before)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node. Raises MarkedYAMLError where it is none of its kind, such as `!!int ""`."""
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        if kind not in (*PLAIN, "merge", "value"):
+            raise _refused(f"!{kind[:DIGITS]} is no plain value; write text, numbers, lists and mappings", node)
+        if kind in ("int", "float") and len(node.value) > DIGITS:
+            raise _refused(f"a number of {len(node.value):,} characters; at most {DIGITS} are read", node)
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError):
+            raise _refused(f"{node.value[:DIGITS]!r} is no {PLAIN[kind]}", node) from None
+
+
+def _refused(problem: str, at: Any) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
 _Loader.add_implicit_resolver(
@@ -23,7 +74,7 @@ _Loader.add_implicit_resolver(
 )
 # The resolver above also matches plain integers; they must stay integers.
 _Loader.yaml_implicit_resolvers = {
-    first: sorted(resolvers, key=lambda pair: pair[0].endswith(":float"))
+    first: sorted((r for r in resolvers if r[0][-9:] != "timestamp"), key=lambda r: r[0].endswith(":float"))
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
 
@@ -38,7 +89,8 @@ _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 def read(path: Path) -> tuple[dict[str, Any], Lines]:
     """The mapping in a YAML (or JSON) file and the line of each of its keys. Raises PlanError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LENGTH + 1)
     except OSError as error:
         raise PlanError(f"cannot read the plan {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -56,28 +108,39 @@ def kept(path: Path) -> dict[str, Any]:
 
 def parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
     """As `read`, from text."""
+    lines: Lines = {}
+    problems: list[str] = []
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        data = yaml.load(text, Loader=_Loader)
+        data = _loaded(text, lambda node: _walk(node, (), lines, problems, where))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
         raise PlanError(f"{place}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(data, dict):
         raise PlanError(f"{where}: a plan is a mapping of keys to values, such as `base: toybox`")
-    lines: Lines = {}
-    problems: list[str] = []
-    _walk(node, (), lines, problems, where)
     if problems:
         raise PlanError(problems)
     return data, lines
+
+
+def _loaded(text: str, look: Callable[[yaml.Node | None], None] = lambda node: None) -> Any:
+    """The value of a text, which is one document; `look` is shown its nodes as they are written. Raises YAMLError."""
+    if len(text) > LENGTH:
+        raise yaml.MarkedYAMLError(problem=f"it has more than {LENGTH:,} characters")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        look(node)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _walk(node: yaml.Node | None, at: tuple[str | int, ...], lines: Lines, problems: list[str], where: str) -> None:
     """Note the line of every key; a key given twice is a mistake (YAML would silently keep the last)."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here = (*at, key.value)
+            here = (*at, str(key.value))  # of a key that is a list, its nodes; constructing refuses it
             if here in lines:
                 problems.append(f"{where}:{key.start_mark.line + 1}: {'.'.join(map(str, here))}: given twice")
             lines[here] = key.start_mark.line + 1
@@ -103,7 +166,7 @@ def override(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
         if not equals or not key:
             raise PlanError(f"--set {text!r}: write KEY=VALUE, for example training.steps=200")
         try:
-            read = yaml.load(value, Loader=_Loader)
+            read = _loaded(value)
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", error)
             raise PlanError(f"--set {text!r}: the value is not valid YAML: {problem}") from None
@@ -113,7 +176,10 @@ def override(data: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
 
 def put(data: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
     """`data` with another value under a dotted key; list positions count from 0. Raises PlanError."""
-    changed: dict[str, Any] = _with(data, key.split("."), value, where)
+    path = key.split(".")
+    if len(path) > DEPTH:
+        raise PlanError(f"{where}: no plan has a key of {len(path):,} parts")
+    changed: dict[str, Any] = _with(data, path, value, where)
     return changed
 
 

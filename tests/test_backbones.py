@@ -489,6 +489,21 @@ def test_what_is_no_base(pico, tmp_path):
         assert "\n" not in str(caught.value), base
 
 
+def test_a_damaged_tokenizer_is_told_in_a_sentence(pico, tmp_path):
+    """tokenizers raises bare exceptions; ids that the text encoder has no row for would only show in a lesson."""
+    path = Path("tokenizer") / "tokenizer.json"
+    told = json.loads((pico / path).read_text())
+    spoilt = {
+        "merges": {**told, "model": {**told["model"], "merges": [["a", "nothing"]]}},
+        "ids": {**told, "model": {**told["model"], "vocab": {**told["model"]["vocab"], "new": 5000}}},
+    }
+    for name, word in (("merges", "cannot be loaded: "), ("ids", "tokenizer/ has a word 5000, and text_encoder/ has")):
+        base = broken(pico, tmp_path / name, **{"tokenizer__tokenizer.json": json.dumps(spoilt[name])})
+        with pytest.raises(ModelError, match=word) as caught:
+            loading.load(base, device="cpu")
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("part", "value"),
     [

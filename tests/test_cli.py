@@ -229,7 +229,7 @@ def test_bases_that_are_none(perdure, tmp_path, monkeypatch):
     path = write_plan(tmp_path, [one()])
     cases = {
         str(tmp_path): "is not a diffusers pipeline (no model_index.json)",
-        "./none": "none: no such folder",
+        "./none": "none' is neither a path on this machine nor a hub id (owner/name)",
         "somebody/nothing": "neither a local folder nor in the hub cache, and HF_HUB_OFFLINE is set; go online once",
     }
     for base, sentence in cases.items():

@@ -110,7 +110,7 @@ def test_libraries_stay_in_their_rooms(library):
 LAYERS = [
     ["errors", "seeds", "share", "wording", "files", "delta", "yaml_file", "catalogue", "images", "matrix", "mistakes"]
     + ["folders", "captions", "ranges", "toybox", "score", "locks", "tensors"],
-    ["sections", "choice", "sources", "records", "memory", "progress", "rows", "datasets"],
+    ["fields", "sections", "choice", "sources", "records", "memory", "progress", "rows", "datasets"],
     ["plan", "method", "parts", "methods", "pictures", "workload"],
     ["agreement", "soundness", "lineage", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
     ["sample", "lesson", "train", "evaluate", "drift", "trackers"],

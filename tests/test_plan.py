@@ -43,7 +43,7 @@ def problems(folder, text, *overrides):
         ("1e-4", 1e-4), ("1e5", 1e5), ("1E+2", 100.0), (".5", 0.5), ("-.5e1", -5.0), ("2.", 2.0), ("-1", -1), ("0", 0),
         ("12", 12), ("+3", 3), ("1_0", 10), ("0x1f", 31), ("'1e-4'", "1e-4"), ('"5"', "5"), ("1e", "1e"), ("e5", "e5"),
         ("1-2", "1-2"),        ("-", None), ("null", None), ("~", None), ("true", True), (".inf", float("inf")),
-        ("1.2.3", "1.2.3"), ("2024-01-01x", "2024-01-01x"),
+        ("1.2.3", "1.2.3"), ("2024-01-01x", "2024-01-01x"), ("2024-01-01", "2024-01-01"), ("2024-13-45", "2024-13-45"),
     ],
 )  # fmt: skip
 def test_numbers_and_strings(text, value):
@@ -72,12 +72,48 @@ def test_keys_given_twice(tmp_path):
     ("text", "word"),
     [
         ("a: [1", "plan.yaml:1: not valid YAML"), ("", "a plan is a mapping"), ("- a", "a plan is a mapping"),
-        ("a: !!python/object/apply:os.getcwd []", "not valid YAML: could not determine a constructor"),
+        ("a: !!python/object/apply:os.getcwd []", "not valid YAML: !python/object/apply:os.getcwd is no plain value"),
         ("? [a]\n: 1", "not valid YAML"), ("1: 2\nmethod: naive", "keys should be strings"),
     ],
 )  # fmt: skip
 def test_what_is_no_plan(tmp_path, text, word):
     assert word in problems(tmp_path, text)[0]
+
+
+LAUGHS = "a: &a0 [x, x]\n" + "".join(f"b{k}: &a{k + 1} [*a{k}, *a{k}]\n" for k in range(20))
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (LAUGHS, "plan.yaml:12: not valid YAML: more than 10,000 values"),
+        ("x: [" + "1," * 10_000 + "]", "plan.yaml:1: not valid YAML: more than 10,000 values"),
+        ("name: &a [x, *a]", "plan.yaml:1: not valid YAML: *a stands inside what it stands for"),
+        ("training: &a\n  <<: *a", "plan.yaml:2: not valid YAML: *a stands inside what it stands for"),
+        ("x: " + "[" * 3000, "plan.yaml:1: not valid YAML: more than 50 values inside one another"),
+        ("x: " + "{a: " * 3000, "more than 50 values inside one another"),
+        ("x: " + "y" * 1_000_000, "plan.yaml: not valid YAML: it has more than 1,000,000 characters"),
+        ("a: 1\nseed: !!int ''", "plan.yaml:2: not valid YAML: '' is no integer"),
+        ("seed: !!int 0b", "'0b' is no integer"), ("seed: !!float x", "'x' is no number"),
+        ("joint: !!bool maybe", "'maybe' is no boolean"), ("name: !!int [1]", "expected a scalar node"),
+        ("seed: " + "9" * 5000, "plan.yaml:1: not valid YAML: a number of 5,000 characters; at most 100 are read"),
+        ("seed: 1" + ":59" * 99, "a number of 298 characters"),
+        ("name: !!timestamp 2024-13-45", "!timestamp is no plain value"), ("name: !!set {a}", "!set is no plain value"),
+        ("name: !!binary '?'", "!binary is no plain value"), ("name: !mine x", "!!mine is no plain value"),
+    ],
+)  # fmt: skip
+def test_what_no_plan_holds(tmp_path, text, word):
+    (problem,) = problems(tmp_path, text)
+    assert word in problem
+
+
+def test_aliases_and_merges_within_bounds_are_read(tmp_path):
+    text = "a: &a {steps: 2, betas: &b [0.5, 0.9]}\nb: {<<: *a, steps: 3}\nc: [*b, *b]"
+    data, lines = yaml_file.parse(text, "t")
+    assert data["b"] == {"steps": 3, "betas": [0.5, 0.9]} and data["c"] == [[0.5, 0.9]] * 2
+    assert lines["b", "steps"] == 2 and yaml_file.parse(yaml_file.dump(data), "t")[0] == data
+    half = yaml_file.DEPTH - 2
+    assert yaml_file.parse("x: " + "[" * half + "]" * half, "t")[0]["x"]
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -103,6 +139,22 @@ MISTAKES = {
     "training: {steps: 0}": "training.steps: input should be greater than or equal to 1 (got 0)",
     "training: {resolution: 100}": "training.resolution: input should be a multiple of 8 (got 100)",
     "training: {schedule: linear}": "training.schedule: input should be 'constant' or 'cosine' (got 'linear')",
+    "training: {betas: [0.9, 1.0]}": "training.betas.1: input should be less than 1 (got 1.0)",
+    "training: {betas: [-0.1, 0.9]}": "training.betas.0: input should be greater than or equal to 0 (got -0.1)",
+    "base: toybx": "plan.yaml:5: base: 'toybx' is neither a path on this machine nor a hub id (owner/name); "
+    "did you mean 'toybox'?",
+    "base: /nowhere/at/all": "plan.yaml:5: base: '/nowhere/at/all' is neither a path on this machine nor a hub id",
+    "base: ~perdurenobody/sd": "~perdurenobody/sd' is neither a path on this machine",
+    "base: ''": "base: '' is neither a path",
+    f"base: {'x' * 300}": "is neither a path on this machine nor a hub id",
+    f"vae: ./{'é' * 300}": "plan.yaml:5: vae: ",
+    "vae: https://hub.example/a/b": "vae: 'https://hub.example/a/b' is neither",
+    "scoring: {models: {dino: ./nowhere}}": "plan.yaml:5: scoring.models.dino: ",
+    "scoring: {models: {dno: a/b}}": "plan.yaml:5: scoring.models: no measure 'dno'; did you mean 'dino'?",
+    r'description: "half \ud83d"': "description: '\\ud83d' is a character that no file can hold",
+    r'description: "a\0b"': "description: '\\x00' is a character that no file can hold",
+    r'sampling: {negative_prompt: "\udfff"}': "sampling.negative_prompt: '\\udfff' is a character",
+    f"description: [{'x' * 300}]": "description: must be text (got ['" + "x" * 198 + " ...)",
     "training: {betas: [0.9]}": "training.betas.1: is required and missing",
     "training: {learning_rate: .nan}": "training.learning_rate: input should be a finite number (got nan)",
     "training:": "plan.yaml:5: training: must be a mapping of keys to values (got None)",
@@ -131,6 +183,10 @@ CONCEPTS = {
     "{name: a, images: x, tokn: zwz}": "plan.yaml:3: concepts.0.tokn: no such key; did you mean 'token'?",
     "{name: a, images: 5, token: b}": "concepts.0.images: give a folder, or a list of files (got 5)",
     "{name: a, images: [x, 5], token: b}": "concepts.0.images: give a folder, or a list of files",
+    r'{name: a, images: x, token: "b\ud800"}': "concepts.0.token: '\\ud800' is a character that no file can hold",
+    r'{name: a, images: x, token: b, class: "\0"}': "concepts.0.class: '\\x00' is a character that no file can hold",
+    r'{name: a, images: "x\0y", token: b}': "concepts.0.images: '\\x00' is a character that no file can hold",
+    r'{name: a, images: ["x\0y"], token: b}': "concepts.0.images: '\\x00' is a character that no file can hold",
     "{name: a, images: x, kind: thing, token: b}": "concepts.0.kind: input should be 'subject' or 'style'",
     "{name: a, token: b}": "concepts.0: give either `images` (a folder or files) or `drawn` (a toybox concept)",
     "{name: a, token: b, images: x, drawn: {index: 0}}": "concepts.0: give either `images`",
@@ -166,6 +222,9 @@ METHODS = {
     "method: {name: ewc, weight: .inf}": "option 'weight' of method 'ewc' is inf; it must be a finite number",
     "method: {name: naive, targets: all}": "'targets' of method 'naive' is 'all'; allowed: attention, cross, cross_kv",
     "method: {name: naive, label: a/b}": "label 'a/b' names a folder",
+    "method: {name: naive, label: report.html}": "label 'report.html' is the name of another file beside the runs",
+    "methods: [naive, {name: naive, label: Figures}]": "methods.1: label 'Figures' is the name of another file",
+    f"method: {{name: naive, label: {'x' * 101}}}": "has more than 100 characters",
     "method: {rank: 3}": "method.name: is required and missing",
     "method:": "method: must be a mapping of keys to values (got None)",
     "methods: naive": "methods: must be a list (got 'naive')",
@@ -174,6 +233,42 @@ METHODS = {
     "methods: [{name: naive, label: joint}]\njoint: true": "two methods are called 'joint'",
     "concepts: []": "methods: is required and missing",
 }
+
+
+def test_a_path_that_is_nowhere_names_what_is_near(tmp_path):
+    (tmp_path / "sd-base").mkdir()
+    (problem,) = problems(tmp_path, SOUND, "base=./sd-bas")
+    assert problem.endswith("did you mean 'sd-base'?")
+
+
+def test_homes_of_nobody_are_folders_that_are_not_there(tmp_path):
+    made = load(tmp_path, SOUND + "data: ~perdurenobody\n")
+    assert made.concepts[0].images == tmp_path / "~perdurenobody/photos/dog"
+    (problem,) = problems(tmp_path, "method: naive\nconcepts: {folder: ~perdurenobody}\n")
+    assert problem.startswith("no folder ~perdurenobody")
+
+
+@pytest.mark.parametrize(("key", "there"), [("subjects", 79), ("styles", 14)])
+def test_the_toybox_world_ends(tmp_path, key, there):
+    (problem,) = problems(tmp_path, f"method: naive\nconcepts: {{toybox: {{{key}: 1000000000000}}}}\n")
+    assert problem == f"concepts.toybox: the world has {there} {key} (got 1000000000000)"
+    assert len(load(tmp_path, f"method: naive\nconcepts: {{toybox: {{{key}: {there}}}}}\n").concepts) == there
+
+
+def test_measures_of_sets_need_two_pictures_on_each_side(tmp_path):
+    paint(tmp_path / "photos/dog", 3, 0)
+    paint(tmp_path / "photos/cat", 1, 0)
+    one = "sampling={images_per_prompt: 1, prompts: {subject: ['a {concept}'], style: ['{concept}']}}"
+    made = load(tmp_path, SOUND, one, "scoring.subject=[clip_i, mmd]", "concepts.0.hold_out=1")
+    assert pictures.check(made.concepts, [made, made]) == [
+        f"concept {name!r}: mmd needs 2 pictures or more on each side; there is 1 drawn (sampling.images_per_prompt) "
+        "and 1 to compare with"
+        for name in ("dog", "cat")
+    ]
+    enough = load(tmp_path, SOUND, one, "sampling.images_per_prompt=2", "scoring.subject=[mmd]")
+    assert len(pictures.check(enough.concepts, [enough])) == 1  # the cat's only picture
+    other = load(tmp_path, SOUND, one, "scoring.style=[mmd]")
+    assert pictures.check(other.concepts, [other]) == []
 
 
 @pytest.mark.parametrize("text", METHODS)
@@ -231,6 +326,9 @@ def test_what_older_models_were_made_with_is_still_read(tmp_path):
     assert plan.build(settings, new=False).methods[0].label == "cns_vote-2"
     with pytest.raises(PlanError, match="'vote' of method 'cns' is 2"):
         plan.build(settings)
+    gone = {**load(tmp_path, SOUND).model_dump(by_alias=True), "base": "/gone", "vae": "gone"}
+    gone["methods"] = [{"name": "naive", "label": "table.tex"}]
+    assert plan.build(gone, new=False).base == "/gone"
 
 
 # --- overrides -----------------------------------------------------------------------------------------------------
@@ -270,6 +368,7 @@ def test_set_changes_the_way_a_method_is_named(tmp_path):
     [
         ("training.steps", "write KEY=VALUE"), ("=3", "write KEY=VALUE"), ("training.steps=[1", "not valid YAML"),
         ("concepts.7.class=x", "'7' is not a position in a list of 2"), ("concepts.x.class=y", "'x' is not a position"),
+        ("seed=!!int ''", "the value is not valid YAML: '' is no integer"), (f"a{'.a' * 99}=1", "a key of 100 parts"),
         ("method.rank.x=3", "'rank' lies below a plain value"), ("training.stesp=3", "did you mean 'steps'?"),
     ],
 )  # fmt: skip
@@ -290,6 +389,7 @@ def test_overrides_do_not_change_what_they_are_given():
 def test_relative_paths_start_from_the_file(tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
     (tmp_path / "models/sd").mkdir(parents=True)
+    (tmp_path / "models/vae").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
     made = load(
         tmp_path, SOUND + "base: models/sd\nvae: ./models/vae\nscoring: {models: {clip_i: models/sd, dino: a/b}}\n"
@@ -346,6 +446,7 @@ def test_a_plan_written_back_is_the_same_plan(tmp_path):
     text = SOUND.replace("method: naive", "methods: [naive, {name: magmax, operand: delta}]")
     text += "order: [2, 1]\ntraining: {prior: {images: 3}, min_snr: 5}\nscoring: {models: {dino: ./m}}\n"
     text += "data: d\njoint: true\n"
+    (tmp_path / "m").mkdir()
     made = load(tmp_path, text)
     (tmp_path / "far/away").mkdir(parents=True)
     (tmp_path / "far/away/plan.yaml").write_text(lineage.plan_text(made))
@@ -505,7 +606,7 @@ def test_concept_yaml_overrides_what_is_guessed(many):
         ({"folder": "photos", "kind": "style"}, "must be a list"), ({"toybox": {"subjects": "two"}}, "whole numbers"),
         ({"toybox": {"subjects": -1}}, "whole numbers"), ({"toybox": {"subjects": 1, "split": "x"}}, "test or dev"),
         ({"toybox": {"subject": 1}}, "write `{subjects: N}`"), ({"toybox": 3}, "write `{subjects: N}`"),
-        ({"toybox": {"styles": 10**6}}, "no number"), (None, "must be a list"), ("all", "must be a list"),
+        ({"toybox": {"styles": 10**6}}, "has 14 styles"), (None, "must be a list"), ("all", "must be a list"),
     ],
 )  # fmt: skip
 def test_concepts_from_nowhere(many, concepts, word):

@@ -154,6 +154,21 @@ def test_another_plan_is_refused(own, data, sections, word):
     assert tree(own) == before
 
 
+def test_a_model_that_has_learnt_nothing_takes_another_plan(data, tmp_path):
+    """As after a first lesson that diverged: what was drawn with the settings before is drawn anew."""
+    values = changed(data, methods=["naive"], training={"learning_rate": 1e30})
+    values["concepts"] = values["concepts"][:1]
+    with pytest.raises(TrainingError):
+        run.run(plan.build(values), tmp_path / "again", device="cpu")
+    assert Lineage(tmp_path / "again/naive").base_row.cell("dog")
+    sound = plan.build(changed(values, training={"learning_rate": 1e-2}, sampling={"seed": 5}))
+    ((again,), (fresh,)) = (run.run(sound, tmp_path / out, device="cpu") for out in ("again", "fresh"))
+    assert again.settings == fresh.settings and (again.matrix("clip_i") == fresh.matrix("clip_i")).all()
+    assert set(tree(again.folder)) == set(tree(fresh.folder))
+    with pytest.raises(LineageError, match="learning_rate is"):
+        run.run(plan.build(changed(values, training={"learning_rate": 2e-2}, sampling={"seed": 5})), tmp_path / "again")
+
+
 def test_other_settings_of_a_taught_concept_are_refused(own, data):
     values = changed(data)
     values["concepts"][1]["prompt"] = "an image of {token} {class}"

@@ -221,7 +221,7 @@ def test_old_and_new_configs_mean_the_same():
     new = old | {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
     assert preprocess.from_config(old) == preprocess.from_config(new) == preprocess.CLIP_224
     for nonsense in ({"size": {"longest_edge": 3}}, {"size": 32, "crop_size": 64}, {"image_mean": [0.5]}):
-        with pytest.raises(ModelError, match="preprocessor_config"):
+        with pytest.raises(ValueError, match=r"is not a preprocessing|needs shortest_edge"):
             preprocess.from_config(old | nonsense)
 
 
@@ -418,6 +418,60 @@ def test_unusable_folders_are_refused_by_name(models, tmp_path):
         file.unlink()
     with pytest.raises(ModelError, match="its tokenizer"):
         score.load("clip_t", mute)
+
+
+def edited(folder, to, file, **changes):
+    """A copy of a folder, keys of one of its JSON files replaced."""
+    copy_of(folder, to)
+    (to / file).write_text(json.dumps({**json.loads((to / file).read_text()), **changes}))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "changes", "word"),
+    [
+        ("dino", "config.json", {"hidden_size": []}, "is not a ViTModel that can be loaded"),
+        ("dino", "config.json", {"num_attention_heads": 0}, "is not a ViTModel that can be loaded"),
+        ("csd", "config.json", {"hidden_act": "nothing"}, "is not a CLIPVisionModelWithProjection that can be loaded"),
+        ("csd", "preprocessor_config.json", {"size": True}, "cannot be understood .size True with"),
+        ("csd", "preprocessor_config.json", {"crop_size": {"height": [], "width": 32}}, "cannot be understood"),
+        ("csd", "preprocessor_config.json", {"do_resize": 3, "resample": []}, "preprocessor_config.json"),
+        ("clip_t", "tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "its tokenizer"),
+        ("clip_t", "tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": 900}, "merges": []}}, "has a word 900"),
+        ("clip_t", "tokenizer.json", {"model": 3}, "its tokenizer cannot be read"),
+    ],
+)
+def test_damaged_folders_are_told_in_a_sentence(models, tmp_path, name, file, changes, word):
+    folder = edited(models / FOLDER[name], tmp_path / "spoilt", file, **changes)
+    with pytest.raises(ModelError, match=word) as caught:
+        score.load(name, folder)
+    assert "spoilt" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_no_scorer(models, tmp_path):
+    folder = copy_of(models / "dino", tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v * float("nan") for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="nan: is damaged, its features are not finite"):
+        score.load("dino", folder)
+
+
+def test_csd_tensors_that_do_not_fit_are_told_in_a_sentence(tmp_path, cache):
+    content = fake_csd()
+    content["model_state_dict"]["module.backbone.conv1.weight"] = torch.zeros(3)
+    torch.save(content, tmp_path / "flat.pth")
+    with pytest.raises(ModelError, match=r"flat.pth: is no CSD checkpoint \(its tensors do not fit"):
+        csd_checkpoint.prepare(tmp_path / "flat.pth")
+
+
+def test_a_fault_of_ours_is_no_damage():
+    class Fault(Exception):
+        pass
+
+    with pytest.raises(Fault), sources.Reading(str):
+        raise Fault
+    with pytest.raises(ModelError, match="told of x y"), sources.Reading(lambda reason: f"told of {reason}"):
+        raise Exception("x\ny")
 
 
 def test_unknown_measure_suggests():

@@ -50,7 +50,7 @@ def advise(
     PlanError where the time does not suffice for one round.
     """
     began = clock()
-    problems = pictures.check(plan.concepts, plan.priors)
+    problems = pictures.check(plan.concepts, [plan])
     if problems:
         raise PlanError(problems)
     mark = asking.mark(plan)

@@ -1,5 +1,6 @@
 """What is asked: a folder of concepts (or a plan), the methods to choose from, and what there is to judge them by."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,11 @@ def plan_of(
 
 
 def _read(target: Path) -> tuple[dict[str, Any], yaml_file.Lines, Path, str]:
-    if target.is_dir():
+    if os.path.isdir(target):
         data = {"name": name_from(target.absolute().name), "concepts": {"folder": str(target.absolute())}}
         return data, {}, Path(), str(target)
     path = target
-    if not target.is_file():
+    if not os.path.isfile(target):
         ready = [p.stem for p in plans.ready("template").parent.glob("*.yaml")]
         if target.suffix or target.name not in ready:
             told = "" if target.suffix else did_you_mean(target.name, ready)

@@ -1,5 +1,6 @@
 """The runs themselves: round by round within the time, resumed where they stopped. Each run is an ordinary lineage."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ class Trial:
 def read(out: Path, mark: str) -> Trial | None:
     """The trial begun in a folder; None where there is none. Raises LineageError where something else was asked."""
     path = out / STATE
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     trial = records.value(path, Trial)
     if trial.mark != mark:

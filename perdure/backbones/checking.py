@@ -86,6 +86,12 @@ def check_pipeline(pipe: Any, base: str) -> None:
         raise ModelError(f"base {base} predicts {predicts!r}; perdure teaches bases that predict {known}")
     if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
         raise ModelError(f"base {base}: its autoencoder shifts latents (latents_mean, latents_std), which is not known")
+    for part in ("tokenizer", "tokenizer_2"):
+        if (tokenizer := pipe.components.get(part)) is not None:
+            most, encoder = max(tokenizer.get_vocab().values(), default=0), part.replace("tokenizer", "text_encoder")
+            rows = pipe.components[encoder].get_input_embeddings().num_embeddings
+            if most >= rows:
+                raise ModelError(f"base {base} is damaged: {part}/ has a word {most}, and {encoder}/ has {rows} words")
     if unet.in_channels != vae.latent_channels:
         raise ModelError(
             f"base {base}: its UNet takes {unet.in_channels} channels and its autoencoder has {vae.latent_channels}; "

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,8 +17,6 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
-from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from perdure.backbones import checking, sdxl, stable_diffusion
@@ -25,7 +24,7 @@ from perdure.backbones.backbone import Backbone
 from perdure.backbones.family import Family
 from perdure.errors import ModelError
 from perdure.plan import TOYBOX
-from perdure.score.sources import offline
+from perdure.score.sources import Reading, offline, short
 
 try:
     import resource
@@ -37,11 +36,6 @@ log = logging.getLogger(__name__)
 FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 IN_CACHE = "in the hub cache"
-DAMAGED = (
-    OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, SafetensorError,
-    StrictDataclassError,
-)  # fmt: skip
-"""What the libraries raise on a pipeline's files that hold something else than they should."""
 EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
 
 
@@ -58,12 +52,12 @@ def pipeline(base: str, precision: str = "fp32", vae: str | None = None) -> tupl
     """A base model as the pipeline of diffusers that it is, on the CPU, and its family. Raises ModelError."""
     source = _source(base)
     _files(Path(source))
-    fetching = not Path(source).is_dir() and available(base) != IN_CACHE
+    fetching = not os.path.isdir(source) and available(base) != IN_CACHE
     with quiet(fetching):
         index = _index(base, source)
     family = FAMILIES[index["_class_name"]]
     extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         extra["variant"] = checking.check_files(Path(source), index, base, without=("vae",) if vae else ())
     if family is stable_diffusion.FAMILY:
         extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
@@ -120,7 +114,7 @@ def identity(base: str, vae: str | None = None) -> str:
     """
     folder = EMBEDDED if base == TOYBOX else Path(base)
     digest = hashlib.sha256(f"{identity(vae)}+".encode() if vae else b"")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         digest.update(base.encode())
     for path in _files(folder):
         try:
@@ -146,7 +140,7 @@ def available(base: str) -> str:
     if base == TOYBOX:
         there = (EMBEDDED / "model_index.json").is_file()
         return "embedded in the package" if there else "weights not in this installation"
-    if Path(base).is_dir():
+    if os.path.isdir(base):
         return f"local folder {base}"
     return IN_CACHE if isinstance(try_to_load_from_cache(base, "model_index.json"), str) else "would be downloaded"
 
@@ -161,9 +155,9 @@ def _source(base: str) -> str:
         if not (EMBEDDED / "model_index.json").is_file():
             raise ModelError("the embedded base is not in this installation; reinstall perdure, or name another base")
         return str(EMBEDDED)
-    if Path(base).exists() or base.startswith((".", "/", "~")) or base.count("/") > 1:
-        folder = Path(base).expanduser()
-        if not folder.is_dir():
+    if os.path.exists(base) or base.startswith((".", "/", "~")) or base.count("/") > 1:
+        folder = Path(os.path.expanduser(base))
+        if not os.path.isdir(folder):
             raise ModelError(f"base {base}: no such folder")
         if not (folder / "model_index.json").is_file():
             raise ModelError(
@@ -176,11 +170,11 @@ def _source(base: str) -> str:
 
 def _index(base: str, source: str) -> dict[str, Any]:
     """The pipeline's model_index.json, of a family that can be taught."""
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         try:
             index = json.loads((Path(source) / "model_index.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"base {base}: model_index.json cannot be read ({first_line(error)})") from None
+            raise ModelError(f"base {base}: model_index.json cannot be read ({short(error)})") from None
         if not isinstance(index, dict):
             raise ModelError(f"base {base}: model_index.json cannot be read (it is no JSON object)")
     else:
@@ -193,31 +187,28 @@ def _index(base: str, source: str) -> dict[str, Any]:
 
 
 def _autoencoder(name: str) -> Any:
-    return _from_pretrained(AutoencoderKL, str(Path(name).expanduser()) if Path(name).is_dir() else name, name)
+    return _from_pretrained(AutoencoderKL, name, name)
 
 
 def _from_pretrained(cls: Any, source: str, name: str, config_only: bool = False, **options: Any) -> Any:
     """`cls.from_pretrained`, or only its configuration, with the hub's many errors told in one sentence."""
-    local = Path(source).is_dir()
+    local = os.path.isdir(source)
     if not local and available(name) == "would be downloaded" and not offline():
         log.warning("%s is not in the hub cache; it will be downloaded", name)
-    try:
+
+    def told(reason: str) -> str:
+        if local:
+            return f"base {name} cannot be loaded: {reason}"
+        reason = "HF_HUB_OFFLINE is set" if offline() else f"it could not be fetched: {reason}"
+        return (
+            f"base {name} is neither a local folder nor in the hub cache, and {reason}; "
+            "go online once, or give a local diffusers folder"
+        )
+
+    with Reading(told):
         if config_only:
             return cls.load_config(source, local_files_only=offline())
         return cls.from_pretrained(source, local_files_only=local or offline(), use_safetensors=True, **options)
-    except (LocalEntryNotFoundError, HfHubHTTPError, *DAMAGED) as error:
-        if local:
-            raise ModelError(f"base {name} cannot be loaded: {first_line(error)}") from None
-        reason = "HF_HUB_OFFLINE is set" if offline() else f"it could not be fetched: {first_line(error)}"
-        raise ModelError(
-            f"base {name} is neither a local folder nor in the hub cache, and {reason}; "
-            "go online once, or give a local diffusers folder"
-        ) from None
-
-
-def first_line(error: BaseException) -> str:
-    """An error of the libraries in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Commands that look: methods, report, analyse, doctor."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,8 +134,9 @@ def taught_in(folder: Path) -> list["Lineage"]:
     from perdure.errors import LineageError
     from perdure.lineage import Lineage
 
-    single = (folder / "lineage.json").is_file()
-    marks = [folder / "lineage.json"] if single else sorted(folder.glob("*/lineage.json"), key=_age)
+    single = os.path.isfile(folder / "lineage.json")
+    below = folder.glob("*/lineage.json") if os.path.isdir(folder) else ()
+    marks = [folder / "lineage.json"] if single else sorted(below, key=_age)
     taught = [lineage for mark in marks if (lineage := Lineage(mark.parent)).lessons]
     if not taught:
         raise LineageError(f"{folder} holds no perdure model that has learnt anything (lineage.json in it or below it)")

@@ -1,5 +1,6 @@
 """Commands that prepare: plan new, data get."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ def plan_new(
     from perdure import files, plan, screen, sources, yaml_file
     from perdure.errors import PlanError
 
-    if out.exists():
+    if os.path.exists(out):
         raise PlanError(f"{out} exists; choose another --out")
     text = sources.plan_text(folder.absolute(), out.absolute().parent, base)
     plan.build(yaml_file.parse(text, str(out))[0], out.absolute().parent, where=str(folder))  # refuses what check would

@@ -1,6 +1,7 @@
 """Commands that carry out plans: demo, run, check."""
 
 import json
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, 
     from perdure.errors import PlanError
 
     loaded = load_plan(plan, overrides, data)
-    problems = pictures.check(loaded.concepts, loaded.priors)
+    problems = pictures.check(loaded.concepts, [loaded])
     if problems:
         raise PlanError(problems)
     shown = [(concept, pictures.contents(concept)) for concept in loaded.sequence]
@@ -61,7 +62,7 @@ def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None)
     """A plan file, or a ready plan by its name, with the overrides of the command line. Raises PlanError."""
     from perdure import plan
 
-    found = path if path.exists() or path.suffix else plan.ready(path.name)
+    found = path if os.path.exists(path) or path.suffix else plan.ready(path.name)
     extra = [f"data={json.dumps(str(data.absolute()))}"] if data is not None else []
     return plan.load(found, (*(overrides or ()), *extra))
 

@@ -1,6 +1,7 @@
 """Commands on grids: sweep, sweep status."""
 
 import json
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
@@ -94,7 +95,7 @@ def sweep_status(
     from perdure.sweep import grid as grids
     from perdure.sweep import places, status, view
 
-    if not places.grid_file(folder).is_file():
+    if not os.path.isfile(places.grid_file(folder)):
         raise LineageError(f"{folder} is not a sweep's folder (no grid.yaml); make one with `perdure sweep GRID`")
     loaded = grids.load(places.grid_file(folder))
     todo = sweep.task(loaded, folder.absolute())

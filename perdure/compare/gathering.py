@@ -1,6 +1,7 @@
 """Folders -> finished runs, each with its method, order, seed and row; what cannot be compared is refused."""
 
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -133,7 +134,7 @@ def _lineages(folders: Sequence[Path]) -> list[tuple[Path, Path]]:
     """(lineage's folder, the given folder that it was found under), in the order of the paths."""
     found: dict[Path, tuple[Path, Path]] = {}
     for root in folders:
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise LineageError(f"{root} is not a folder; give folders of models, runs or sweeps")
         marks = (m for depth in range(DEPTH + 1) for m in sorted(root.glob("*/" * depth + "lineage.json")))
         for mark in marks:

@@ -4,6 +4,7 @@ One file per data set. Only the files that a protocol needs are taken, under nam
 archive or a folder says about paths decides where anything is written.
 """
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def _named(name: str) -> Dataset:
 
 def _copy(dataset: Dataset, origin: Path, scratch: Path) -> Copy:
     """A folder as it is, an archive unpacked into the scratch folder."""
-    if not origin.exists():
+    if not os.path.exists(origin):
         raise DataError(f"{origin}: there is no such folder or archive.")
     if origin.is_dir():
         return Copy(origin, origin)

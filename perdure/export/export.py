@@ -16,6 +16,7 @@ from perdure.export.choosing import ADAPTER, CHECKPOINT, FOLDER, Choice, Content
 from perdure.export.making import FACTS, Making
 from perdure.export.proof import Exhibit, Proof, prove
 from perdure.lineage import Lineage
+from perdure.score.sources import short
 
 Tell = Callable[[str], None]
 MARKS = {"model.diffusion_model.": CHECKPOINT, "lora_unet_": ADAPTER}
@@ -133,4 +134,4 @@ def push(out: Path, repository: str) -> str:
         api.create_repo(repository, private=True, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=out).repo_url)
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, ValueError) as error:
-        raise ModelError(f"cannot upload to {repository}: {loading.first_line(error)}") from None
+        raise ModelError(f"cannot upload to {repository}: {short(error)}") from None

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from perdure import tensors as stored
 from perdure.backbones import loading
 from perdure.errors import LineageError, ModelError
 from perdure.export import layouts
+from perdure.score.sources import Reading
 
 NAME = "exported"
 """What diffusers calls a LoRA file that is read back."""
@@ -44,6 +44,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
 
 
+def _by_a_library(path: Path) -> Reading:
+    return Reading(lambda reason: f"{path}: diffusers cannot read it ({reason})")
+
+
 def adapter(pipe: Any, path: Path) -> dict[str, Tensor]:
     """Put a LoRA file on a pipeline; returns the change (out, in) that each projection is now under.
 
@@ -70,11 +74,8 @@ def adapter(pipe: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _by_diffusers(pipe: Any, path: Path) -> dict[str, Tensor]:
-    try:
-        with loading.quiet():
-            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=NAME)
-    except (*loading.DAMAGED, SafetensorError) as error:
-        raise ModelError(f"{path}: diffusers cannot read it ({loading.first_line(error)})") from None
+    with _by_a_library(path), loading.quiet():
+        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=NAME)
     mark = f".lora_A.{NAME}"
     names = [name.removesuffix(mark) for name, _ in pipe.unet.named_modules() if name.endswith(mark)]
     layers = {name: pipe.unet.get_submodule(name) for name in names}
@@ -89,10 +90,8 @@ def _by_diffusers(pipe: Any, path: Path) -> dict[str, Tensor]:
 def word(pipe: Any, path: Path) -> None:
     """Have a pipeline know an embedding file's word, called as the file is. Raises ModelError."""
     places = {"emb_params": 0, "clip_l": 0, "clip_g": 1}
-    try:
+    with _by_a_library(path):
         speak(pipe, path.stem, {places[key]: vectors for key, vectors in tensors_of(path).items()})
-    except (KeyError, *loading.DAMAGED) as error:
-        raise ModelError(f"{path}: diffusers cannot read it ({loading.first_line(error)})") from None
 
 
 def speak(pipe: Any, name: str, vectors: Mapping[int, Tensor]) -> None:
@@ -107,13 +106,10 @@ def speak(pipe: Any, name: str, vectors: Mapping[int, Tensor]) -> None:
 def checkpoint(path: Path, like: Any, config: str) -> Any:
     """The pipeline of a checkpoint in the original layout, float32, configured as the base is. Raises ModelError."""
     unused = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in like.components else {}
-    try:
-        with loading.quiet():
-            return type(like).from_single_file(
-                str(path), config=config, torch_dtype=torch.float32, local_files_only=True, **unused
-            )
-    except loading.DAMAGED as error:
-        raise ModelError(f"{path}: diffusers cannot read it ({loading.first_line(error)})") from None
+    with _by_a_library(path), loading.quiet():
+        return type(like).from_single_file(
+            str(path), config=config, torch_dtype=torch.float32, local_files_only=True, **unused
+        )
 
 
 def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, float]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # files of this folder that are no measures
 SUPPORT = {"__init__", "measure", "preprocess", "sources", "encoders", "csd_checkpoint", "failings"}
 
+FEWEST = {"mmd": 2}
+"""Pictures that a measure needs on each side; one, where it compares single pictures."""
+
 
 def names() -> list[str]:
     """Names of all measures, sorted: the files of this folder less its supports."""

@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import os
-import pickle
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from perdure.errors import ModelError
 from perdure.images import sha256_of
 from perdure.score.encoders import EXTRAS
 from perdure.score.preprocess import CLIP_MEAN, CLIP_STD
-from perdure.score.sources import Located, locate
+from perdure.score.sources import Located, Reading, locate
 
 CHECKPOINTS = ("model.safetensors", "checkpoint.pth", "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -75,11 +74,9 @@ def _checkpoint_in(folder: Path) -> Path | None:
 
 
 def _keys(file: Path) -> set[str]:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return set(tensors.keys())
-    except SafetensorError as error:
-        raise ModelError(f"{file}: is not a sound safetensors file ({error}).") from error
+    damaged = Reading(lambda reason: f"{file}: is not a sound safetensors file ({reason}).")
+    with damaged, safe_open(file, framework="pt") as tensors:
+        return set(tensors.keys())
 
 
 def convert(checkpoint: Path, digest: str) -> Path:
@@ -89,7 +86,8 @@ def convert(checkpoint: Path, digest: str) -> Path:
     if folder.is_dir():
         return folder
     state = read_state(checkpoint)
-    config, weights = to_transformers(state, checkpoint)
+    with Reading(lambda reason: f"{checkpoint}: is no CSD checkpoint (its tensors do not fit: {reason})."):
+        config, weights = to_transformers(state, checkpoint)
     preprocessor = {"image_processor_type": "CLIPImageProcessor", "resample": 3}
     size = config["image_size"]
     preprocessor |= {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
@@ -113,17 +111,15 @@ def convert(checkpoint: Path, digest: str) -> Path:
 def read_state(checkpoint: Path) -> dict[str, Tensor]:
     """Tensors of the checkpoint by name, `module.` stripped; ModelError if it is no CSD checkpoint."""
     content: Any
-    try:
+    # the training script's options sit beside the weights as an argparse.Namespace, a plain bag of values
+    with (
+        Reading(lambda reason: f"{checkpoint}: cannot be read as tensors only ({reason})."),
+        torch.serialization.safe_globals([argparse.Namespace]),
+    ):
         if checkpoint.suffix == ".safetensors":
             content = load_file(checkpoint)
         else:
-            # the training script's options sit beside the weights as an argparse.Namespace, a plain bag of
-            # values
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ModelError(f"{checkpoint}: cannot be read as tensors only ({reason}).") from error
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     for key in ("model_state_dict", "state_dict"):
         content = content.get(key, content) if isinstance(content, dict) else {}
     state = {str(k).removeprefix("module."): v.float() for k, v in content.items() if isinstance(v, Tensor)}

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from perdure.errors import ModelError
 from perdure.images import sha256_of
 from perdure.score.preprocess import Preprocess, from_config
-from perdure.score.sources import Located, locate
+from perdure.score.sources import Located, Reading, locate
 
 BATCH = 32
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -56,7 +55,7 @@ def load_clip(source: str | Path, device: str, protocol: Preprocess) -> Encoder:
 
     found = locate(source, WEIGHTS, EXTRAS)
     model = _load(CLIPModel, found, device)
-    tokenizer = _tokenizer(found)
+    tokenizer = _tokenizer(found, model.config.text_config.vocab_size)
     length = model.config.text_config.max_position_embeddings
 
     def embed_text(prompts: Sequence[str]) -> Tensor:
@@ -119,35 +118,34 @@ def release() -> None:
 def _load(kind: Any, found: Located, device: str, **options: Any) -> Any:
     """Model of class `kind` from a local folder, float32, frozen; ModelError unless complete."""
     weights = weights_file(found)
-    try:
-        with _quiet():
-            model, loading = kind.from_pretrained(
-                found.path,
-                local_files_only=True,
-                use_safetensors=weights.suffix == ".safetensors",
-                dtype=torch.float32,
-                output_loading_info=True,
-                **options,
-            )
-    # transformers and safetensors raise all of these for damaged or foreign folders
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{found.name}: is not a {kind.__name__} that can be loaded ({_short(error)}).") from error
+    with Reading(lambda reason: f"{found.name}: is not a {kind.__name__} that can be loaded ({reason})."), _quiet():
+        model, loading = kind.from_pretrained(
+            found.path,
+            local_files_only=True,
+            use_safetensors=weights.suffix == ".safetensors",
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ModelError(f"{found.name}: lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]}.")
     return model.eval().requires_grad_(False).to(device)
 
 
-def _tokenizer(found: Located) -> Any:
+def _tokenizer(found: Located, rows: int) -> Any:
+    """The tokenizer of a text model with so many rows of embeddings."""
     from transformers import AutoTokenizer
 
     # transformers makes up an empty vocabulary where there is none
     if not any((found.path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise ModelError(f"{found.name}: its tokenizer (tokenizer.json, or vocab.json) missing in {found.path}.")
-    try:
-        return AutoTokenizer.from_pretrained(found.path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{found.name}: its tokenizer cannot be read ({_short(error)}).") from error
+    with Reading(lambda reason: f"{found.name}: its tokenizer cannot be read ({reason})."):
+        tokenizer = AutoTokenizer.from_pretrained(found.path, local_files_only=True)
+        most = max(tokenizer.get_vocab().values(), default=0)
+    if most >= rows:
+        raise ModelError(f"{found.name}: its tokenizer has a word {most}, and its text model has {rows} words.")
+    return tokenizer
 
 
 @contextlib.contextmanager
@@ -190,10 +188,8 @@ def _choose(protocol: Preprocess, found: Located, image_size: int) -> Preprocess
         return protocol
     if not file.is_file():
         raise ModelError(f"{found.name}: preprocessor_config.json missing; needed for a model of {image_size} pixels.")
-    try:
+    with Reading(lambda reason: f"{file}: cannot be understood ({reason})."):
         preprocess = from_config(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ModelError(f"{file}: cannot be understood ({_short(error)}).") from error
     if (preprocess.crop or preprocess.resize) not in ((image_size, image_size), None):
         raise ModelError(f"{file}: gives other than the {image_size}x{image_size} pixels that the model reads.")
     return preprocess
@@ -217,6 +213,10 @@ def _encoder(
     def images_to_features(images: Sequence[Image.Image]) -> Tensor:
         return _normalised(raw_images(images))
 
+    with Reading(lambda reason: f"{found.name}: is damaged, its model cannot be run ({reason})."):
+        tried = [raw_images([Image.new("RGB", (64, 64))]), *([prompts(["a"])] if prompts else [])]
+    if not all(features.isfinite().all() for features in tried):
+        raise ModelError(f"{found.name}: is damaged, its features are not finite.")
     spec = {
         "model": found.name,
         "revision": found.revision,
@@ -232,7 +232,3 @@ def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _normalised(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features, dim=-1)
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__

@@ -13,8 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from perdure.errors import ModelError
-
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -87,7 +85,7 @@ DINO_224 = Preprocess(256, (224, 224), IMAGENET_MEAN, IMAGENET_STD, rounding="ne
 
 
 def from_config(config: Mapping[str, Any]) -> Preprocess:
-    """Preprocess of a `preprocessor_config.json`, old (`"size": 224`) or new layout; else ModelError."""
+    """Preprocess of a `preprocessor_config.json`, old (`"size": 224`) or new layout; else ValueError."""
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     resize = _sides(config.get("size", 224), square="CLIP" not in kind) if config.get("do_resize", True) else None
     wants_crop = config.get("do_center_crop", "crop_size" in config)
@@ -97,9 +95,9 @@ def from_config(config: Mapping[str, Any]) -> Preprocess:
     std = (1.0, 1.0, 1.0) if plain else tuple(config.get("image_std", CLIP_STD))
     smallest = min(resize) if isinstance(resize, tuple) else resize
     if isinstance(crop, int) or (crop and smallest and max(crop) > smallest) or len(mean) != 3 or len(std) != 3:
-        raise ModelError(
-            f"preprocessor_config.json: size {config.get('size')} with crop_size {config.get('crop_size')}, "
-            f"image_mean {list(mean)} and image_std {list(std)} is not a preprocessing that is understood."
+        raise ValueError(
+            f"size {config.get('size')} with crop_size {config.get('crop_size')}, "
+            f"image_mean {list(mean)} and image_std {list(std)} is not a preprocessing that is known"
         )
     return Preprocess(resize, crop, mean, std, Image.Resampling(config.get("resample", 3)))
 
@@ -111,4 +109,4 @@ def _sides(size: int | Mapping[str, int], square: bool) -> int | tuple[int, int]
         return size["shortest_edge"]
     if "height" in size and "width" in size:
         return size["height"], size["width"]
-    raise ModelError(f"preprocessor_config.json: size {dict(size)} needs shortest_edge, or height and width.")
+    raise ValueError(f"size {dict(size)} needs shortest_edge, or height and width")

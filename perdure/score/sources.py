@@ -3,9 +3,10 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 from perdure.errors import ModelError
 
@@ -36,8 +37,8 @@ def locate(source: str | Path, weights: Sequence[str], extras: Sequence[str] = (
     beside it. A path is never sent to the hub. Raises ModelError where something is missing, saying what to
     do.
     """
-    path = Path(source).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(source))
+    if os.path.exists(path):
         return Located(path, str(source))
     if isinstance(source, Path) or not HUB_ID.fullmatch(source):
         raise ModelError(f"{source}: there is no such folder or file, and it is no hub id (owner/name) either.")
@@ -58,6 +59,32 @@ def hub_failures() -> tuple[type[Exception], ...]:
     # HTTPError is the hub client's HTTP library's own, whichever that is; connection errors descend from it
     # alone
     return errors.HTTPError, errors.EntryNotFoundError, OSError  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """While libraries read a model's files: what they raise on damaged ones is a ModelError, `told` of the reason."""
+
+    told: Callable[[str], str]
+
+    def __enter__(self) -> None:
+        """Nothing is prepared."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from huggingface_hub.errors import StrictDataclassError
+        from safetensors import SafetensorError
+
+        usual: tuple[type[Exception], ...] = (
+            ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError,
+            ImportError, EOFError, UnpicklingError, SafetensorError, StrictDataclassError, *hub_failures(),
+        )  # fmt: skip
+        if error is not None and (isinstance(error, usual) or kind is Exception):  # tokenizers has no class of its own
+            raise ModelError(self.told(short(error))) from error
+
+
+def short(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
 
 
 def _cached(repo: str, weights: Sequence[str]) -> Located | None:
@@ -89,8 +116,7 @@ def _fetched(repo: str, weights: Sequence[str], extras: Sequence[str]) -> Locate
     except RepositoryNotFoundError as error:
         raise ModelError(f"{repo}: there is no such model on the hub, or access to it is restricted.") from error
     except hub_failures() as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise ModelError(
-            f"{repo} is not in the local cache and the hub did not answer ({reason}): {REMEDY}."
+            f"{repo} is not in the local cache and the hub did not answer ({short(error)}): {REMEDY}."
         ) from error
     return Located(Path(folder), repo, info.sha)

@@ -58,8 +58,7 @@ def task(grid: Grid, root: Path) -> Task:
 def check(todo: Task) -> None:
     """Look at every picture that the orders need. Raises PlanError with all that cannot be used."""
     concepts = {concept.model_dump_json(): concept for order in todo.orders for concept in order.plan.concepts}
-    priors = [prior for order in todo.orders for prior in order.plan.priors]
-    if problems := pictures.check(concepts.values(), priors):
+    if problems := pictures.check(concepts.values(), [order.plan for order in todo.orders]):
         raise PlanError(problems)
 
 

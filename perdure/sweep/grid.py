@@ -10,6 +10,7 @@ axes:
   prompts: {short: {sampling.prompts.style: [...]}, long: {...}}   # named variants
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +24,8 @@ from pydantic import Field, ValidationError
 from perdure import mistakes, sources, yaml_file
 from perdure import plan as plans
 from perdure.errors import PlanError, did_you_mean
+from perdure.fields import Name, Section
 from perdure.plan import Plan
-from perdure.sections import Name, Section
 from perdure.sweep import axes as reading
 from perdure.sweep.axes import LISTED, METHODS, ORDERS, OWN_AXES, SEEDS, Ordering, Value
 from perdure.sweep.draft import Change, Draft, Place, below, without_methods
@@ -83,11 +84,11 @@ class Grid:
 
 def find(name: Path) -> Path:
     """A grid file, or a ready grid by its name. Raises PlanError."""
-    if name.is_file() or name.suffix:
+    if os.path.isfile(name) or name.suffix:
         return name
     folder = plans.ready("template").parent / "grids"
     path = folder / f"{name.name}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = [p.stem for p in folder.glob("*.yaml")]
         raise PlanError(f"no grid file {str(name)!r}, and no ready grid of that name{did_you_mean(name.name, known)}")
     return path
@@ -145,7 +146,7 @@ def _draft(given: GridFile, folder: Path, where: str, lines: Lines, overrides: t
         data, place, own = given.plan, where, below(lines, ("plan",))
     elif isinstance(given.plan, str):
         path = folder / given.plan
-        path = path if path.is_file() or path.suffix else _ready(given.plan, Draft({}, folder, where, lines, []))
+        path = path if os.path.isfile(path) or path.suffix else _ready(given.plan, Draft({}, folder, where, lines, []))
         data, own = yaml_file.read(path)
         data.setdefault("name", name_from(path.stem))
         folder, place = path.parent, str(path)

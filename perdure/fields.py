@@ -1,0 +1,74 @@
+"""What every part of a plan is: frozen, its keys checked; and the kinds of values that its keys have."""
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from perdure.score.sources import HUB_ID
+from perdure.wording import check_name, unwritable
+
+NEW = {"new": True}
+"""Validation context of what is new: what older models may have been made with is refused."""
+TOYBOX = "toybox"
+"""The name of the embedded base."""
+
+
+def _for_every_system(name: str, info: ValidationInfo) -> str:
+    return check_name(name) if info.context is NEW else name
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64), AfterValidator(_for_every_system)]
+
+
+def _paths(value: Any) -> Any:
+    if not all(isinstance(path, str | Path) for path in (value if isinstance(value, list | tuple) else (value,))):
+        raise ValueError(f"give a folder, or a list of files (got {value!r})")
+    return value
+
+
+def _somewhere(name: str, info: ValidationInfo) -> str:
+    """A model's name; of a new plan, one that a path here or the hub can have."""
+    if info.context is not NEW or name == TOYBOX or HUB_ID.fullmatch(name) or os.path.exists(name):
+        return name
+    folder, own = os.path.split(name)
+    readable = os.path.isdir(folder) and os.access(folder, os.R_OK)
+    known = [TOYBOX] if own == name else os.listdir(folder) if readable else []
+    near = difflib.get_close_matches(own, known, n=1)
+    hint = f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""
+    raise ValueError(f"{name!r} is neither a path on this machine nor a hub id (owner/name){hint}")
+
+
+Model = Annotated[str, AfterValidator(_somewhere)]
+"""A model's name: a hub id, or a path on this machine."""
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Files = Annotated[Path | tuple[Path, ...], BeforeValidator(_paths)]
+"""A folder or a list of files."""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All text in plain nested values."""
+    if isinstance(value, str | Path):
+        yield str(value)
+    elif isinstance(value, dict | list | tuple):
+        for inner in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+class Section(BaseModel):
+    """A frozen part of a plan; unknown keys are mistakes; docstrings under fields are their help."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _written(cls, value: Any) -> Any:
+        """Text that files and tokenizers can hold."""
+        if (bad := next(filter(None, map(unwritable, _texts(value))), None)) is not None:
+            raise ValueError(f"{bad!a} is a character that no file can hold; write the text without it")
+        return value
