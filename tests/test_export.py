@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from perdure import files, memory, plan
 from perdure.backbones import loading
 from perdure.delta import Change, Delta
+from perdure.errors import PerdureError
 from perdure.export import export, layouts, making, weights, what
 from perdure.export.choosing import Wish, choose, content
 from perdure.lineage import Lineage
@@ -273,3 +274,108 @@ def test_a_wrong_file_is_told_by_weights_and_pictures(small, tmp_path):
     save_file({"emb_params": torch.zeros(2, widths[0])}, word)
     proof, _ = export.verify(lineage, path)
     assert proof.error < 1e-6 and proof.mean > 0.5 and len(proof.failings) == 1
+
+
+# --- which file, and which not ---
+
+
+def kind_of(lineage, **wish):
+    return choose(content(lineage, only=wish.get("only")), Wish(**wish), lineage.settings["base"])
+
+
+def test_the_form_of_the_memory_decides(small, tmp_path):
+    base, shapes, _ = small["sd"]
+    low, dense = (lineage_of(tmp_path / form, base, form, shapes) for form in ("stacked", "dense"))
+    for to in ("", "comfyui", "a1111", "forge", "invoke", "diffusers", "hub"):
+        chosen = kind_of(low, to=to)
+        assert (chosen.kind, chosen.dense) == ("LoRA file", 0) and "holds it exactly" in chosen.reason
+    for to in ("", "comfyui", "a1111", "forge", "invoke"):
+        chosen = kind_of(dense, to=to)
+        assert (chosen.kind, chosen.dense) == ("LoRA file", len(shapes)) and ".diff" in chosen.reason
+    assert [kind_of(dense, to=to).kind for to in ("diffusers", "hub", "folder")] == ["diffusers folder"] * 3
+    assert kind_of(low, to="checkpoint").kind == "checkpoint"
+
+
+def test_a_cut_loses_what_it_says(small, tmp_path):
+    """Errors of the truncated decomposition by hand; the fewest ranks that keep an error; pairs and dense alike."""
+    base, shapes, _ = small["sd"]
+    for form in ("stacked", "dense"):
+        delta = content(lineage_of(tmp_path / form, base, form, shapes)).delta
+        low, cut = weights.lowered(delta, rank=2)
+        values = {name: torch.linalg.svdvals(change.matrix().double()).square() for name, change in delta.items()}
+        each = {name: (v[2:].sum() / v.sum()).sqrt().item() for name, v in values.items()}
+        total = (sum(v[2:].sum() for v in values.values()) / sum(v.sum() for v in values.values())).sqrt().item()
+        assert cut.whole == pytest.approx(total, rel=1e-4) and cut.worst == pytest.approx(max(each.values()), rel=1e-4)
+        assert each[cut.where] == max(each.values()) and cut.rank == 2
+        for name, change in low.items():
+            assert relative(change.matrix(), delta[name].matrix()) == pytest.approx(each[name], rel=1e-4)
+        kept, _ = weights.lowered(delta, error=0.3)
+        for name, change in kept.items():
+            share = (values[name].flip(0).cumsum(0).flip(0) / values[name].sum()).sqrt()
+            assert relative(change.matrix(), delta[name].matrix()) <= 0.3 + 1e-6 < share[change.rank - 1]
+
+
+def test_a_cut_is_handed_over_with_its_error(small, tmp_path):
+    base, shapes, _ = small["sd"]
+    lineage = lineage_of(tmp_path / "m", base, "dense", shapes)
+    handed = export.export(lineage, tmp_path / "out", Wish("diffusers", error=0.4))
+    assert handed.choice.cut.worst <= 0.4 and f"{handed.choice.cut.whole:.2%}" in handed.choice.reason
+    assert handed.proof.found == len(shapes) and handed.proof.mean_bound is None and not handed.proof.failings
+    proof, _ = export.verify(lineage, tmp_path / "out" / "tiny.safetensors", pictures=0)
+    assert proof.error < 1e-3  # of what was cut, by the rule that the file tells
+
+
+def lessons(folder, base, shapes, memories, method):
+    """A model whose lessons' memories are given."""
+    lineage = lineage_of(folder, base, "pair", shapes, method=method)
+    for row, held in zip(lineage.lessons, memories, strict=True):
+        memory.save(held, row.memory, lineage.store)
+        record = files.read_json(row.folder / "lesson.json")
+        files.write_json(row.folder / "lesson.json", {**record, "memory": held.digest})
+    return Lineage(folder)
+
+
+def test_one_lesson_alone_where_lessons_are_added(small, tmp_path):
+    """Its pairs where both are stacks, its few directions where the sum is dense; refused where nothing is added."""
+    base, shapes, widths = small["sd"]
+    first, second = (
+        Delta({n: change_of("pair", s, 100 * k + i) for i, (n, s) in enumerate(shapes.items())}) for k in (1, 2)
+    )
+    for name, before in (("stack", first), ("sum", Delta({n: Change.full(c.matrix()) for n, c in first.items()}))):
+        held = [Memory().with_delta(before), Memory().with_delta(before + second)]
+        held = [with_word(m, "zwz", Word({0: torch.ones(1, widths[0])})) for m in held]
+        held[1] = with_word(held[1], "sbu", Word({0: torch.zeros(1, widths[0])}))
+        lineage = lessons(tmp_path / name, base, shapes, held, "merge_init")
+        own = content(lineage, only="cat")
+        assert set(own.words) == {"sbu"} and own.triggers == ("sbu cat",)
+        for projection, change in own.delta.items():
+            assert change.rank == 2 and relative(change.matrix(), second[projection].matrix()) < 1e-5
+        path, _, _ = written(lineage, loading.pipeline(str(base))[0], tmp_path / f"{name}-out", only="cat")
+        assert path.name == "tiny-cat.safetensors"
+        assert {p.name for p in (path.parent / "embeddings").iterdir()} == {"sbu.safetensors"}
+    lineage = lessons(tmp_path / "naive", base, shapes, [Memory().with_delta(d) for d in (first, second)], "naive")
+    with pytest.raises(PerdureError, match=r"does not add lessons.*--after 2"):
+        content(lineage, only="cat")
+    assert content(lineage, only="dog").delta.keys() == shapes.keys()  # the first lesson's change is the model's
+
+
+def test_what_no_file_can_hold_is_refused(small, tmp_path):
+    base, shapes, _ = small["sd"]
+    delta = Delta({n: change_of("pair", s, i) for i, (n, s) in enumerate(shapes.items())})
+    kept = Memory().with_delta(delta, "own/dog").with_delta(delta, "own/cat").with_facts(kept=["dog", "cat"])
+    for method, why in (("independent", "never in force together"), ("cidm", "anew for each prompt")):
+        lineage = lessons(tmp_path / method, base, shapes, [kept, kept], method)
+        with pytest.raises(PerdureError, match=rf"{why}.*--only \(dog, cat\)"):
+            content(lineage)
+        assert content(lineage, only="cat").delta.keys() == delta.keys()
+    lineage = lineage_of(tmp_path / "m", base, "pair", shapes)
+    for asked, why in (
+        ({"after": 3}, "there is no lesson 3"), ({"only": "bird"}, "knows no concept 'bird'.*it knows dog, cat"),
+    ):  # fmt: skip
+        with pytest.raises(PerdureError, match=why):
+            content(lineage, **asked)
+    for to in ("comfyui", "a1111", "checkpoint"):
+        with pytest.raises(PerdureError, match=r"embedded base.*--to folder"):
+            choose(content(lineage), Wish(to), "toybox")
+    with pytest.raises(PerdureError, match="not both"):
+        Wish(rank=4, error=0.1)
