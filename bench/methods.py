@@ -4,10 +4,12 @@ from statistics import median
 
 import torch
 
-from perdure import catalogue, pace, plan
-from perdure.backbones import loading
-from perdure.evaluate import Tools
-from perdure.pace import Pace
+from perdure import plan
+from perdure.bases import loading
+from perdure.drawing.evaluate import Tools
+from perdure.plan import catalogue
+from perdure.run import pace
+from perdure.run.pace import Pace
 
 TURNS = 3
 PLAIN = "naive"

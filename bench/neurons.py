@@ -8,14 +8,16 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from perdure import examples, pictures, plan, seeds
-from perdure.backbones import loading
-from perdure.backbones.backbone import Backbone
-from perdure.delta import Delta
-from perdure.lesson import LessonModel
+from perdure import plan, seeds
+from perdure.bases import loading
+from perdure.bases.backbone import Backbone
+from perdure.lesson import examples
+from perdure.lesson.model import LessonModel
+from perdure.memory.delta import Delta
 from perdure.method import WordSpec
 from perdure.parts import importance
 from perdure.parts.neurons import SAMPLES, Choice, Masks, Scores, concept_masks, noised_calibration
+from perdure.photos import pictures
 
 CONCEPTS = range(3, 9)
 """Subjects of the embedded base's `dev` split."""

@@ -6,9 +6,12 @@ from statistics import median
 
 import torch
 
-from perdure import examples, pictures, plan, sample
-from perdure.backbones import loading
-from perdure.delta import Change, Delta
+from perdure import plan
+from perdure.bases import loading
+from perdure.drawing import sample
+from perdure.lesson import examples
+from perdure.memory.delta import Change, Delta
+from perdure.photos import pictures
 
 TURNS = 5
 

@@ -5,7 +5,7 @@ import os
 from perdure.cli import main
 
 if "LOCAL_RANK" in os.environ:  # one of several processes: the first does what it is told, the others help it
-    from perdure import spread
+    from perdure.run import helpers
 
-    spread.join()
+    helpers.join()
 main()

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from perdure import files
 from perdure.errors import LineageError
-from perdure.fields import Name
-from perdure.sections import Kind
+from perdure.plan.fields import Name
+from perdure.plan.sections import Kind
 
 T = TypeVar("T")
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -22,6 +22,8 @@ Pack = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.safetensors$")]
 Place = Annotated[tuple[str, Pack], Field(strict=False)]
 """A tensor's digest and its pack; strictly, JSON has no tuples."""
 Numbers = list[float | None]
+ANALYSIS_FILE = "analysis.json"
+ANALYSIS_FORMAT = 1
 
 
 class Record(BaseModel):

@@ -190,7 +190,8 @@ def photos(tmp_path_factory) -> Path:
 @pytest.fixture
 def perdure(monkeypatch, capfd, tmp_path):
     """Run a command as the shell would, on a wide terminal; returns (exit code, output, errors)."""
-    from perdure import cli, screen
+    from perdure import cli
+    from perdure.cli import screen
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(screen.console, "width", 160)
@@ -242,9 +243,11 @@ def plan_data(pico, pico_clip, photos):
 @pytest.fixture
 def taught(backbone, plan_data):
     """(method, lessons=2) -> the memory after some lessons on the module's own `backbone`."""
-    from perdure import examples, pictures, plan
+    from perdure import plan
+    from perdure.lesson import examples
+    from perdure.lesson.train import Lesson, learn
     from perdure.memory import Memory
-    from perdure.train import Lesson, learn
+    from perdure.photos import pictures
 
     made = plan.build({**plan_data, "training": {**plan_data["training"], "weight_decay": 0.1}})
 

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import torch
 
-from perdure import examples, method, pictures, plan, sample
 from perdure import memory as memories
-from perdure.backbones import loading
+from perdure import method, plan
+from perdure.bases import loading
+from perdure.drawing import sample
+from perdure.lesson import examples
+from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
-from perdure.train import Lesson, learn
+from perdure.photos import pictures
 
 torch.set_num_threads(1)
 

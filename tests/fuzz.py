@@ -152,7 +152,7 @@ class Stock:
 
     def _warm(self) -> None:
         """Sound inputs are read without an error, and everything is imported before the clock runs."""
-        from perdure.backbones import loading
+        from perdure.bases import loading
         from perdure.sweep import grid
 
         with tempfile.TemporaryDirectory() as temporary, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -279,7 +279,8 @@ def grids(rng: random.Random, stock: Stock, folder: Path) -> None:
 
 def folders(rng: random.Random, stock: Stock, folder: Path) -> None:
     """A folder of concepts: pictures and captions, as plan, check and a lesson read them."""
-    from perdure import pictures, plan
+    from perdure import plan
+    from perdure.photos import pictures
 
     shutil.copytree(stock.folder / "photos", folder / "photos")
     for _ in range(rng.randrange(1, 4)):
@@ -325,7 +326,7 @@ def archives(rng: random.Random, stock: Stock, folder: Path) -> None:
 
 def models(rng: random.Random, stock: Stock, folder: Path) -> None:
     """A pipeline's folder."""
-    from perdure.backbones import loading
+    from perdure.bases import loading
 
     shutil.copytree(loading.EMBEDDED, folder / "base", ignore=shutil.ignore_patterns("scorers"))
     told = sorted(p for p in (folder / "base").rglob("*") if p.is_file() and "figures" not in p.name)

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from perdure import files, plan, run, score
-from perdure.backbones import loading
-from perdure.backbones.backbone import Backbone
+from perdure.bases import loading
+from perdure.bases.backbone import Backbone
 from perdure.lineage import Lineage
 
 torch.set_num_threads(1)

@@ -18,9 +18,9 @@ from accelerate.state import AcceleratorState
 from killing import state
 
 from perdure import plan, run, score
-from perdure.backbones import loading
-from perdure.backbones.backbone import Backbone
-from perdure.backbones.processes import several
+from perdure.bases import loading
+from perdure.bases.backbone import Backbone
+from perdure.bases.processes import several
 from perdure.lineage import Lineage
 
 torch.set_num_threads(1)

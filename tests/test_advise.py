@@ -12,10 +12,11 @@ import pytest
 from conftest import paint
 from test_compare import make
 
-from perdure import cli, plan, run, screen
+from perdure import cli, plan, run
 from perdure.advise import advise, asking, budget, design, following, probe, trial, verdict, words
 from perdure.advise.design import Cost, Design, Speed
 from perdure.advise.verdict import Standing
+from perdure.cli import screen
 from perdure.errors import LineageError, PlanError, TrainingError
 from perdure.lineage import Lineage
 
@@ -327,7 +328,7 @@ def test_cautions_name_what_was_cut_short():
 def test_the_next_command_begins_a_model_with_the_same_settings():
     import shlex
 
-    from perdure import yaml_file
+    from perdure.plan import yaml_file
 
     asked = plan.build({**TOYBOX, "methods": [{"name": "magmax", "operand": "delta"}], "training": {"steps": 7}})
     line = shlex.split(following.init_line(asked, asked.methods[0]))

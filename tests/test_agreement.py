@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from perdure import agreement, plan, run
+from perdure import plan, run
 from perdure.errors import LineageError
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, agreement, taught
 from perdure.plan import Concept, describe
 
 
@@ -52,11 +52,11 @@ def test_keys_that_only_the_lineage_knows_are_named(lineage, made):
 def test_a_concept_is_known_by_what_was_recorded_of_it(made):
     (concept,) = made.concepts
     known = describe(concept)
-    assert agreement.alike({key: value for key, value in known.items() if key not in ("hold_out", "prompts")}, concept)
-    assert not agreement.alike({**known, "hold_out": 1}, concept) and not agreement.alike({}, concept)
+    assert taught.alike({key: value for key, value in known.items() if key not in ("hold_out", "prompts")}, concept)
+    assert not taught.alike({**known, "hold_out": 1}, concept) and not taught.alike({}, concept)
     drawn = Concept.model_validate({"name": "d", "token": "zwz", "drawn": {"index": 1}})
-    assert agreement.alike({**describe(drawn), "drawn": {"what": "subject", "index": 1}}, drawn)
-    assert not agreement.alike({**describe(drawn), "drawn": {"what": "subject", "index": 2}}, drawn)
+    assert taught.alike({**describe(drawn), "drawn": {"what": "subject", "index": 1}}, drawn)
+    assert not taught.alike({**describe(drawn), "drawn": {"what": "subject", "index": 2}}, drawn)
 
 
 def test_a_lineage_of_an_older_version_is_taught_on(plan_data, tmp_path):

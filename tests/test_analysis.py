@@ -9,14 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from perdure import files, method, plan, report, run, screen
+from perdure import files, method, plan, report, run
 from perdure import memory as memories
 from perdure.analysis import analyse, record, sums, updates
-from perdure.cli import app
-from perdure.delta import Change, Delta
+from perdure.cli import app, screen
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
 from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
 
 LESSON = {
     "method": {"label": "naive"}, "steps": 4,

@@ -20,16 +20,18 @@ from diffusers import (
 from PIL import Image
 from torch import nn
 
-from perdure import examples, method, sample, train
-from perdure.backbones import loading
-from perdure.backbones.backbone import SCHEDULERS
-from perdure.backbones.batch import Batch, rows
-from perdure.backbones.laying import Laying
-from perdure.delta import Change, Delta
+from perdure import method
+from perdure.bases import loading
+from perdure.bases.backbone import SCHEDULERS
+from perdure.bases.batch import Batch, rows
+from perdure.bases.laying import Laying
+from perdure.drawing import sample
 from perdure.errors import ModelError
+from perdure.lesson import examples, train
 from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
 from perdure.parts.adapter import lora
-from perdure.pictures import Picture
+from perdure.photos.pictures import Picture
 from perdure.plan import Prompts, Sampling, Training
 
 SAMPLING = Sampling(
@@ -396,7 +398,7 @@ def test_encoding_and_decoding(backbone):
 def test_decoding_in_parts_gives_the_same_images(sd, monkeypatch):
     latents = sample.latents(sd, 3, 32, 0)
     whole = pixels(sd.decode(latents))
-    monkeypatch.setattr("perdure.backbones.backbone.DECODED", 2 * 32 * 32)
+    monkeypatch.setattr("perdure.bases.backbone.DECODED", 2 * 32 * 32)
     parts = pixels(sd.decode(latents))
     assert len(parts) == 3
     near = (

@@ -465,7 +465,7 @@ def test_the_plan_names_its_protocol(tmp_path):
 
 
 def test_published_tables_name_methods_that_exist():
-    from perdure import catalogue
+    from perdure.plan import catalogue
 
     for name in published._tables():
         assert set(published.get(name).methods) <= set(catalogue.methods())

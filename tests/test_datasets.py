@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perdure import datasets, pictures, plan, sources
+from perdure import datasets, plan
 from perdure.datasets import archives, customconcept101, dreambooth, unlearncanvas
 from perdure.errors import DataError
 from perdure.images import sha256_of
+from perdure.photos import pictures
+from perdure.plan import sources
 
 CLASSES = "Classes\n\nsubject_name,class\nbackpack,backpack\nbear_plushie,stuffed animal\n\nPrompts\n\n'a {0}, x'\n"
 

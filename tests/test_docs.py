@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from perdure import catalogue
 from perdure.cli import app
+from perdure.plan import catalogue
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -80,10 +80,10 @@ def test_the_example_method_is_one(tmp_path, monkeypatch):
 
 def test_methods_page_holds_the_current_table():
     """docs/methods.md: paste the output of `perdure methods --markdown` between its markers."""
-    from perdure import pages
+    from perdure.cli import looking
 
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     shown = text.split("<!-- methods -->")[1].split("<!-- /methods -->")[0].strip()
-    assert shown == pages.methods_table([catalogue.card(name) for name in catalogue.methods()])
+    assert shown == looking.methods_markdown([catalogue.card(name) for name in catalogue.methods()])
     for name in catalogue.methods():
         assert f"**{name}**" in text

@@ -9,13 +9,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from perdure import files, memory, plan
-from perdure.backbones import loading
-from perdure.delta import Change, Delta
+from perdure.bases import loading
 from perdure.errors import PerdureError
 from perdure.export import export, layouts, making, weights, what
 from perdure.export.choosing import Wish, choose, content
 from perdure.lineage import Lineage
 from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
 from perdure.method import Word, with_word
 
 BASES = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
@@ -216,7 +216,7 @@ def test_every_tool_reads_a_lora_file(kind, form, bases, tmp_path):
     assert told["ss_network_dim"] == str(max((c.rank or 0) for c in delta.values()))
     assert (
         json.loads(told["perdure.concepts"]) == ["dog", "cat"]
-        and told["perdure.memory"] == content(lineage).lesson.record["memory"]
+        and told["perdure.memory.memory.memory.memory"] == content(lineage).lesson.record["memory"]
     )
     seen = what.look(path)
     assert (seen.kind, seen.family, seen.layout) == ("LoRA", kind, layouts.KOHYA) and not seen.warnings

@@ -13,7 +13,7 @@ from perdure.report import failings as shown
 from perdure.report import reading
 from perdure.score import failings
 from perdure.score.measure import Measure
-from perdure.score.mmd import mmd
+from perdure.score.measures.mmd import mmd
 from perdure.wording import without
 
 

@@ -9,10 +9,11 @@ import pytest
 from conftest import paint
 from PIL import Image
 
-from perdure import captions, folders, pictures, plan, yaml_file
+from perdure import plan
+from perdure.drawing.evaluate import Tools
 from perdure.errors import ImageError, PlanError
-from perdure.evaluate import Tools
-from perdure.plan import Concept
+from perdure.photos import captions, pictures
+from perdure.plan import Concept, folders, yaml_file
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 

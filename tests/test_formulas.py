@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from perdure import method
-from perdure.delta import Change, Delta
 from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
 from perdure.method import Adapter, Context, Wanted
 from perdure.parts.adapter import LowRank
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from perdure import files, fsck, memory, plan, report, tensors
-from perdure.analysis import record
+from perdure import files, memory, plan, records, report
 from perdure.errors import LineageError, PerdureError
-from perdure.lineage import Lineage
-from perdure.memory import Memory
+from perdure.lineage import Lineage, fsck
+from perdure.memory import Memory, tensors
 
 NAMES = ("dog", "cat")
 DIGEST = "0" * 64
@@ -213,7 +212,7 @@ def test_packs_and_features_that_were_damaged(lineage):
 def test_what_can_be_made_again_is_mended(lineage, perdure):
     folder = lineage.folder
     files.write_text(folder / "plan.yaml", "a: [")
-    files.write_text(folder / record.FILE, "{}")
+    files.write_text(folder / records.ANALYSIS_FILE, "{}")
     files.write_text(folder / "report.html.999999999.tmp", "half")
     files.write_text(folder / "concepts/bird.removed.partial/concept.json", "{}")
     files.write_text(folder / "notes.txt", "the user's own")
@@ -268,6 +267,6 @@ def test_two_processes_teach_one_concept_at_once(plan_data, photos, tmp_path, pe
 
 
 def _identity(made):
-    from perdure.backbones import loading
+    from perdure.bases import loading
 
     return loading.identity(made.base, made.vae)

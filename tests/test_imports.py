@@ -70,7 +70,8 @@ def tops(module):
 # --- layers --------------------------------------------------------------------------------------------------------
 
 
-CLOSED = {f"perdure.{name}" for name in ("method", "memory", "delta", "errors", "plan", "ranges", "wording")}
+OPEN_TO_METHODS = ("method", "memory", "memory.delta", "errors", "plan", "plan.ranges", "wording")
+CLOSED = {f"perdure.{name}" for name in OPEN_TO_METHODS}
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith(("perdure.methods", "perdure.parts"))])
@@ -81,13 +82,13 @@ def test_methods_and_parts_see_only_method_memory_and_torch(module):
 
 
 LIBRARIES = {
-    "diffusers": ("perdure.backbones", "perdure.toybox.pretrain"),
-    "peft": ("perdure.backbones",),
-    "accelerate": ("perdure.backbones", "perdure.trackers"),
-    "transformers": ("perdure.backbones", "perdure.toybox.pretrain", "perdure.score"),
+    "diffusers": ("perdure.bases", "perdure.toybox.pretrain"),
+    "peft": ("perdure.bases",),
+    "accelerate": ("perdure.bases", "perdure.run.drive.drive.drive.drive.trackers"),
+    "transformers": ("perdure.bases", "perdure.toybox.pretrain", "perdure.score"),
     "typer": ("perdure.cli", "perdure.toybox.pretrain.cli"),
     "rich": (
-        "perdure.screen",
+        "perdure.cli.screen",
         "perdure.progress",
         "perdure.toybox.pretrain",
         "perdure.compare.terminal",
@@ -108,31 +109,54 @@ def test_libraries_stay_in_their_rooms(library):
 
 
 LAYERS = [
-    ["errors", "seeds", "share", "wording", "files", "delta", "yaml_file", "catalogue", "images", "matrix", "mistakes"]
-    + ["folders", "captions", "ranges", "toybox", "score", "locks", "tensors"],
-    ["fields", "sections", "choice", "sources", "records", "memory", "progress", "rows", "datasets"],
-    ["plan", "method", "parts", "methods", "pictures", "workload"],
-    ["agreement", "soundness", "lineage", "backbones", "examples", "report", "calibration", "analysis", "sharing"],
-    ["sample", "lesson", "train", "evaluate", "drift", "trackers"],
-    ["run", "pace", "spread", "drawing", "doctor", "fsck", "screen", "pages", "compare", "advise", "sweep", "export"],
-    ["cli", "__main__"],
+    ["errors", "seeds", "progress", "wording"],
+    ["files", "images"],
+    ["toybox"],
+    ["score"],
+    ["plan"],
+    ["records"],
+    ["photos", "memory", "datasets"],
+    ["method"],
+    ["parts", "lineage"],
+    ["methods"],
+    ["bases", "analysis"],
+    ["drawing", "report"],
+    ["lesson", "compare"],
+    ["run"],
+    ["advise", "sweep", "export"],
+    ["cli"],
+    ["__main__"],
 ]
-"""From the bottom up; within a layer imports may go anywhere that makes no circle."""
+"""From the bottom up: a room imports from the layers below its own, and from itself; docs/architecture.md draws it."""
+
+
+def room_of(module):
+    return module.split(".")[1] if "." in module else ""
 
 
 def test_imports_point_down():
-    level = {f"perdure.{room}": number for number, layer in enumerate(LAYERS) for room in layer}
-    wrong = []
-    for module in MODULES:
-        room = ".".join(module.split(".")[:2])
-        if room == "perdure":
-            continue
-        assert room in level, f"{room} has no layer: give it one in this file"
-        for target in own(module):
-            other = ".".join(target.split(".")[:2])
-            if other != "perdure" and level[other] > level[room]:
-                wrong.append(f"{module} -> {target}")
+    level = {room: number for number, layer in enumerate(LAYERS) for room in layer}
+    assert {room_of(module) for module in MODULES} - {""} <= set(level), "a room has no layer: give it one in this file"
+    wrong = [
+        f"{module} -> {target}"
+        for module in MODULES
+        for target in own(module)
+        if room_of(module) and room_of(target) and room_of(module) != room_of(target)
+        and level[room_of(target)] >= level[room_of(module)]
+    ]  # fmt: skip
     assert wrong == []
+
+
+def test_no_circle_hides_behind_type_checking():
+    """Only what must start without libraries names types of this package for the type checker alone."""
+    hidden = {
+        f"{module} -> {ast.unparse(node)}"
+        for module, path in MODULES.items()
+        for block in filter(typing_only, ast.walk(tree(path)))
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("perdure")
+    }
+    assert {line for line in hidden if not line.startswith(("perdure.cli", "perdure.score ->", "perdure.export.record"))} == set()
 
 
 def test_there_are_no_circles():
@@ -155,7 +179,7 @@ def test_there_are_no_circles():
 
 def test_reading_plans_and_lineages_needs_no_torch():
     heavy = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors"}
-    starts = ("plan", "lineage", "screen", "catalogue", "report", "compare")
+    starts = ("plan", "lineage", "cli.screen", "plan.catalogue", "report", "compare")
     for start in (f"perdure.{room}" for room in starts):
         seen, left = set(), [start]
         while left:
@@ -192,7 +216,7 @@ def test_no_pickle_and_no_code_from_data():
 def test_the_loader_of_yaml_is_a_safe_one():
     from yaml import SafeLoader
 
-    from perdure import yaml_file
+    from perdure.plan import yaml_file
 
     assert issubclass(yaml_file._Loader, SafeLoader)
 
@@ -216,7 +240,7 @@ def test_nothing_asks_whether_it_has_an_attribute():
 
 
 LONG_FILES: dict[str, int] = {}
-"""Files over 250 lines, and what they may reach."""
+"""Files over 300 lines, and what they may reach."""
 
 LONG_FUNCTIONS: dict[str, int] = {}
 """Functions over 40 lines, and what they may reach."""
@@ -227,8 +251,8 @@ def lines_of(path):
 
 
 def test_files_are_short():
-    long = {str(p.relative_to(ROOT)): lines_of(p) for p in FILES if lines_of(p) > 250}
-    assert {name: n for name, n in long.items() if n > LONG_FILES.get(name, 250)} == {}
+    long = {str(p.relative_to(ROOT)): lines_of(p) for p in FILES if lines_of(p) > 300}
+    assert {name: n for name, n in long.items() if n > LONG_FILES.get(name, 300)} == {}
     assert set(LONG_FILES) <= set(long), "an exception that is no longer needed"
 
 

@@ -7,13 +7,15 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from perdure import examples, method, pictures, plan
-from perdure.backbones import loading
-from perdure.delta import Delta
+from perdure import method, plan
+from perdure.bases import loading
+from perdure.lesson import examples
+from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
+from perdure.memory.delta import Delta
 from perdure.method import Protection
+from perdure.photos import pictures
 from perdure.seeds import generator
-from perdure.train import Lesson, learn
 
 METHODS = ["naive", "merge_init", "l2", "independent"]
 """One for each way in which the past can lie under a lesson: in its adapter, below it, in its entries, not at all."""

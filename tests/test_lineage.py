@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from perdure import files, memory, plan, sharing
+from perdure import files, memory, plan
 from perdure.errors import LineageError, PerdureError
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, branching
+from perdure.lineage.rows import PARTIAL, Row, building, remove
 from perdure.memory import Memory
 from perdure.plan import describe
-from perdure.rows import PARTIAL, Row, building, remove
 
 STEP = {"step": 1, "loss": 0.5, "rate": 1e-3, "seconds": 0.1}
 
@@ -177,8 +177,8 @@ def test_undo_cut_short_has_taken_the_lesson_back(lineage, monkeypatch):
     """Once the lesson's folder has lost its name the lesson is gone; the next writer cleans up."""
     lesson(lineage, "dog", 1, {"dog": 0.5})
     with monkeypatch.context() as patch:
-        patch.setattr("perdure.rows.shutil.rmtree", lambda folder, ignore_errors=False: None)
-        patch.setattr("perdure.lineage.Lineage.tidy", lambda self: None)
+        patch.setattr("perdure.lineage.lineage.lineage.rows.shutil.rmtree", lambda folder, ignore_errors=False: None)
+        patch.setattr("perdure.lineage.lineage.lineage.lineage.Lineage.tidy", lambda self: None)
         with lineage.locked():
             lineage.undo()
     assert lineage.lessons == [] and list(lineage.folder.rglob(f"*{PARTIAL}"))
@@ -234,7 +234,7 @@ def test_base_row_is_copied_only_between_equals(made, lineage, tmp_path):
     other_sampling = made.model_copy(update={"sampling": made.sampling.model_copy(update={"seed": 1})})
     other = Lineage.create(tmp_path / "other", other_sampling, "identity", {})
     for one in (same, other):
-        sharing.adopt_base_row(one, lineage)
+        branching.adopt_base_row(one, lineage)
     assert same.base_row.cell("dog").scores == {"dino": 0.1} and other.base_row.cell("dog") is None
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from perdure import matrix
+from perdure.score import matrix
 
 NAN = float("nan")
 # row: after lesson 0 (base), 1, 2, 3; column: concept. Concept 1 is best one lesson late, concept 2 in its

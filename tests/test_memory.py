@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from perdure import memory as memories
-from perdure.delta import Change, Delta
 from perdure.errors import LineageError
 from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 NAMES = st.text("abcdefghij./_-0123456789", min_size=1, max_size=30)

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from perdure import catalogue, examples, method, pictures, plan, sample
 from perdure import memory as memories
+from perdure import method, plan
 from perdure.analysis.updates import Shelf, Stored
-from perdure.backbones import loading
+from perdure.bases import loading
+from perdure.drawing import sample
+from perdure.lesson import examples
+from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.method import Wanted
-from perdure.train import Lesson, learn
+from perdure.photos import pictures
+from perdure.plan import catalogue
 
 NAMES = catalogue.methods()
 

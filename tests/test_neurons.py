@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from perdure import method
-from perdure.backbones import loading
+from perdure.bases import loading
 from perdure.method import Method
 from perdure.parts import guard, importance
 from perdure.parts.adapter import neurons

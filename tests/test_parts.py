@@ -5,18 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from perdure import examples, method, pictures, plan
-from perdure.backbones import loading
-from perdure.backbones.words import FIRST
-from perdure.delta import Change, Delta
+from perdure import method, plan
+from perdure.bases import loading
+from perdure.bases.words import FIRST
+from perdure.lesson import examples
+from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
 from perdure.method import Method, Wanted, Word, WordSpec, words_of
 from perdure.parts import classifier, guard
 from perdure.parts.adapter import Masked, lora, masked_lora
 from perdure.parts.consolidate import add
 from perdure.parts.elastic import elastic_aggregation
 from perdure.parts.start import fresh_masked
-from perdure.train import Lesson, learn
+from perdure.photos import pictures
 
 
 @pytest.fixture(scope="module")

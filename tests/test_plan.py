@@ -9,9 +9,10 @@ import pytest
 from conftest import paint
 from PIL import Image
 
-from perdure import catalogue, lineage, pictures, plan, sources, wording, yaml_file
+from perdure import plan, wording
 from perdure.errors import ImageError, PlanError
-from perdure.plan import Concept
+from perdure.photos import pictures
+from perdure.plan import Concept, catalogue, sources, yaml_file
 
 SOUND = """\
 method: naive
@@ -449,7 +450,7 @@ def test_a_plan_written_back_is_the_same_plan(tmp_path):
     (tmp_path / "m").mkdir()
     made = load(tmp_path, text)
     (tmp_path / "far/away").mkdir(parents=True)
-    (tmp_path / "far/away/plan.yaml").write_text(lineage.plan_text(made))
+    (tmp_path / "far/away/plan.yaml").write_text(plan.plan_text(made))
     again = plan.load(tmp_path / "far/away/plan.yaml")
     assert again == made and again.fingerprint() == made.fingerprint()
     assert plan.build(json.loads(made.model_dump_json(by_alias=True))) == made

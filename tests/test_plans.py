@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from perdure import catalogue, method, pictures, plan, workload
+from perdure import method, plan
 from perdure.datasets.customconcept101 import CONCEPTS
-from perdure.yaml_file import read
+from perdure.photos import pictures
+from perdure.plan import catalogue, workload
+from perdure.plan.yaml_file import read
 
 PLANS = sorted((Path(__file__).parent.parent / "plans").glob("*.yaml"))
 

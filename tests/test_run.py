@@ -10,10 +10,11 @@ from conftest import paint
 
 from perdure import files, plan, run
 from perdure import memory as memories
-from perdure.drawing import draw
+from perdure.drawing.draw import draw
 from perdure.errors import GateRefused, ImageError, LineageError, ModelError, PlanError, TrainingError
 from perdure.lineage import Lineage
 from perdure.plan import Concept
+from perdure.run import teaching
 
 
 @pytest.fixture(scope="module")
@@ -333,8 +334,8 @@ class Stop(Exception):
 
 
 def stopped_after(monkeypatch, function, calls):
-    """Let a function of `run` end the process at its n-th call, as far as a test can."""
-    real, seen = getattr(run, function), []
+    """Let a function of `teaching` end the process at its n-th call, as far as a test can."""
+    real, seen = getattr(teaching, function), []
 
     def stopping(*args, **options):
         seen.append(1)
@@ -342,7 +343,7 @@ def stopped_after(monkeypatch, function, calls):
             raise Stop
         return real(*args, **options)
 
-    monkeypatch.setattr(run, function, stopping)
+    monkeypatch.setattr(teaching, function, stopping)
 
 
 def leave_unfinished(monkeypatch, lineage, concept, evaluations=2):
@@ -355,9 +356,9 @@ def leave_unfinished(monkeypatch, lineage, concept, evaluations=2):
 
 def trained(monkeypatch, lineage, concept):
     """Teach; whether training was done in it."""
-    lessons, real = [], run._learn
+    lessons, real = [], teaching._learn
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_learn", lambda *args: lessons.append(1) or real(*args))
+        patch.setattr(teaching, "_learn", lambda *args: lessons.append(1) or real(*args))
         run.teach(lineage, concept, device="cpu")
     return bool(lessons)
 
@@ -419,7 +420,7 @@ def test_a_lesson_goes_on_from_its_checkpoint(own, data, tmp_path, monkeypatch):
         one.facts["settings"]["training"] |= {"steps": 5, "checkpoint_every": 2}
     with monkeypatch.context() as patch:
         steps = iter(range(99))
-        real = run.learn
+        real = teaching.learn
 
         def learn(backbone, method, memory, lesson, plan, watch, checkpoint):
             def stop(step, loss, rate):
@@ -429,7 +430,7 @@ def test_a_lesson_goes_on_from_its_checkpoint(own, data, tmp_path, monkeypatch):
 
             return real(backbone, method, memory, lesson, plan, stop, checkpoint)
 
-        patch.setattr(run, "learn", learn)
+        patch.setattr(teaching, "learn", learn)
         with pytest.raises(Stop):
             run.teach(lineage, bird, device="cpu")
     assert list(lineage.folder.rglob("checkpoint.safetensors"))

@@ -26,8 +26,9 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from perdure import score
 from perdure.errors import ModelError
 from perdure.images import sha256_of
-from perdure.score import csd_checkpoint, encoders, mmd, preprocess, sources
+from perdure.score import csd_checkpoint, encoders, preprocess, sources
 from perdure.score.measure import mean_paired_cosine, mean_pairwise_cosine
+from perdure.score.measures import mmd
 
 torch.set_num_threads(1)
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from perdure import files, pictures, plan, run, sweep, yaml_file
+from perdure import files, plan, run, sweep
 from perdure.cli import sweeping
 from perdure.errors import PlanError
 from perdure.lineage import Lineage
+from perdure.photos import pictures
+from perdure.plan import yaml_file
 from perdure.sweep import grid, places, status, tree, view, worker
 from perdure.sweep.axes import random_order
 from perdure.sweep.engine import Ended

@@ -9,9 +9,9 @@ from pathlib import Path
 import filelock
 import pytest
 
-from perdure import files, locks, plan, run
+from perdure import files, plan, run
 from perdure.errors import LineageError, PerdureError
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, locks
 from perdure.wording import name_from
 
 SCRIPT = Path(__file__).with_name("windows.py")

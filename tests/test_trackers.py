@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from perdure import plan, run, trackers
+from perdure import plan, run
 from perdure.cli import app
 from perdure.errors import PlanError
+from perdure.run import trackers
 
 STEPS = 2
 
@@ -148,7 +149,7 @@ def test_a_tracker_that_fails_is_dropped_and_training_goes_on(data, tmp_path, mo
     with caplog.at_level(logging.WARNING):
         lineage = tracked(data, tmp_path, "tensorboard")
     assert lineage.concepts == ["dog", "cat"] and broken.calls == 2
-    told = [record.getMessage() for record in caplog.records if record.name == "perdure.trackers"]
+    told = [record.getMessage() for record in caplog.records if record.name == "perdure.run.drive.drive.trackers"]
     assert told == ["tensorboard failed (no route to host); training goes on without it, see train.jsonl"]
 
 

@@ -14,16 +14,17 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
-from perdure import examples, method, seeds
-from perdure.backbones import loading
+from perdure import method, seeds
+from perdure.bases import loading
 from perdure.errors import TrainingError
-from perdure.examples import Examples
+from perdure.lesson import examples
+from perdure.lesson.examples import Examples
+from perdure.lesson.train import Lesson, learn, learning_rate, steps_done
 from perdure.memory import Memory
 from perdure.method import Protection
 from perdure.parts.guard import nothing
-from perdure.pictures import Picture
+from perdure.photos.pictures import Picture
 from perdure.plan import Prior, Training
-from perdure.train import Lesson, learn, learning_rate, steps_done
 
 
 @pytest.fixture(scope="module")

@@ -93,8 +93,9 @@ def hide() -> None:
 
 def main(data: dict, folder: Path) -> None:
     hide()
-    from perdure import fsck, locks, plan, report, run
+    from perdure import plan, report, run
     from perdure.errors import LineageError
+    from perdure.lineage import fsck, locks
 
     rules = Rules(folder)
     sys.addaudithook(rules)

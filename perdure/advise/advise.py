@@ -2,37 +2,26 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from perdure import files, pictures, report, spread
+from perdure import files, report
 from perdure.advise import asking, budget, design, following, page, probe, trial, verdict, words
+from perdure.advise.page import Advice
 from perdure.advise.trial import Trial
 from perdure.advise.verdict import Verdict
+from perdure.drawing.evaluate import Tools
 from perdure.errors import PlanError
-from perdure.evaluate import Tools
 from perdure.lineage import Lineage
+from perdure.photos import pictures
 from perdure.plan import Plan
 from perdure.progress import Watch, silent
+from perdure.run import helpers
 
 PLAN = "plan.yaml"
 MEASURING = 0.15
 """Share of the budget after which no further method is measured."""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """The verdict in words, and where things lie. `next`: commands to go on with; `pictures`: the last round's."""
-
-    verdict: Verdict
-    headline: str
-    reason: str
-    cautions: tuple[str, ...]
-    setting: str
-    next: tuple[str, ...]
-    page: Path
-    pictures: Path
 
 
 def advise(
@@ -61,7 +50,7 @@ def advise(
         return before + clock() - began
 
     if known is None or used() < seconds:
-        tools = Tools(plan, spread.load(plan, device), watch)
+        tools = Tools(plan, helpers.load(plan, device), watch)
         known = known or _begun(tools, plan, mark, seconds, used, out, tell)
         tell(f"{design.words(known.design, known.speed)} ({', '.join(known.labels)})")
         known = trial.conduct(known, taught(plan, known), tools, out, seconds, used, tell)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perdure import pictures, yaml_file
 from perdure import plan as plans
 from perdure.errors import PlanError, did_you_mean
-from perdure.plan import Concept, Plan, describe, fingerprint, portable
+from perdure.photos import pictures
+from perdure.plan import Concept, Plan, describe, fingerprint, portable, yaml_file
 from perdure.wording import name_from
 
 CANDIDATES = ("naive", "merge_init", "merge_ortho", "magmax", "c_lora", "cns")

@@ -11,7 +11,7 @@ from perdure.advise import budget as spans
 from perdure.compare.paired import least_orders
 from perdure.errors import PlanError
 from perdure.plan import MethodChoice, Plan, fingerprint
-from perdure.workload import lighter
+from perdure.plan.workload import lighter
 
 MARGIN = 0.9
 """Share of the time that the runs are to fill; the rest is for what measuring did not see."""

@@ -1,6 +1,7 @@
 """The advice as one small self-contained page in the look of the report."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -9,14 +10,25 @@ from perdure.advise import terminal, words
 from perdure.advise.verdict import Verdict
 from perdure.report.svg import frame
 
-if TYPE_CHECKING:
-    from perdure.advise.advise import Advice
-
 WIDTH, LEFT, RIGHT, ROW, TOP = 720, 150, 60, 34, 26
 """Of the chart, in pixels."""
 
 
-def render(advice: "Advice", title: str) -> str:
+@dataclass(frozen=True)
+class Advice:
+    """The verdict in words, and where things lie. `next`: commands to go on with; `pictures`: the last round's."""
+
+    verdict: Verdict
+    headline: str
+    reason: str
+    cautions: tuple[str, ...]
+    setting: str
+    next: tuple[str, ...]
+    page: Path
+    pictures: Path
+
+
+def render(advice: Advice, title: str) -> str:
     """The page as HTML; every name is escaped. The pictures of the last round are linked to."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader("perdure.advise"), PackageLoader("perdure.report")]), autoescape=True,

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from perdure import pace
 from perdure.advise.design import Cost, Speed
+from perdure.drawing.evaluate import Tools
 from perdure.errors import ModelError, PerdureError, PlanError, TrainingError
-from perdure.evaluate import Tools
 from perdure.plan import Plan
+from perdure.run import pace
 
 LEFT_OUT = (TrainingError, ModelError, PlanError)
 """What speaks against one method, and not against them all."""

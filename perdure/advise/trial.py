@@ -5,15 +5,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from perdure import files, records, run
+from perdure import files, records
 from perdure.advise import budget as spans
 from perdure.advise import design as designs
 from perdure.advise.design import Design, Speed
 from perdure.advise.probe import LEFT_OUT
+from perdure.drawing.evaluate import Tools
 from perdure.errors import LineageError
-from perdure.evaluate import Tools
 from perdure.lineage import Lineage
 from perdure.plan import Plan
+from perdure.run import drive
 
 STATE = "trial.json"
 """What has been decided and spent so far; with the lineages it is all that resuming needs."""
@@ -116,7 +117,7 @@ def _next_round(trial: Trial, out: Path, number: int) -> float:
 def _taught(trial: Trial, tools: Tools, out: Path, number: int, label: str, clock: Callable[[], float]) -> Trial:
     """One run; the time is noted after every lesson. The base's row is that of the trial's first run."""
     folder, first = folder_of(out, number, label), folder_of(out, 1, trial.design.methods[0])
-    lineage = run.open_or_create(folder, tools.plan)
+    lineage = drive.open_or_create(folder, tools.plan)
     base = lineage if folder == first or not (first / "lineage.json").is_file() else Lineage(first)
     trial = replace(trial, used=clock())
 
@@ -128,7 +129,7 @@ def _taught(trial: Trial, tools: Tools, out: Path, number: int, label: str, cloc
         write(trial, out)
 
     try:
-        run.teach_plan(tools, lineage, base, after_lesson=note)
+        drive.teach_plan(tools, lineage, base, after_lesson=note)
     except LEFT_OUT as error:
         trial = replace(trial, failed={**trial.failed, label: str(error)}, used=clock())
         write(trial, out)

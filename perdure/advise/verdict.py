@@ -13,12 +13,12 @@ from typing import Literal
 
 import numpy as np
 
-from perdure import matrix
 from perdure.compare import paired, statistics
 from perdure.compare.statistics import LEVEL, RESAMPLES, Pair
 from perdure.lineage import Lineage
 from perdure.report import reading, summary
 from perdure.report.reading import Run
+from perdure.score import matrix
 
 LEAST_ROUNDS, LEAST_SCORES = 2, 6
 """Fewest rounds that say anything about order and seed, and fewest scores by which methods can be told apart at all."""

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perdure import method, mistakes
+from perdure import method
 from perdure.analysis import record, sums
 from perdure.analysis.record import ALL, KINDS, Analysis
 from perdure.analysis.sums import Sums, mean, of_updates, pooled
 from perdure.analysis.updates import Shelf, Stored, of_projection
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
-from perdure.plan import MethodChoice
+from perdure.plan import MethodChoice, mistakes
 from perdure.progress import Watch, silent
 
 CHEAP = 100_000_000

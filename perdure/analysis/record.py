@@ -13,8 +13,6 @@ from perdure import files, records
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
 
-FILE = "analysis.json"
-FORMAT = 1
 ALL = "all"
 SELECTIVE = 0.9
 """Methods that move less than this share of their weights in some lesson choose them."""
@@ -146,7 +144,7 @@ class Analysis:
     def as_json(self) -> dict[str, Any]:
         """Plain values, per layer as well where they are known."""
         whole: dict[str, Any] = {
-            "format": FORMAT,
+            "format": records.ANALYSIS_FORMAT,
             "lessons": list(self.lessons),
             "memories": list(self.memories),
             "apart": self.apart,
@@ -168,7 +166,7 @@ def kinds_of(projection: str) -> list[str]:
 
 def write(lineage: Lineage, found: Analysis) -> Path:
     """Keep an analysis beside its lineage, without the single layers. Raises PerdureError where that cannot be."""
-    path = lineage.folder / FILE
+    path = lineage.folder / records.ANALYSIS_FILE
     record = {key: value for key, value in found.as_json().items() if key != "layers"}
     files.write_text(path, json.dumps(record, allow_nan=False) + "\n")
     return path
@@ -176,9 +174,9 @@ def write(lineage: Lineage, found: Analysis) -> Path:
 
 def read(lineage: Lineage) -> Analysis | None:
     """The analysis kept beside a lineage; None where there is none, or where it is of other lessons or damaged."""
-    path = lineage.folder / FILE
+    path = lineage.folder / records.ANALYSIS_FILE
     try:
-        data = records.read(path, records.Analysis, FORMAT)
+        data = records.read(path, records.Analysis, records.ANALYSIS_FORMAT)
     except LineageError:
         return None
     size = len(data["lessons"])

@@ -15,10 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from perdure import memory as memories
-from perdure import tensors
-from perdure.delta import Change
 from perdure.errors import LineageError
-from perdure.memory import Memory
+from perdure.memory import Memory, tensors
+from perdure.memory.delta import Change
 from perdure.method import Consolidate, Wanted
 
 NEGLIGIBLE = 1e-4

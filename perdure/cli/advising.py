@@ -23,8 +23,9 @@ def advise(
 
     Stop it and start it again as you like; the same command with a larger budget goes on with more rounds.
     """
-    from perdure import pictures, screen
     from perdure.advise import budget as spans
+    from perdure.cli import screen
+    from perdure.photos import pictures
 
     seconds = spans.parse(budget)
     names = tuple(name.strip() for name in methods.split(",") if name.strip())

@@ -22,7 +22,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare methods over orders and seeds: means, paired differences, figures, tables."""
-    from perdure import screen
+    from perdure.cli import screen
 
     with screen.working("comparing"):
         from perdure import compare as comparison

@@ -60,7 +60,7 @@ def export(
     if verify is not None:
         _verify(folder, verify, pictures, device)
         return
-    from perdure import screen
+    from perdure.cli import screen
     from perdure.lineage import Lineage
 
     assert out is not None
@@ -75,7 +75,7 @@ def export(
 
 
 def _verify(model: Path, file: Path, pictures: int, device: str | None) -> None:
-    from perdure import screen
+    from perdure.cli import screen
     from perdure.lineage import Lineage
 
     with screen.working("loading libraries"):
@@ -88,7 +88,7 @@ def _verify(model: Path, file: Path, pictures: int, device: str | None) -> None:
 
 
 def _tell(proof: str, notes: tuple[str, ...], triggers: tuple[str, ...]) -> None:
-    from perdure import screen
+    from perdure.cli import screen
 
     screen.say(f"proof: {proof}")
     screen.tell(notes)
@@ -100,7 +100,7 @@ def what(
     as_json: Json = False,
 ) -> None:
     """What a file of any tool is: kind, base, rank, key layout, who reads it, triggers, and what is wrong with it."""
-    from perdure import screen
+    from perdure.cli import screen
 
     with screen.working("reading"):
         from perdure.export import what as looking

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from perdure.errors import PerdureError
 if TYPE_CHECKING:
     from perdure.analysis.record import Analysis
     from perdure.lineage import Lineage
+    from perdure.plan.catalogue import MethodCard
 
 FITTING = 10
 """Lessons whose pairs fit into a terminal of 80 columns."""
@@ -25,17 +27,28 @@ def methods(
     """The methods: each is four choices, read from its file."""
     from dataclasses import asdict
 
-    from perdure import catalogue, screen
+    from perdure.cli import screen
+    from perdure.plan import catalogue
 
     cards = [catalogue.card(name) for name in catalogue.methods()]
     if as_json:
         typer.echo(json.dumps([asdict(card) for card in cards], indent=1))
     elif markdown:
-        from perdure import pages
-
-        typer.echo(pages.methods_table(cards))
+        typer.echo(methods_markdown(cards))
     else:
         screen.console.print(screen.methods_table(cards))
+
+
+def methods_markdown(cards: Sequence["MethodCard"]) -> str:
+    """The methods as a Markdown table: the four choices as written in the files, and what each declares."""
+    from perdure import method
+
+    rows = ["| method | adapter | start | guard | consolidate | knows | strict |", "|---|---|---|---|---|---|---|"]
+    for card in cards:
+        declared = method.get(card.name).consolidate
+        choices = " | ".join(f"`{choice}`" for choice in (card.adapter, card.start, card.guard, card.consolidate))
+        rows.append(f"| {card.name} | {choices} | {declared.knows} | {'yes' if declared.strict else 'no'} |")
+    return "\n".join(rows)
 
 
 def report(
@@ -46,7 +59,7 @@ def report(
     """Write report.html, scores.csv and table.tex again."""
     write_report(folder, out or folder)
     if figures:
-        from perdure import screen
+        from perdure.cli import screen
         from perdure.report import album
 
         written = album.write(taught_in(folder), (out or folder) / "figures")
@@ -62,7 +75,7 @@ def analyse(
 
     What is found is kept in the model's folder (analysis.json), where `perdure report` shows it.
     """
-    from perdure import screen
+    from perdure.cli import screen
     from perdure.lineage import Lineage
     from perdure.progress import silent
 
@@ -87,7 +100,7 @@ def analyse(
 
 
 def _show(found: "Analysis") -> None:
-    from perdure import screen
+    from perdure.cli import screen
 
     screen.console.print(screen.updates_table(found))
     if len(found.lessons) < 2:
@@ -103,10 +116,10 @@ def _show(found: "Analysis") -> None:
 
 def doctor(as_json: Json = False) -> None:
     """Versions, device, what is missing, and what would be downloaded."""
-    from perdure import screen
+    from perdure.cli import screen
 
     with screen.working("looking around"):
-        from perdure import doctor as examination
+        from perdure.cli import doctor as examination
 
         findings = examination.examine()
     if as_json:
@@ -117,7 +130,7 @@ def doctor(as_json: Json = False) -> None:
 
 def write_report(folder: Path, out: Path) -> None:
     """Build the report, and say where it is."""
-    from perdure import screen
+    from perdure.cli import screen
 
     screen.say(f"report: {build_report(folder, out).absolute().as_uri()}")
 

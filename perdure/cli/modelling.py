@@ -26,13 +26,15 @@ def init(
     overrides: Overrides = None,
 ) -> None:
     """Begin a new model: a folder that will hold its lessons."""
-    from perdure import plan, screen, yaml_file
+    from perdure import plan
+    from perdure.cli import screen
+    from perdure.plan import yaml_file
 
     name = name_from(model.absolute().name)
     data = yaml_file.override({"name": name, "base": base, "method": method}, tuple(overrides or ()))
     made = plan.build(data, where="perdure init")
     with screen.working("looking at the base"):
-        from perdure.backbones import loading
+        from perdure.bases import loading
         from perdure.lineage import Lineage
 
         loading.load(made.base, made.training.precision, "cpu", made.vae)
@@ -60,18 +62,19 @@ def teach(
     Every lesson of a model is taught with the settings that `perdure init --set` gave it. For other ones (steps,
     learning rate, prompts, ...) begin another model; its folder's plan.yaml shows them all.
     """
-    from perdure import pictures, plan, screen
+    from perdure import plan
+    from perdure.cli import screen
     from perdure.errors import LineageError
     from perdure.lineage import Lineage
+    from perdure.photos import pictures
 
     lineage = Lineage(model)
     called = name or name_from(images.absolute().name, otherwise=f"concept-{len(lineage.lessons) + 1}")
     if known := next((name for name in lineage.concepts if name.lower() == called.lower()), None):
         raise LineageError(f"{model} already knows a concept {known!r}; choose another --name, or undo that lesson")
     given: dict[str, Any] = {"kind": kind.value, "token": token, "class": noun, "prompt": prompt, "hold_out": hold_out}
-    if references is not None:
-        given["references"] = references
-    concept = plan.concept({"name": called, "images": images, **given}, where=f"teach {called}")
+    held = {} if references is None else {"references": references}
+    concept = plan.concept({"name": called, "images": images, **given, **held}, where=f"teach {called}")
     screen.tell(pictures.notes([concept]))
     with screen.working("loading libraries"):
         from perdure import run as running
@@ -95,7 +98,8 @@ def draw(
     device: Device = None,
 ) -> None:
     """Draw with a model, as it is now or as it was after an earlier lesson."""
-    from perdure import files, screen
+    from perdure import files
+    from perdure.cli import screen
     from perdure.errors import PerdureError
     from perdure.lineage import Lineage
 
@@ -104,14 +108,14 @@ def draw(
     if not overwrite and os.path.lexists(out):
         raise PerdureError(f"{out} is there already; choose another --out, or say --overwrite")
     with screen.working("loading libraries"):
-        from perdure import drawing
-    drawing.draw(lineage, prompt, out, count=count, seed=seed, after=after, concept=concept, device=device)
+        from perdure.drawing import draw
+    draw.draw(lineage, prompt, out, count=count, seed=seed, after=after, concept=concept, device=device)
     screen.say(f"wrote {out}")
 
 
 def log(model: Model, as_json: Json = False) -> None:
     """The chain of lessons: scores now and when learnt, forgetting, bytes, seconds."""
-    from perdure import screen
+    from perdure.cli import screen
     from perdure.lineage import Lineage
 
     lineage = Lineage(model)
@@ -129,10 +133,10 @@ def fsck(
     as_json: Json = False,
 ) -> None:
     """Check every file of a model: what is damaged, and what to do. Exit code 1 where damage is left."""
-    from perdure import screen
+    from perdure.cli import screen
 
     with screen.working("loading libraries"):
-        from perdure import fsck as checking
+        from perdure.lineage import fsck as checking
     found = checking.examine(model, mend)
     left = [finding for finding in found if finding.damage and not finding.mended]
     if as_json:
@@ -148,7 +152,7 @@ def fsck(
 
 def undo(model: Model) -> None:
     """Take back the last lesson; the model is again what it was before."""
-    from perdure import screen
+    from perdure.cli import screen
     from perdure.lineage import Lineage
 
     lineage = Lineage(model)

@@ -13,8 +13,10 @@ def plan_new(
     base: Annotated[str, typer.Option(help="`toybox`, a hub id, or a local diffusers folder.")] = "toybox",
 ) -> None:
     """Write a plan from a folder of concepts; edit it, then check and run it."""
-    from perdure import files, plan, screen, sources, yaml_file
+    from perdure import files, plan
+    from perdure.cli import screen
     from perdure.errors import PlanError
+    from perdure.plan import sources, yaml_file
 
     if os.path.exists(out):
         raise PlanError(f"{out} exists; choose another --out")
@@ -47,7 +49,8 @@ def data_get(
     customconcept101 is 3.4 GB. landmarks and celeba-hq cannot be fetched: give a copy with --from. Fetching was only
     tried against stand-ins for the servers; --from was tried.
     """
-    from perdure import datasets, screen
+    from perdure import datasets
+    from perdure.cli import screen
 
     given = {"concepts": concepts, "images": images, "only": tuple(dict.fromkeys(only or ())) or None}
     asked = {key: value for key, value in given.items() if value is not None}

@@ -3,9 +3,10 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +14,8 @@ from perdure.cli.looking import build_report, write_report
 from perdure.cli.options import DataFolder, Device, Json, Overrides, PlanFile, Track
 
 if TYPE_CHECKING:
-    from perdure.plan import Plan
+    from perdure.photos.pictures import Contents
+    from perdure.plan import Concept, Plan
 
 FEW = 5
 """Notes on the images that a run shows."""
@@ -42,8 +44,10 @@ def run(
 
 def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, as_json: Json = False) -> None:
     """Check a plan and every image it names, and say what it would do. Trains nothing."""
-    from perdure import pictures, screen, workload
+    from perdure.cli import screen
     from perdure.errors import PlanError
+    from perdure.photos import pictures
+    from perdure.plan import workload
 
     loaded = load_plan(plan, overrides, data)
     problems = pictures.check(loaded.concepts, [loaded])
@@ -51,11 +55,37 @@ def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, 
         raise PlanError(problems)
     shown = [(concept, pictures.contents(concept)) for concept in loaded.sequence]
     if as_json:
-        typer.echo(json.dumps(workload.described(loaded, shown), indent=1))
+        typer.echo(json.dumps(described(loaded, shown), indent=1))
         return
     screen.console.print(screen.concepts_table(loaded, shown))
     screen.say(f"{screen.amount(loaded)}; {workload.of(loaded).images:,} evaluation images")
     screen.tell([*loaded.notes, *pictures.notes(loaded.sequence)])
+
+
+def described(plan: "Plan", shown: Sequence[tuple["Concept", "Contents"]]) -> dict[str, Any]:
+    """What a plan would do, as plain values: identity, runs, concepts in order with what their pictures are, totals."""
+    from perdure.plan import workload
+
+    concepts = [
+        {
+            "name": concept.name,
+            "kind": concept.kind,
+            "captions": list(dict.fromkeys(own.captions)),
+            "training_images": len(own.captions),
+            "reference_images": own.references,
+            "notes": list(own.notes),
+        }
+        for concept, own in shown
+    ]
+    return {
+        "name": plan.name,
+        "base": plan.base,
+        "fingerprint": plan.fingerprint(),
+        "runs": [choice.label for choice in plan.methods] + ["joint"] * plan.joint,
+        "notes": list(plan.notes),
+        "concepts": concepts,
+        **asdict(workload.of(plan)),
+    }
 
 
 def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None) -> "Plan":
@@ -68,8 +98,9 @@ def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None)
 
 
 def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = ()) -> None:
-    from perdure import pictures, screen
+    from perdure.cli import screen
     from perdure.errors import PlanError
+    from perdure.photos import pictures
 
     if not loaded.concepts:
         raise PlanError(f"plan {loaded.name!r} has no concepts to teach")
@@ -77,8 +108,8 @@ def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = (
     screen.tell([*loaded.notes, *pictures.notes(loaded.sequence)], most=FEW)
     with screen.working("loading libraries"):
         from perdure import run as running
-        from perdure import spread
-    if told := spread.words(loaded):
+        from perdure.run import helpers
+    if told := helpers.words(loaded):
         screen.say(told)
     screen.say(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
     running.run(loaded, out, screen.watch(), device, partial(build_report, out, out), track)

@@ -66,7 +66,9 @@ def sweep(
     slurm: Slurm = None,
 ) -> None:
     """Run a grid: methods x orders x seeds x any key of a plan. Continues where it was stopped."""
-    from perdure import screen, sweep, yaml_file
+    from perdure import sweep
+    from perdure.cli import screen
+    from perdure.plan import yaml_file
     from perdure.sweep import grid as grids
     from perdure.sweep import view
 
@@ -90,7 +92,8 @@ def sweep_status(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A sweep's folder.")], as_json: Json = False
 ) -> None:
     """How far a sweep is, whoever works on it: read from its lineages."""
-    from perdure import screen, sweep
+    from perdure import sweep
+    from perdure.cli import screen
     from perdure.errors import LineageError
     from perdure.sweep import grid as grids
     from perdure.sweep import places, status, view
@@ -111,7 +114,7 @@ def sweep_status(
 
 def _foretell(todo: "Task", make: "Make") -> None:
     """Say what would be done and how long it would take; nothing is left in the sweep's folder."""
-    from perdure import screen
+    from perdure.cli import screen
     from perdure.sweep import view
 
     with TemporaryDirectory(prefix="perdure-") as nowhere:
@@ -121,7 +124,8 @@ def _foretell(todo: "Task", make: "Make") -> None:
 
 
 def _carry_out(todo: "Task", make: "Make") -> "list[RunStatus]":
-    from perdure import screen, sweep
+    from perdure import sweep
+    from perdure.cli import screen
     from perdure.sweep import view
 
     engine, measured, _ = _timed(todo, make, todo.root)
@@ -131,7 +135,8 @@ def _carry_out(todo: "Task", make: "Make") -> "list[RunStatus]":
 
 def _timed(todo: "Task", make: "Make", root: Path) -> "tuple[Engine, Paces, Moment]":
     """The engine, what lessons cost on it, and how things stand; says how long the sweep will take."""
-    from perdure import screen, sweep
+    from perdure import sweep
+    from perdure.cli import screen
     from perdure.sweep import view
 
     with screen.working("measuring how long it will take"):

@@ -10,7 +10,7 @@ def toybox_draw(
     out: Annotated[Path, typer.Option(help="Folder for the sheets.")] = Path("toybox"),
 ) -> None:
     """Draw sheets of the world: classes, contexts, styles, subjects."""
-    from perdure import screen
+    from perdure.cli import screen
     from perdure.files import write_png
     from perdure.toybox import world
     from perdure.toybox.world import sheets

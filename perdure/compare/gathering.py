@@ -9,14 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from perdure import agreement, files
+from perdure import files
 from perdure.compare.statistics import Pair
 from perdure.errors import LineageError
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, agreement
+from perdure.lineage.rows import PARTIAL
 from perdure.plan import describe, portable
 from perdure.report import reading
 from perdure.report.reading import Run
-from perdure.rows import PARTIAL
 
 DEPTH = 3
 """How far below a given folder lineages are looked for."""

@@ -13,9 +13,9 @@ from perdure.compare.paired import Difference
 from perdure.compare.published import Beside
 from perdure.compare.statistics import Spread
 from perdure.compare.study import COMPARED, COST, COSTS, FAILING, FAILINGS, FIGURES, Figure, Study
-from perdure.matrix import FORMULAS
 from perdure.report.summary import ARROWS, plain
 from perdure.report.svg import short_number
+from perdure.score.matrix import FORMULAS
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from perdure.compare.statistics import LEVEL, RESAMPLES, Pair, common, t_interval
-from perdure.matrix import Direction
+from perdure.score.matrix import Direction
 
 Verdict = Literal["better", "worse", "ahead", "behind", "open", "equal", "unpaired"]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from perdure import catalogue, yaml_file
 from perdure.compare import statistics
 from perdure.compare.statistics import Spread
 from perdure.compare.study import Study
 from perdure.errors import PlanError, did_you_mean
-from perdure.matrix import Direction
+from perdure.plan import catalogue, yaml_file
+from perdure.score.matrix import Direction
 
 FILE = "compare/published.yaml"
 FIGURES = ("average", "forgetting")

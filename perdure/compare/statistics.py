@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from perdure.matrix import Direction
+from perdure.score.matrix import Direction
 
 Pair = tuple[Hashable, Hashable]
 """(order, seed)."""

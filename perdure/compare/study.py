@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from perdure import matrix
 from perdure.compare import gathering, paired, statistics
 from perdure.compare.gathering import Entry
 from perdure.compare.paired import Difference
 from perdure.compare.statistics import Effects, Pair, Spread
 from perdure.errors import PlanError, did_you_mean
-from perdure.matrix import Direction
 from perdure.plan import fingerprint
 from perdure.report import failings, reading, summary
 from perdure.report.reading import Run
+from perdure.score import matrix
+from perdure.score.matrix import Direction
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from perdure.datasets.choosing import CONCEPT, within
 from perdure.datasets.dataset import Chosen, Copy, Dataset, Pick
 from perdure.datasets.installing import some
 from perdure.errors import DataError
-from perdure.folders import list_images
+from perdure.plan.folders import list_images
 from perdure.progress import Watch
 
 CONCEPTS = {

@@ -8,14 +8,14 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-from perdure import agreement, files
-from perdure.backbones import loading
+from perdure import files
+from perdure.bases import loading
 from perdure.errors import LineageError, ModelError, PerdureError
 from perdure.export import making, reading, record, weights
 from perdure.export.choosing import ADAPTER, CHECKPOINT, FOLDER, Choice, Content, Wish, called_by, choose, content
 from perdure.export.making import FACTS, Making
 from perdure.export.proof import Exhibit, Proof, prove
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, agreement
 from perdure.score.sources import short
 
 Tell = Callable[[str], None]

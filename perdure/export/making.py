@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from perdure import files
-from perdure.backbones import loading
+from perdure.bases import loading
 from perdure.errors import ModelError, PerdureError
 from perdure.export import metadata, original, reading, weights
 from perdure.export.choosing import ADAPTER, CHECKPOINT, Choice, Content, Wish, called_by
 from perdure.lineage import Lineage
-from perdure.rows import PARTIAL
+from perdure.lineage.rows import PARTIAL
 
 PLACES = {
     "comfyui": ("loras/", "embeddings/"),

@@ -13,10 +13,10 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from perdure import yaml_file
-from perdure.delta import Delta
 from perdure.export.choosing import ADAPTER, Content
 from perdure.lineage import Lineage
+from perdure.memory.delta import Delta
+from perdure.plan import yaml_file
 
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 FAMILIES = {

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perdure import sample
-from perdure.backbones import loading
-from perdure.backbones.backbone import Backbone
-from perdure.delta import Delta
+from perdure.bases import loading
+from perdure.bases.backbone import Backbone
+from perdure.drawing import sample
 from perdure.export import reading
 from perdure.export.choosing import ADAPTER, CHECKPOINT, Content
 from perdure.lineage import Lineage
+from perdure.memory.delta import Delta
 from perdure.method import Word
 from perdure.plan import Plan
 

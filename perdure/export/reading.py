@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perdure import tensors as stored
-from perdure.backbones import loading
+from perdure.bases import loading
 from perdure.errors import LineageError, ModelError
 from perdure.export import layouts
+from perdure.memory import tensors as stored
 from perdure.score.sources import Reading
 
 NAME = "exported"

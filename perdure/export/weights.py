@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perdure.delta import Change, Delta, balanced
 from perdure.errors import ModelError
 from perdure.export import layouts
+from perdure.memory.delta import Change, Delta, balanced
 from perdure.method import Word
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

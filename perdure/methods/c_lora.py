@@ -15,7 +15,7 @@ from perdure.parts.adapter import lora, with_words
 from perdure.parts.consolidate import add
 from perdure.parts.guard import self_regularised
 from perdure.parts.start import fresh
-from perdure.ranges import Count, Weight
+from perdure.plan.ranges import Count, Weight
 
 
 def METHOD(

@@ -13,7 +13,7 @@ from perdure.method import Method, WordSpec
 from perdure.parts.adapter import lora, with_words
 from perdure.parts.elastic import elastic_aggregation, kept_apart
 from perdure.parts.start import uniform_on_base
-from perdure.ranges import Count, Positive, Weight
+from perdure.plan.ranges import Count, Positive, Weight
 
 
 def METHOD(rank: Count = 4, weight: Weight = 0.1, scale: Positive = 0.8, power: Count = 4) -> Method:

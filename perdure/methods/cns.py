@@ -16,7 +16,7 @@ from perdure.parts.adapter import neurons, with_words
 from perdure.parts.consolidate import add, captions, carrying
 from perdure.parts.guard import continual
 from perdure.parts.neurons import Choice, concept_neurons, shares
-from perdure.ranges import Fraction, Weight
+from perdure.plan.ranges import Fraction, Weight
 
 
 def METHOD(

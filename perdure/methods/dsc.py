@@ -15,7 +15,7 @@ from perdure.parts.classifier import classified, double_distillation, with_score
 from perdure.parts.consolidate import add, captions, carrying, online_fisher
 from perdure.parts.guard import elastic, every
 from perdure.parts.start import fresh
-from perdure.ranges import Count, Decay, Positive, Weight
+from perdure.plan.ranges import Count, Decay, Positive, Weight
 
 
 def METHOD(

@@ -12,7 +12,7 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, carrying, online_fisher
 from perdure.parts.guard import elastic
 from perdure.parts.start import fresh
-from perdure.ranges import Count, Decay, Weight
+from perdure.plan.ranges import Count, Decay, Weight
 
 
 def METHOD(

@@ -9,7 +9,7 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import keep
 from perdure.parts.guard import nothing
 from perdure.parts.start import fresh_on_base
-from perdure.ranges import Count
+from perdure.plan.ranges import Count
 
 
 def METHOD(rank: Count = 16, targets: Targets = "attention") -> Method:

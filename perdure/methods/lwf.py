@@ -13,7 +13,7 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, captions, carrying
 from perdure.parts.guard import distil
 from perdure.parts.start import fresh
-from perdure.ranges import Count, Weight
+from perdure.plan.ranges import Count, Weight
 
 
 def METHOD(

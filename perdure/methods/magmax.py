@@ -14,7 +14,7 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import max_delta, max_factors
 from perdure.parts.guard import nothing
 from perdure.parts.start import fresh
-from perdure.ranges import Count
+from perdure.plan.ranges import Count
 
 
 def METHOD(

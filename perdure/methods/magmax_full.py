@@ -11,7 +11,7 @@ from perdure.parts.adapter import neurons
 from perdure.parts.consolidate import running_max
 from perdure.parts.guard import nothing
 from perdure.parts.start import everything
-from perdure.ranges import Positive
+from perdure.plan.ranges import Positive
 
 
 def METHOD(targets: Targets = "attention", scale: Positive = 0.5) -> Method:

@@ -14,7 +14,7 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, add_factors, carrying, past_a, past_rows
 from perdure.parts.guard import nothing
 from perdure.parts.start import orthogonal_columns, orthogonal_rows
-from perdure.ranges import Count
+from perdure.plan.ranges import Count
 
 
 def METHOD(

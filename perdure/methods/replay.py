@@ -8,7 +8,7 @@ from perdure.parts.adapter import lora
 from perdure.parts.consolidate import add, carrying, keep_images
 from perdure.parts.rehearsal import kept_images, rehearse
 from perdure.parts.start import fresh
-from perdure.ranges import Count, Weight
+from perdure.plan.ranges import Count, Weight
 
 
 def METHOD(rank: Count = 16, targets: Targets = "attention", weight: Weight = 1.0, images: Count = 2) -> Method:

@@ -13,7 +13,7 @@ from perdure.parts.adapter import masked_lora, with_words
 from perdure.parts.consolidate import add, carrying, density
 from perdure.parts.guard import annealed_masks, every, self_regularised, sparse
 from perdure.parts.start import fresh_masked
-from perdure.ranges import Count, Positive, Probability, Weight
+from perdure.plan.ranges import Count, Positive, Probability, Weight
 
 
 def METHOD(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from perdure.delta import Change, Delta, Pair
+from perdure.memory.delta import Change, Delta, Pair
 from perdure.method import Adapter, Shapes, Spec, Targets, Weights, WordSpec
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.delta import Delta
 from perdure.memory import Memory
+from perdure.memory.delta import Delta
 from perdure.method import Adapter, Context, Guard, Protection, Step
 from perdure.parts.consolidate import Loss, Remember, denoising
 from perdure.wording import without

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.delta import Change, Delta
 from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
 from perdure.method import Adapter, Consolidate, Context, Wanted
 from perdure.parts.adapter import low_rank, masked
 

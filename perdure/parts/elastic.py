@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perdure.delta import Change, Delta
 from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
 from perdure.method import Adapter, Consolidate, Context, Guard, Protection, Step, Wanted
 from perdure.parts.adapter import low_rank
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from perdure.delta import Delta
 from perdure.memory import Memory
+from perdure.memory.delta import Delta
 from perdure.method import Adapter, Context, Model
 from perdure.parts.adapter import selected
 from perdure.parts.importance import Among, Granularity, Scores, lines, mean, pick, top

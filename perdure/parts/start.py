@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from perdure.delta import Delta
 from perdure.errors import TrainingError
 from perdure.memory import Memory
+from perdure.memory.delta import Delta
 from perdure.method import Adapter, Context
 from perdure.parts.adapter import low_rank, masked, selected
 

@@ -8,8 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from perdure import files
 from perdure.lineage import Lineage
-from perdure.matrix import FORMULAS
 from perdure.report import failings, inline, lines, reading, summary, svg, tables, view
+from perdure.score.matrix import FORMULAS
 
 
 def build(lineages: Sequence[Lineage], out: Path, title: str) -> Path:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perdure.lineage.rows import Cell
 from perdure.report.reading import Run
 from perdure.report.summary import plain
-from perdure.rows import Cell
 
 HEADINGS = (
     ("Taken for another ↓", "share of pictures that look most like another concept of the same kind"),

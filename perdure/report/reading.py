@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from perdure import matrix, yaml_file
 from perdure.analysis import record as analyses
 from perdure.analysis.record import Analysis
 from perdure.lineage import Lineage
-from perdure.matrix import Direction
+from perdure.lineage.rows import Cell, Row
+from perdure.plan import yaml_file
 from perdure.report.outdated import outdated
 from perdure.report.rules import Rules, rules_of
-from perdure.rows import Cell, Row
+from perdure.score import matrix
+from perdure.score.matrix import Direction
 
 JOINT = "joint"
 BOUNDS = ("independent", JOINT)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from perdure.matrix import FORMULAS
 from perdure.report.reading import Run, figures
+from perdure.score.matrix import FORMULAS
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 

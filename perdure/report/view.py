@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from perdure import yaml_file
+from perdure.plan import yaml_file
 from perdure.report import failings, lines, samples, summary, svg, weights
 from perdure.report.charts import spark
 from perdure.report.reading import Run, measures_of, primaries

@@ -1,5 +1,4 @@
-"""Measures of pictures: one file each, its name is the measure's name; images -> numbers, direction and
-range stated.
+"""What pictures are worth: measures (images -> numbers, direction and range stated) and the matrix of their scores.
 
 Nothing heavy is imported until a measure is loaded.
 """
@@ -14,16 +13,14 @@ from perdure.errors import ModelError
 if TYPE_CHECKING:
     from perdure.score.measure import Measure
 
-# files of this folder that are no measures
-SUPPORT = {"__init__", "measure", "preprocess", "sources", "encoders", "csd_checkpoint", "failings"}
-
 FEWEST = {"mmd": 2}
 """Pictures that a measure needs on each side; one, where it compares single pictures."""
 
 
 def names() -> list[str]:
-    """Names of all measures, sorted: the files of this folder less its supports."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in SUPPORT)
+    """Names of all measures, sorted: the files in `measures/`."""
+    files = (Path(__file__).parent / "measures").glob("*.py")
+    return sorted(file.stem for file in files if not file.stem.startswith("_"))
 
 
 def load(name: str, source: str | Path | None = None, device: str = "cpu") -> "Measure":
@@ -36,7 +33,7 @@ def load(name: str, source: str | Path | None = None, device: str = "cpu") -> "M
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ModelError(f"there is no measure {name!r}; {hint}There are: {', '.join(names())}.")
-    measure: Measure = importlib.import_module(f"{__name__}.{name}").load(source, device)
+    measure: Measure = importlib.import_module(f"{__name__}.measures.{name}").load(source, device)
     return measure
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perdure import files, pictures, yaml_file
+from perdure import files
 from perdure.errors import PlanError
+from perdure.photos import pictures
+from perdure.plan import yaml_file
 from perdure.sweep import places, status, tree
 from perdure.sweep.engine import BUSY, Engine
 from perdure.sweep.grid import Grid, Run

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perdure import plan as plans
-from perdure import yaml_file
 from perdure.errors import PlanError
-from perdure.plan import Plan
-from perdure.yaml_file import Lines
+from perdure.plan import Plan, yaml_file
+from perdure.plan.yaml_file import Lines
 
 Place = tuple[str | int, ...]
 """Where something stands in a grid: keys and positions."""

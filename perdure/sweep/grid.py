@@ -21,16 +21,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from perdure import mistakes, sources, yaml_file
 from perdure import plan as plans
 from perdure.errors import PlanError, did_you_mean
-from perdure.fields import Name, Section
-from perdure.plan import Plan
+from perdure.plan import Plan, mistakes, sources, yaml_file
+from perdure.plan.fields import Name, Section
+from perdure.plan.yaml_file import Lines
 from perdure.sweep import axes as reading
 from perdure.sweep.axes import LISTED, METHODS, ORDERS, OWN_AXES, SEEDS, Ordering, Value
 from perdure.sweep.draft import Change, Draft, Place, below, without_methods
 from perdure.wording import name_from
-from perdure.yaml_file import Lines
 
 DIGITS = 8
 """Of a run's fingerprint, at the end of its folder's name."""

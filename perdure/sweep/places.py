@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perdure import agreement, files, locks
+from perdure import files
 from perdure.errors import LineageError
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, agreement, locks
 from perdure.sweep.grid import DIGITS, Run
 
 INNER = ".sweep"

@@ -11,8 +11,8 @@ import numpy as np
 from perdure import files
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
+from perdure.lineage.rows import PARTIAL, Row
 from perdure.plan import Plan
-from perdure.rows import PARTIAL, Row
 from perdure.sweep import places
 from perdure.sweep.grid import Grid, Run
 from perdure.sweep.tree import BASE, Order, total

@@ -4,14 +4,13 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from perdure import pace, sharing
-from perdure import run as running
-from perdure.backbones import loading
-from perdure.backbones.backbone import Backbone
+from perdure.bases import loading
+from perdure.bases.backbone import Backbone
+from perdure.drawing.evaluate import Tools, evaluate, record_concept
 from perdure.errors import PerdureError
-from perdure.evaluate import Tools, evaluate, record_concept
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, branching
 from perdure.memory import Memory
+from perdure.run import drive, pace
 from perdure.sweep import places
 from perdure.sweep.engine import BUSY
 from perdure.sweep.status import Paces, Spent
@@ -60,14 +59,14 @@ def _tools(order: Order, device: str | None) -> Tools:
 
 def _do(order: Order, device: str | None) -> None:
     if order.donor and not (order.folder / "lineage.json").is_file():
-        sharing.branch(Lineage(order.donor), order.folder, order.plan, order.begin)
-    lineage = running.open_or_create(order.folder, order.plan)
+        branching.branch(Lineage(order.donor), order.folder, order.plan, order.begin)
+    lineage = drive.open_or_create(order.folder, order.plan)
     tools = _tools(order, device)
     if order.lessons == BASE:
         draw_base(tools, lineage, _others(order.folder))
         return
     places.record(order.folder, order.axes or {}, order.plan.fingerprint())
-    running.teach_plan(tools, lineage, Lineage(order.base) if order.base else lineage, upto=order.lessons)
+    drive.teach_plan(tools, lineage, Lineage(order.base) if order.base else lineage, upto=order.lessons)
 
 
 def _others(folder: Path) -> Iterable[Lineage]:
@@ -80,7 +79,7 @@ def draw_base(tools: Tools, lineage: Lineage, others: Iterable[Lineage] = ()) ->
     """Row 0 alone: every concept as the untouched base draws it, taken from other lineages where they have it."""
     with lineage.locked():
         for other in others:
-            sharing.adopt_base_row(lineage, other)
+            branching.adopt_base_row(lineage, other)
         for concept in tools.plan.sequence:
             record_concept(tools, lineage, concept)  # drops what was taken of another concept by that name
             evaluate(tools, lineage, concept, Memory(), concept.name, lineage.base_row.folder / "cells" / concept.name)

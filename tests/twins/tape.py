@@ -13,17 +13,18 @@ from conftest import planned
 from PIL import Image
 from torch import Tensor
 
-from perdure import examples, method, seeds
-from perdure.backbones import loading
-from perdure.examples import Examples
-from perdure.lesson import LessonModel
+from perdure import method, seeds
+from perdure.bases import loading
+from perdure.lesson import examples
+from perdure.lesson.examples import Examples
+from perdure.lesson.model import LessonModel
+from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.method import Adapter, Method, Protection, Wanted
 from perdure.parts.adapter import LowRank, Masked, Selected
 from perdure.parts.guard import preserving
-from perdure.pictures import Picture
-from perdure.sections import Preserve, Prior, Training
-from perdure.train import Lesson, learn
+from perdure.photos.pictures import Picture
+from perdure.plan.sections import Preserve, Prior, Training
 
 TAUGHT = [("dog", "zwz"), ("cat", "sbu"), ("clock", "uwu")]
 """Noun, which is also the concept's name, and token."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from plain import Plain, Words, flat, leaves, plus, preserved, products, spoken, still, train, trained_pairs
 from tape import FULL, PLAIN, agree, close
 
-from perdure import calibration
+from perdure.bases import calibration
 
 
 def on_top(model, tapes, number, past, penalties, words=None):

@@ -6,8 +6,9 @@ from conftest import planned
 from plain import Plain, Word
 from tape import PLAIN, taped
 
-from perdure import method, sample
-from perdure.backbones import loading
+from perdure import method
+from perdure.bases import loading
+from perdure.drawing import sample
 
 PROMPTS = ["a photo of sbu cat", "the zwz dog in snow"]
 

@@ -1,0 +1,123 @@
+"""What lies under a frozen UNet: a delta, folded into float32 weights or a branch beside half-precision ones."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from perdure.bases.processes import several
+from perdure.errors import ModelError
+from perdure.memory.delta import Change, Delta, balanced
+
+Placed = tuple[nn.Parameter, ...]
+"""What stands for one projection's change: the moved weight (out, in) of a float32 base; else the factors of a
+branch, from the input on: one matrix (out, in), or A (r, in) and B (out, r).
+"""
+Moved = Mapping[str, tuple[tuple[torch.Size, torch.dtype], ...]]
+"""Projection -> shapes and kinds of what stands for its change."""
+
+
+class Laying:
+    """Lays deltas under the projections of a UNet, always on its own weights, and takes them off without a trace.
+
+    A float32 base takes base + delta as its weight. A half-precision base keeps its own, in which a change a few
+    hundred times smaller would be rounded away: y = W x + D x, with D or its factors rounded by themselves, each entry
+    by at most 2^-8 (bfloat16) or 2^-11 (float16) of itself.
+    """
+
+    def __init__(self, linears: Mapping[str, nn.Linear]) -> None:
+        self._linears = linears
+        self._untouched = {name: module.weight for name, module in linears.items()}
+        self._placed: dict[str, Placed] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    @contextmanager
+    def laid(self, delta: Delta) -> Iterator[None]:
+        """The UNet with this delta under it and no other. Raises ModelError where it does not fit the base."""
+        for name, change in delta.items():
+            if name not in self._linears:
+                raise ModelError(f"this memory moves {name!r}, which the base lacks; it was taught on another base")
+            if change.shape != (shape := tuple(self._untouched[name].shape)):
+                raise ModelError(f"this memory's {name!r} is {change.shape}, the base's {shape}")
+        with self._under({name: self._made(name, change) for name, change in delta.items()}):
+            yield
+
+    def moved(self) -> Moved:
+        """What lies under the UNet now, as shapes."""
+        return {name: tuple((t.shape, t.dtype) for t in placed) for name, placed in self._placed.items()}
+
+    @contextmanager
+    def as_first(self, moved: Moved) -> Iterator[None]:
+        """On all processes: the UNet with what the first has under it, which is `moved`."""
+        received: dict[str, Placed] = {}
+        for name, parts in moved.items():
+            device, leads = self._untouched[name].device, several().number == 0
+            own = self._placed[name] if leads else tuple(torch.empty(s, dtype=d, device=device) for s, d in parts)
+            received[name] = _frozen(*(broadcast(part.detach().clone()) for part in own))
+        with self._under(received):
+            yield
+
+    def weight(self, projection: str) -> Tensor:
+        """A projection's weight (out, in) float32, with what lies under it."""
+        own = self._untouched[projection].detach()
+        placed = self._placed.get(projection)
+        if placed is None:
+            return own.float()
+        return placed[0].float() if self._folds(projection) else own.float() + _product(placed)
+
+    def _folds(self, projection: str) -> bool:
+        return self._untouched[projection].dtype == torch.float32
+
+    def _made(self, name: str, change: Change) -> Placed:
+        weight = self._untouched[name]
+        if self._folds(name):
+            return _frozen(weight + change.matrix().to(weight.device))
+        if change.dense is not None:
+            return _frozen(change.dense.to(weight.device, weight.dtype))
+        a, b = (factor.to(weight.device) for factor in change.stacked())
+        return _frozen(*(factor.to(weight.dtype) for factor in balanced(a, b)))
+
+    @contextmanager
+    def _under(self, placed: dict[str, Placed]) -> Iterator[None]:
+        before = self._placed
+        self._place(placed)
+        try:
+            yield
+        finally:
+            self._place(before)
+
+    def _place(self, placed: dict[str, Placed]) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for name in self._placed:
+            self._linears[name].weight = self._untouched[name]
+        self._placed = placed
+        self._handles = []
+        for name, parts in placed.items():
+            if self._folds(name):
+                (self._linears[name].weight,) = parts
+            else:
+                self._handles.append(self._linears[name].register_forward_hook(_branch(parts)))
+
+
+def _frozen(*tensors: Tensor) -> Placed:
+    return tuple(nn.Parameter(tensor.detach(), requires_grad=False) for tensor in tensors)
+
+
+def _product(factors: Placed) -> Tensor:
+    """The change (out, in) float32 of a branch."""
+    first, *rest = (factor.float() for factor in factors)
+    return rest[0] @ first if rest else first
+
+
+def _branch(factors: Placed) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        (y,) = inputs
+        for factor in factors:
+            y = F.linear(y.to(factor.dtype), factor)
+        return output + y
+
+    return add

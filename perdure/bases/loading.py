@@ -1,0 +1,217 @@
+"""From a name to a backbone: the embedded base, a local diffusers folder, or a hub id."""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import try_to_load_from_cache
+from transformers.utils import logging as transformers_logging
+
+from perdure.bases import checking, sdxl, stable_diffusion
+from perdure.bases.backbone import Backbone
+from perdure.bases.family import Family
+from perdure.errors import ModelError
+from perdure.plan import TOYBOX
+from perdure.score.sources import Reading, offline, short
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY)}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+IN_CACHE = "in the hub cache"
+EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
+
+
+def load(base: str, precision: str = "fp32", device: str | None = None, vae: str | None = None) -> Backbone:
+    """The backbone of a base model, on the best device there is unless one is named.
+
+    Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
+    """
+    where = _device(device) if device else None
+    return Backbone(*pipeline(base, precision, vae), precision, where)
+
+
+def pipeline(base: str, precision: str = "fp32", vae: str | None = None) -> tuple[Any, Family]:
+    """A base model as the pipeline of diffusers that it is, on the CPU, and its family. Raises ModelError."""
+    source = _source(base)
+    _files(Path(source))
+    fetching = not os.path.isdir(source) and available(base) != IN_CACHE
+    with quiet(fetching):
+        index = _index(base, source)
+    family = FAMILIES[index["_class_name"]]
+    extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
+    if os.path.isdir(source):
+        extra["variant"] = checking.check_files(Path(source), index, base, without=("vae",) if vae else ())
+    if family is stable_diffusion.FAMILY:
+        extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    with quiet(fetching):
+        pipe = _from_pretrained(DiffusionPipeline, source, base, torch_dtype=DTYPES[precision], **extra)
+        checking.check_pipeline(pipe, base)
+        pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
+    return pipe, family
+
+
+def _device(name: str) -> torch.device:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name):
+        known = ", ".join(device for device, found in there.items() if found)
+        raise ModelError(f"no device {name!r} on this machine; there is: {known}")
+    return torch.device(name)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held at once: of a CUDA device since its peak was reset, else of main memory since we began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if resource is None:
+        held = psutil.Process().memory_info()
+        return int(getattr(held, "peak_wset", held.rss))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextmanager
+def quiet(fetching: bool = False) -> Iterator[None]:
+    """No advice and deprecations of the libraries while a model is read, and bars only for what is fetched."""
+    levels = [(module, module.get_verbosity()) for module in (diffusers_logging, transformers_logging)]
+    bars = [(module, module.is_progress_bar_enabled()) for module, _ in levels]
+    try:
+        for module, _ in levels:
+            module.set_verbosity_error()
+            if not fetching:
+                module.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for module, level in levels:
+            module.set_verbosity(level)
+        for module, on in bars:
+            if on:
+                module.enable_progress_bar()
+
+
+def identity(base: str, vae: str | None = None) -> str:
+    """16 hex digits that tell bases apart: file names, sizes, and contents up to 64 MB, of the pipeline's own files.
+
+    For a hub id, the id itself. Another autoencoder makes another base; scorers and figures beside it do not.
+    """
+    folder = EMBEDDED if base == TOYBOX else Path(base)
+    digest = hashlib.sha256(f"{identity(vae)}+".encode() if vae else b"")
+    if not os.path.isdir(folder):
+        digest.update(base.encode())
+    for path in _files(folder):
+        try:
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder).as_posix()}:{size}".encode())
+            if size <= 64 << 20:
+                digest.update(path.read_bytes())
+        except OSError as error:
+            raise ModelError(f"base {base}: {path.name} cannot be read ({error.strerror})") from None
+    return digest.hexdigest()[:16]
+
+
+def _files(folder: Path) -> list[Path]:
+    """A pipeline's own files. Raises ModelError where one is a pipe, a folder or a link to nothing."""
+    own = [p for p in (*folder.glob("*"), *folder.glob("*/*")) if p.suffix in (".safetensors", ".json", ".txt")]
+    if odd := next((p for p in own if not p.is_file()), None):
+        raise ModelError(f"base {folder}: {odd.relative_to(folder)} is not a plain file; restore it from a copy")
+    return sorted(p for p in own if p.name != "figures.json")
+
+
+def available(base: str) -> str:
+    """In words: where a base would come from, without loading it."""
+    if base == TOYBOX:
+        there = (EMBEDDED / "model_index.json").is_file()
+        return "embedded in the package" if there else "weights not in this installation"
+    if os.path.isdir(base):
+        return f"local folder {base}"
+    return IN_CACHE if isinstance(try_to_load_from_cache(base, "model_index.json"), str) else "would be downloaded"
+
+
+def _source(base: str) -> str:
+    if "://" in base or "@" in base:
+        raise ModelError(
+            f"base {base}: give a hub id (owner/name) or a local diffusers folder; of a web address take the "
+            "owner/name in it, of a revision a folder downloaded at it"
+        )
+    if base == TOYBOX:
+        if not (EMBEDDED / "model_index.json").is_file():
+            raise ModelError("the embedded base is not in this installation; reinstall perdure, or name another base")
+        return str(EMBEDDED)
+    if os.path.exists(base) or base.startswith((".", "/", "~")) or base.count("/") > 1:
+        folder = Path(os.path.expanduser(base))
+        if not os.path.isdir(folder):
+            raise ModelError(f"base {base}: no such folder")
+        if not (folder / "model_index.json").is_file():
+            raise ModelError(
+                f"base {base} is not a diffusers pipeline (no model_index.json); convert a single-file checkpoint with "
+                "diffusers' from_single_file and save_pretrained"
+            )
+        return str(folder)
+    return base
+
+
+def _index(base: str, source: str) -> dict[str, Any]:
+    """The pipeline's model_index.json, of a family that can be taught."""
+    if os.path.isdir(source):
+        try:
+            index = json.loads((Path(source) / "model_index.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"base {base}: model_index.json cannot be read ({short(error)})") from None
+        if not isinstance(index, dict):
+            raise ModelError(f"base {base}: model_index.json cannot be read (it is no JSON object)")
+    else:
+        index = dict(_from_pretrained(DiffusionPipeline, source, base, config_only=True))
+    checking.check_index(index, base)
+    name = index.get("_class_name", "?")
+    if name not in FAMILIES:
+        raise ModelError(f"base {base} is a {name}; perdure teaches {' and '.join(FAMILIES)}")
+    return index
+
+
+def _autoencoder(name: str) -> Any:
+    return _from_pretrained(AutoencoderKL, name, name)
+
+
+def _from_pretrained(cls: Any, source: str, name: str, config_only: bool = False, **options: Any) -> Any:
+    """`cls.from_pretrained`, or only its configuration, with the hub's many errors told in one sentence."""
+    local = os.path.isdir(source)
+    if not local and available(name) == "would be downloaded" and not offline():
+        log.warning("%s is not in the hub cache; it will be downloaded", name)
+
+    def told(reason: str) -> str:
+        if local:
+            return f"base {name} cannot be loaded: {reason}"
+        reason = "HF_HUB_OFFLINE is set" if offline() else f"it could not be fetched: {reason}"
+        return (
+            f"base {name} is neither a local folder nor in the hub cache, and {reason}; "
+            "go online once, or give a local diffusers folder"
+        )
+
+    with Reading(told):
+        if config_only:
+            return cls.load_config(source, local_files_only=offline())
+        return cls.from_pretrained(source, local_files_only=local or offline(), use_safetensors=True, **options)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide a result."""
+    names = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "PIL", "numpy")
+    return {name: import_module(name).__version__ for name in names}

@@ -1,0 +1,47 @@
+"""Stable Diffusion XL: two text encoders, and a UNet that is told sizes and crops (Podell et al. 2023)."""
+
+from typing import Any
+
+import torch
+
+from perdure.bases.family import Condition, Family
+
+
+def encode(pipe: Any, prompts: list[str]) -> Condition:
+    """text (n, tokens, width of both encoders), pooled (n, width of the second)."""
+    text, _, pooled, _ = pipe.encode_prompt(
+        prompts, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    return {"text": text, "pooled": pooled}
+
+
+def unguided(pipe: Any, empty: Condition) -> Condition:
+    """Zeros where the pipeline says so, as SDXL does; else the empty prompt."""
+    if not pipe.config.force_zeros_for_empty_prompt:
+        return empty
+    return {name: torch.zeros_like(tensor) for name, tensor in empty.items()}
+
+
+def sized(condition: Condition, facts: list[tuple[int, int, int, int]], side: int) -> Condition:
+    """Adds time_ids (n, 6): original height and width, crop top and left, target height and width."""
+    ids = [(height, width, top, left, side, side) for height, width, top, left in facts]
+    return {**condition, "time_ids": torch.tensor(ids, dtype=torch.float32, device=condition["text"].device)}
+
+
+def unet_inputs(condition: Condition) -> dict[str, Any]:
+    """Cross-attention sees the text; the time embedding is told the pooled text and the sizes."""
+    added = {"text_embeds": condition["pooled"], "time_ids": condition["time_ids"].to(condition["pooled"].dtype)}
+    return {"encoder_hidden_states": condition["text"], "added_cond_kwargs": added}
+
+
+def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]:
+    """Embeddings instead of prompts, so that they are encoded once."""
+    return {
+        "prompt_embeds": condition["text"],
+        "pooled_prompt_embeds": condition["pooled"],
+        "negative_prompt_embeds": negative["text"],
+        "negative_pooled_prompt_embeds": negative["pooled"],
+    }
+
+
+FAMILY = Family("sdxl", "StableDiffusionXLPipeline", encode, unguided, sized, unet_inputs, pipeline_inputs)

@@ -1,0 +1,36 @@
+"""Stable Diffusion 1.x and 2.x, and every model of the same pipeline class (the embedded base is one)."""
+
+from typing import Any
+
+from perdure.bases.family import Condition, Family
+
+
+def encode(pipe: Any, prompts: list[str]) -> Condition:
+    """Hidden states of the text encoder: text (n, tokens, width)."""
+    text, _ = pipe.encode_prompt(
+        prompts, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    return {"text": text}
+
+
+def unguided(pipe: Any, empty: Condition) -> Condition:
+    """The empty prompt."""
+    return empty
+
+
+def sized(condition: Condition, facts: list[tuple[int, int, int, int]], side: int) -> Condition:
+    """These models are not told about sizes and crops."""
+    return condition
+
+
+def unet_inputs(condition: Condition) -> dict[str, Any]:
+    """Cross-attention sees the text."""
+    return {"encoder_hidden_states": condition["text"]}
+
+
+def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]:
+    """Embeddings instead of prompts, so that they are encoded once."""
+    return {"prompt_embeds": condition["text"], "negative_prompt_embeds": negative["text"]}
+
+
+FAMILY = Family("stable-diffusion", "StableDiffusionPipeline", encode, unguided, sized, unet_inputs, pipeline_inputs)

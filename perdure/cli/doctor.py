@@ -1,0 +1,45 @@
+"""What this installation has: versions, device, models, and what would be downloaded."""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perdure import __version__, score
+from perdure.bases import loading
+from perdure.plan import TOYBOX
+from perdure.score.sources import offline
+
+HUB_MODELS = {
+    "Stable Diffusion 1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "SDXL": "stabilityai/stable-diffusion-xl-base-1.0",
+}
+
+
+def examine() -> dict[str, Any]:
+    """Findings in words, in the order in which a person would ask."""
+    return {
+        "perdure": __version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "libraries": loading.versions(),
+        "device": device(),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
+        "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB",
+        "network": "switched off (HF_HUB_OFFLINE)" if offline() else "allowed",
+        "embedded base": loading.available(TOYBOX),
+        **{f"base {name}": loading.available(hub_id) for name, hub_id in HUB_MODELS.items()},
+        "measures": ", ".join(score.names()),
+    }
+
+
+def device() -> str:
+    """The device that lessons would run on, in words."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return f"{properties.name}, {properties.total_memory / 1e9:.0f} GB ({torch.cuda.device_count()} in all)"
+    if torch.backends.mps.is_available():
+        return "Apple GPU (mps)"
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,208 @@
+"""What the command line shows: tables, bars and texts. It reads, and decides nothing."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from perdure import progress
+from perdure.plan.catalogue import MethodCard, Option
+from perdure.plan.sections import Concept
+from perdure.wording import printable
+
+if TYPE_CHECKING:
+    from perdure.analysis.record import Analysis
+    from perdure.lineage import Lineage
+    from perdure.photos.pictures import Contents
+    from perdure.plan import Plan
+
+console = Console()
+NOTICEABLE = 0.02
+"""Changes of a score beyond this are coloured (taste)."""
+
+
+def say(text: str) -> None:
+    """A line as it is: no markup, no colours, no control characters, not broken, so that paths can be copied."""
+    console.print(Text(printable(text)), soft_wrap=True)
+
+
+def watch() -> progress.Watch:
+    """Bars for long work."""
+    return progress.on(console)
+
+
+def working(what: str) -> Any:
+    """A spinner for work of unknown length."""
+    return console.status(f"{what} ...")
+
+
+def amount(plan: "Plan") -> str:
+    """How much a plan would do, in words."""
+    labels = [choice.label for choice in plan.methods] + ["joint"] * plan.joint
+    lessons = len(plan.methods) * len(plan.concepts) + plan.joint
+    return (
+        f"{len(plan.concepts)} concepts, {len(labels)} {'run' if len(labels) == 1 else 'runs'} ({', '.join(labels)}), "
+        f"{lessons} lessons of {plan.training.steps} steps"
+    )
+
+
+def concepts_table(plan: "Plan", shown: list[tuple[Concept, "Contents"]]) -> Table:
+    """What a plan would teach, and from what."""
+    table = Table(title=Text(f"{plan.name} on {plan.base}, fingerprint {plan.fingerprint()}"))
+    for column in ("#", "concept", "kind", "training prompt", "images", "held out"):
+        table.add_column(column)
+    for number, (concept, own) in enumerate(shown, start=1):
+        captions = dict.fromkeys(own.captions)
+        prompt = next(iter(captions)) + (f" ({len(captions) - 1} others)" if len(captions) > 1 else "")
+        held_out = str(own.references) if own.references else "none: training images serve"
+        table.add_row(
+            str(number), concept.name, concept.kind, Text(printable(prompt)), str(len(own.captions)), held_out
+        )
+    return table
+
+
+def tell(notes: Sequence[str], most: int | None = None) -> None:
+    """Notes, a line each; the first few where all would be too many."""
+    for note in notes[:most]:
+        say(f"note: {note}")
+    if left := len(notes[most:] if most is not None else ()):
+        say(f"note: {left} more; `perdure check` shows them all")
+
+
+def methods_table(cards: list[MethodCard]) -> Table:
+    """The methods: what each does, and below it the four choices and the options, so that 80 columns are enough."""
+    table = Table(show_lines=True)
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it does, and its four choices")
+    for card in cards:
+        choices = {"adapter": card.adapter, "start": card.start, "guard": card.guard, "consolidate": card.consolidate}
+        choices["options"] = ", ".join(map(_option, card.options))
+        lines = [card.summary, *(f"{slot + ':':<13}{filler}" for slot, filler in choices.items())]
+        table.add_row(card.name, Text("\n".join(lines)))
+    return table
+
+
+def _option(option: Option) -> str:
+    """An option with its default, and with the numbers that make sense where not all do."""
+    among = f" in {option.interval}" if option.bounds else ""
+    return f"{option.name}={option.default}{among}"
+
+
+def findings_table(findings: dict[str, Any]) -> Table:
+    """What `perdure doctor` found."""
+    table = Table(show_header=False)
+    for key, value in findings.items():
+        text = value if isinstance(value, str) else ", ".join(f"{k} {v}" for k, v in value.items())
+        table.add_row(key, Text(text))
+    return table
+
+
+def log_entries(lineage: "Lineage") -> list[dict[str, Any]]:
+    """One entry a lesson and concept: scores by measure, when learnt and now; forgotten is what was lost since."""
+    rows = lineage.lessons
+    entries = []
+    for row in rows:
+        for concept in row.concepts:
+            learnt, now = row.cell(concept), rows[-1].cell(concept)
+            then, latest = learnt.scores if learnt else {}, now.scores if now else {}
+            directions = learnt.record["measures"] if learnt else {}
+            lost = {m: then[m] - latest[m] for m in then if m in latest}
+            entries.append(
+                {
+                    "lesson": row.number,
+                    "concept": concept,
+                    "method": row.record["method"]["label"],
+                    "learnt": then,
+                    "now": latest,
+                    "forgotten": {m: -d if directions[m]["direction"] == "lower" else d for m, d in lost.items()},
+                    "bytes": row.record["bytes"],
+                    "seconds": row.record["seconds"],
+                }
+            )
+    return entries
+
+
+def log_table(lineage: "Lineage") -> Table:
+    """The chain of lessons."""
+    table = Table(title=Text(f"{lineage.facts['name']} on {lineage.settings['base']}"))
+    for column in ("#", "concept", "method", "measure", "learnt", "now", "lost", "carries", "s"):
+        table.add_column(column, justify="left" if column in ("concept", "method", "measure") else "right")
+    for entry in log_entries(lineage):
+        facts = (str(entry["lesson"]), entry["concept"], entry["method"])
+        costs = (size(entry["bytes"]["carried"]), f"{entry['seconds']['train']:.0f}")
+        for measure, value in entry["learnt"].items():
+            lost = entry["forgotten"].get(measure, float("nan"))
+            colour = "red" if lost > NOTICEABLE else "green" if lost < -NOTICEABLE else "dim"
+            now = f"{entry['now'].get(measure, float('nan')):.3f}"
+            change = Text(f"{round(lost, 3) + 0.0:+.3f}", style=colour)  # adding 0 makes -0 a 0
+            table.add_row(*facts, measure, f"{value:.3f}", now, change, *costs)
+            facts, costs = ("", "", ""), ("", "")
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def pairs_table(measure: str, lessons: Sequence[str], matrix: Any) -> Table:
+    """One measure of all pairs of lessons, columns by their numbers: 80 columns are enough for ten lessons."""
+    table = _slim(f"{measure}: row with column")
+    table.add_column(no_wrap=True, max_width=20)
+    for number in range(1, len(lessons) + 1):
+        table.add_column(str(number), justify="right", no_wrap=True)
+    for number, (name, row) in enumerate(zip(lessons, matrix, strict=True), start=1):
+        cells = ("" if k == number else _brief(value) for k, value in enumerate(row, start=1))
+        table.add_row(Text(f"{number} {name}", overflow="ellipsis"), *cells)
+    return table
+
+
+def updates_table(found: "Analysis") -> Table:
+    """How large each lesson's update is, how much it moved, and what the method noted of its choice of weights."""
+    table = _slim("updates")
+    table.add_column(no_wrap=True, max_width=24)
+    chosen = bool(found.selection)
+    for column in ("norm", "per weight", "moved", *(("chosen", "of these moved before") if chosen else ())):
+        table.add_column(column, justify="right")
+    whole = found.parts["all"]
+    for k, name in enumerate(found.lessons):
+        noted = found.selection.get(name, {})
+        notes = [f"{noted[key]:.2%}" if key in noted else "" for key in ("density", "moved before")] if chosen else []
+        size = f"{whole.norms[k]:.4g}", f"{whole.rms[k]:.2e}", f"{whole.moved[k]:.2%}"
+        table.add_row(Text(f"{k + 1} {name}", overflow="ellipsis"), *size, *notes)
+    return table
+
+
+def kinds_table(found: "Analysis") -> Table:
+    """Means over all pairs of lessons, for each kind of layer, and by chance."""
+    table = _slim("mean over all pairs of lessons")
+    for column in ("layers", *found.telling):
+        table.add_column(column, justify="left" if column == "layers" else "right")
+    for kind, part in found.parts.items():
+        table.add_row(kind, *(_brief(part.between(m)) for m in found.telling))
+    table.add_row("by chance", *(_brief(found.chance.get(m, math.nan)) for m in found.telling))
+    return table
+
+
+def _slim(title: str) -> Table:
+    narrow: dict[str, Any] = {
+        "box": box.SIMPLE_HEAD,
+        "padding": (0, 1, 0, 0),
+        "pad_edge": False,
+        "min_width": len(title),
+    }
+    return Table(title=Text(title), title_justify="left", **narrow)
+
+
+def _brief(value: float) -> str:
+    """Two places, without the leading zero: .58, -.10, 1.00."""
+    # adding 0 makes -0 a 0
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1) if math.isfinite(value) else ""

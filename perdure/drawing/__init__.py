@@ -1,0 +1,1 @@
+"""Pictures from a memory, and what a model scores on them."""

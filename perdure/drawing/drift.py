@@ -1,0 +1,47 @@
+"""Drift: what a lesson does to pictures that mention no concept, beside the base's of the same prompts and noise."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure import files, images
+from perdure.bases import calibration
+from perdure.drawing import sample
+from perdure.drawing.evaluate import Tools
+from perdure.lineage import Lineage
+from perdure.lineage.rows import building
+from perdure.memory import Memory
+from perdure.score import failings
+from perdure.score.measure import Measure
+
+
+def record(tools: Tools, lineage: Lineage, memory: Memory, row: Path) -> None:
+    """Draw `scoring.drift` prompts that mention no concept into a row's folder, beside the base's pictures of them.
+
+    `drift.json` holds how far they have moved; of the base's own row, only what was drawn. Does nothing where it is
+    there. A lineage that was begun without these pictures has them from here on.
+    """
+    count, base = tools.plan.scoring.drift, lineage.base_row.folder / "drift"
+    measure = next(filter(None, map(tools.identity, tools.plan.sequence)), None)
+    if not count or measure is None or (row / "drift").is_dir():
+        return
+    if not base.is_dir():
+        _draw(tools, Memory(), calibration.captions(tools.plan.base)[:count], base, None, measure)
+    if row != base.parent:
+        _draw(tools, memory, lineage.base_row.drift["prompts"], row / "drift", base, measure)
+
+
+def _draw(
+    tools: Tools, memory: Memory, prompts: Sequence[str], folder: Path, base: Path | None, measure: Measure
+) -> None:
+    sampling = tools.plan.sampling.model_copy(update={"images_per_prompt": 1})
+    with tools.watch("drawing what mentions no concept", len(prompts)) as advance:
+        drawn = sample.images(tools.backbone, tools.method, memory, None, prompts, sampling, tools.side, advance)
+    names = [f"{number:03d}.png" for number in range(len(prompts))]
+    record: dict[str, Any] = {"prompts": list(prompts)}
+    if base is not None:
+        record |= failings.drift(measure, [images.read_image(base / name) for name in names], drawn)
+    with building(folder) as partial:
+        for name, image in zip(names, drawn, strict=True):
+            files.write_png(partial / name, image)
+        files.write_json(partial / "drift.json", record)

@@ -1,0 +1,233 @@
+"""One cell of the score matrix: a concept drawn from a memory, and scored."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from torch import Tensor
+
+from perdure import files, images, method, score
+from perdure.bases.backbone import Backbone
+from perdure.bases.loading import EMBEDDED
+from perdure.drawing import sample
+from perdure.errors import LineageError, PlanError
+from perdure.lineage import Lineage
+from perdure.lineage.rows import building
+from perdure.memory import Memory, tensors
+from perdure.method import Method
+from perdure.parts.guard import preserving
+from perdure.photos import pictures
+from perdure.photos.pictures import Pictures
+from perdure.plan import TOYBOX, Concept, Plan, fingerprint
+from perdure.progress import Watch, silent
+from perdure.score import failings
+from perdure.score.measure import Measure
+from perdure.wording import without
+
+EMBEDDED_SCORERS = {
+    "clip_i": "clip",
+    "clip_t": "clip",
+    "clip_t_class": "clip",
+    "mmd": "clip",
+    "dino": "dino",
+    "csd": "csd",
+}
+"""Which of the embedded scorers plays which measure's role on the embedded base."""
+THUMBNAIL = 192
+KEPT = 4
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What a lineage keeps of a concept's pictures: facts on them, and small copies of the first few by file name."""
+
+    facts: dict[str, Any]
+    small: dict[str, Image.Image]
+
+
+@dataclass
+class Tools:
+    """What is loaded once and used for every lesson: the base model, the measures, the concepts' pictures."""
+
+    plan: Plan
+    backbone: Backbone
+    watch: Watch = silent
+    _pictures: dict[str, Pictures] = field(default_factory=dict)
+    _sketches: dict[str, Sketch] = field(default_factory=dict)
+
+    def measure(self, name: str) -> Measure:
+        """A measure with the model that the plan names for it (loaded once a process)."""
+        source = self.plan.scoring.models.get(name)
+        if source is None and self.plan.base == TOYBOX and name in EMBEDDED_SCORERS:
+            source = str(EMBEDDED / "scorers" / EMBEDDED_SCORERS[name])
+        return score.load(name, source, str(self.backbone.device))
+
+    def identity(self, concept: Concept) -> Measure | None:
+        """The first of a concept's measures that compares single pictures; what it looks like is told by that."""
+        measures = map(self.measure, self.plan.measures_for(concept))
+        return next((m for m in measures if m.among is not None and m.against == "references"), None)
+
+    def pictures(self, concept: Concept) -> Pictures:
+        """A concept's pictures. Only those asked for last are kept: photos of all concepts would fill the memory."""
+        if concept.name not in self._pictures:
+            self._pictures.clear()
+            self._pictures[concept.name] = pictures.of(concept)
+        return self._pictures[concept.name]
+
+    def sketch(self, concept: Concept) -> Sketch:
+        """What is kept of a concept's pictures, which are read for it once."""
+        if concept.name not in self._sketches:
+            self._sketches[concept.name] = _sketched(self.pictures(concept))
+        return self._sketches[concept.name]
+
+    @property
+    def method(self) -> Method:
+        """The plan's method (of a plan of one)."""
+        choice, preserve = self.plan.methods[0], self.plan.training.preserve
+        chosen = method.get(choice.name, choice.options)
+        return preserving(chosen, preserve.weight, preserve.prompts) if preserve else chosen
+
+    def check_tokens(self) -> None:
+        """Raises PlanError where the method learns a word and a concept has no token that could become it."""
+        if self.method.adapter.words and (bare := [c.name for c in self.plan.concepts if not c.token]):
+            learns = f"method {self.plan.methods[0].name!r} learns a word for each concept's token"
+            raise PlanError(f"{learns}; give a `token` to {', '.join(map(repr, bare))}")
+
+    @property
+    def side(self) -> int:
+        """Side of the evaluation images in pixels."""
+        return self.plan.sampling.resolution or self.plan.training.resolution
+
+
+def evaluate(
+    tools: Tools,
+    lineage: Lineage,
+    concept: Concept,
+    memory: Memory,
+    called: str,
+    folder: Path,
+    taught: Sequence[Concept] = (),
+) -> None:
+    """Draw and score one concept into `folder`, which appears when it is whole. Does nothing where it is there.
+
+    `taught`: the concepts that the memory has been taught, which one may be taken for another.
+    """
+    if folder.is_dir():
+        return
+    started = time.perf_counter()
+    prompts = tools.plan.prompts_for(concept)
+    count = tools.plan.sampling.images_per_prompt
+    measures = {name: tools.measure(name) for name in tools.plan.measures_for(concept)}  # what is missing shows first
+    references = {
+        name: kept_features(tools, lineage, concept, measure, "references") for name, measure in measures.items()
+    }
+    with tools.watch(f"drawing {concept.name}", len(prompts) * count) as advance:
+        drawn = sample.images(
+            tools.backbone, tools.method, memory, called, prompts, tools.plan.sampling, tools.side, advance
+        )
+    per_image = [prompt for prompt in prompts for _ in range(count)]
+    features = {name: measure.features(drawn) for name, measure in measures.items()}
+    record = _scored(concept, per_image, measures, features, references)
+    record |= _failings(tools, lineage, concept, features, taught)
+    with building(folder) as partial:
+        listed = []
+        for number, (image, prompt) in enumerate(zip(drawn, per_image, strict=True)):
+            file = f"{number:03d}.png"
+            files.write_png(partial / file, image)
+            listed.append({"file": file, "prompt": prompt, "latent": number % count})
+        seconds = round(time.perf_counter() - started, 3)
+        files.write_json(partial / "cell.json", {**record, "images": listed, "seconds": seconds})
+
+
+def _scored(
+    concept: Concept, per_image: Sequence[str], measures: Mapping[str, Measure], features: Mapping[str, Tensor],
+    references: Mapping[str, Tensor],
+) -> dict[str, Any]:  # fmt: skip
+    """What a cell records of its scores."""
+    plain = [without(prompt, concept.token) if concept.kind == "subject" else prompt for prompt in per_image]
+    record: dict[str, Any] = {"concept": concept.name, "scores": {}, "ceiling": {}, "measures": {}}
+    for name, measure in measures.items():
+        told = plain if measure.without_token else per_image
+        record["scores"][name] = measure.score_features(features[name], told, references[name])
+        record["ceiling"][name] = measure.ceiling(references[name])
+        spec = dict(measure.spec)
+        record["measures"][name] = {"direction": measure.direction, "model": spec.get("model", ""), "spec": spec}
+    return record
+
+
+def _failings(
+    tools: Tools, lineage: Lineage, concept: Concept, features: Mapping[str, Tensor], taught: Sequence[Concept]
+) -> dict[str, Any]:
+    """What a cell records beside its scores: `confusion`, `copying` and `shift`, each where it can be told."""
+    found: dict[str, Any] = {}
+    measure = tools.identity(concept)
+    if measure is not None:
+        generated, kind = features[measure.name], [c for c in taught if c.kind == concept.kind]
+        if len(kind) > 1 and concept.name in {c.name for c in kind}:
+            alike = {c.name: kept_features(tools, lineage, c, measure, "references") for c in kind}
+            found["confusion"] = failings.confusion(measure, generated, alike, concept.name)
+        # not of a concept that was taught when these features were not kept: its photos may be gone
+        if concept.name not in lineage.concepts or _features_file(lineage, concept, measure, "training").is_file():
+            training = kept_features(tools, lineage, concept, measure, "training")
+            held = lineage.concept_facts(concept.name)["held_out"]
+            real = kept_features(tools, lineage, concept, measure, "references") if held else None
+            found["copying"] = failings.copying(measure, generated, training, real)
+    first = next((row.cell(concept.name) for row in lineage.lessons if concept.name in row.concepts), None)
+    shifting = [tools.measure(name) for name in features if tools.measure(name).shifts]
+    if first is not None and shifting:
+        then = [images.read_image(path) for path in first.images]
+        found["shift"] = {m.name: m.compare(m.features(then), features[m.name]) for m in shifting}
+    return found
+
+
+def kept_features(
+    tools: Tools, lineage: Lineage, concept: Concept, measure: Measure, which: Literal["references", "training"]
+) -> Tensor:
+    """Features of a concept's references or training images, kept in the lineage: photos are needed only once."""
+    path = _features_file(lineage, concept, measure, which)
+    if not path.exists():
+        own = tools.pictures(concept)
+        shown = own.references if which == "references" else [picture.image for picture in own.training]
+        tensors.write(path, {"features": measure.reference_features(shown)})
+    remedy = "delete it, and it is made again from the photos"
+    kept = tensors.read(path, remedy)
+    if "features" not in kept or not kept["features"].isfinite().all():
+        raise LineageError(f"{path} is damaged: it holds no finite `features`; {remedy}")
+    return kept["features"]
+
+
+def _features_file(lineage: Lineage, concept: Concept, measure: Measure, which: str) -> Path:
+    kind = "" if which == "references" else f"-{which}"
+    return lineage.concept_folder(concept.name) / f"{measure.name}-{_tag(measure)}{kind}.safetensors"
+
+
+def record_concept(tools: Tools, lineage: Lineage, concept: Concept) -> None:
+    """Write what a concept is into the lineage: facts and small pictures. Raises LineageError where it has changed."""
+    sketch = tools.sketch(concept)
+    lineage.adopt_concept(concept, sketch.facts)
+    for file, small in sketch.small.items():
+        path = lineage.concept_folder(concept.name) / file
+        if not path.is_file():
+            files.write_png(path, small)
+
+
+def _sketched(own: Pictures) -> Sketch:
+    facts = {
+        "digest": own.digest,
+        "held_out": own.held_out,
+        "training_images": len(own.training),
+        "reference_images": len(own.references) if own.held_out else 0,
+    }
+    shown = {"train": [p.image for p in own.training[:KEPT]], "ref": own.references[:KEPT] if own.held_out else []}
+    small = {f"{kind}-{k}.png": image.copy() for kind, each in shown.items() for k, image in enumerate(each)}
+    for image in small.values():
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return Sketch(facts, small)
+
+
+def _tag(measure: Measure) -> str:
+    """Features of one model or preprocessing are never taken for another's."""
+    return fingerprint({k: str(v) for k, v in measure.spec.items()})[:8]

@@ -1,0 +1,140 @@
+"""Images for evaluation: fixed prompts, fixed latents, whatever delta lies under the base."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from perdure.bases.backbone import Backbone
+from perdure.bases.batch import on, rows
+from perdure.bases.family import Condition
+from perdure.bases.laying import Moved
+from perdure.memory import Memory
+from perdure.method import Method, Wanted, Word, words_of
+from perdure.plan import Sampling
+from perdure.progress import Advance
+from perdure.seeds import generator
+
+Pairs = Sequence[tuple[int, int]]
+"""What one batch draws: (number of the prompt, number of the latent)."""
+Finish = Callable[[Backbone, Tensor], Any]
+"""What is made of the latents of a batch, on the process that drew it."""
+
+
+def latents(backbone: Backbone, count: int, side: int, seed: int) -> Tensor:
+    """Initial noise (count, c, h/f, w/f); number k is the same for every prompt, concept, lesson and method."""
+    shape = (backbone.latent_channels, backbone.latent_side(side), backbone.latent_side(side))
+    return torch.stack([torch.randn(shape, generator=generator(seed, "latent", k)) for k in range(count)])
+
+
+@contextmanager
+def remembered(backbone: Backbone, method: Method, memory: Memory, concept: str | None, prompt: str) -> Iterator[None]:
+    """The base with what a memory recalls: weight differences under it, learnt words in its text encoders."""
+    words = {token: partial(_same, word) for token, word in words_of(memory).items()}
+    with backbone.speaking(words):
+        wanted = Wanted(concept, lambda: backbone.encode_prompts([prompt])["text"][0].float().cpu())
+        with backbone.laid(method.consolidate.recall(memory, wanted)):
+            yield
+
+
+def _same(word: Word) -> Word:
+    return word
+
+
+def images(
+    backbone: Backbone,
+    method: Method,
+    memory: Memory,
+    concept: str | None,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    side: int,
+    advance: Advance = lambda n, note: None,
+) -> list[Image.Image]:
+    """Images of every prompt from every fixed latent, as the memory recalls them; prompt by prompt."""
+    groups = [[prompt] for prompt in prompts] if method.consolidate.knows == "prompt" else [list(prompts)]
+    drawn: list[Image.Image] = []
+    for group in groups:
+        with remembered(backbone, method, memory, concept, group[0]):
+            drawn += draw(backbone, group, sampling, side, advance)
+    return drawn
+
+
+def draw_latents(
+    backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance = lambda n, note: None
+) -> Tensor:
+    """Latents (prompts x images, c, h/f, w/f), prompt by prompt, in batches of `sampling.batch_size`."""
+    return torch.cat(_drawn(backbone, prompts, sampling, side, advance, _kept)).to(backbone.device)
+
+
+def draw(
+    backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance = lambda n, note: None
+) -> list[Image.Image]:
+    """Images of every prompt from every fixed latent, prompt by prompt."""
+    return [image for batch in _drawn(backbone, prompts, sampling, side, advance, _decoded) for image in batch]
+
+
+def _drawn(
+    backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance, finish: Finish
+) -> list[Any]:
+    """All batches, finished; several processes draw whole batches in turn, so that the batches stay what they are."""
+    count = sampling.images_per_prompt
+    noise = latents(backbone, count, side, sampling.seed)
+    encoded, negative = backbone.encode_prompts(prompts), backbone.encode_negative(sampling.negative_prompt)
+    pairs = [(prompt, k) for prompt in range(len(prompts)) for k in range(count)]
+    batches = [pairs[start : start + sampling.batch_size] for start in range(0, len(pairs), sampling.batch_size)]
+    processes = backbone.processes
+    if not processes.available(backbone) or len(batches) == 1:
+        return _each(backbone, batches, encoded, negative, noise, sampling, finish, advance)
+    moved, turns = backbone.moved(), processes.count
+    processes.call(help_draw, moved, batches, on(encoded, "cpu"), on(negative, "cpu"), noise, sampling, finish)
+    with processes.together(), backbone.as_first(moved):
+        own = _each(
+            backbone, batches[::turns], encoded, negative, noise, sampling, finish,
+            lambda n, note: advance(min(n * turns, len(pairs)), note),
+        )  # fmt: skip
+        shares = processes.gathered(own)
+    return [shares[k % turns][k // turns] for k in range(len(batches))]
+
+
+def help_draw(
+    backbone: Backbone, moved: Moved, batches: Sequence[Pairs], encoded: Condition, negative: Condition,
+    noise: Tensor, sampling: Sampling, finish: Finish,
+) -> None:  # fmt: skip
+    """What another process does when the first has batches to draw, with the weights that the first has."""
+    processes = backbone.processes
+    with processes.together(), backbone.as_first(moved):
+        own = batches[processes.number :: processes.count]
+        encoded, negative = on(encoded, backbone.device), on(negative, backbone.device)
+        processes.gathered(_each(backbone, own, encoded, negative, noise, sampling, finish))
+
+
+def _each(
+    backbone: Backbone, batches: Sequence[Pairs], encoded: Condition, negative: Condition, noise: Tensor,
+    sampling: Sampling, finish: Finish, advance: Advance = lambda n, note: None,
+) -> list[Any]:  # fmt: skip
+    finished = []
+    for pairs in batches:
+        latent = backbone.draw(
+            rows(encoded, [prompt for prompt, _ in pairs]),
+            rows(negative, [0] * len(pairs)),
+            noise[[k for _, k in pairs]],
+            sampling.steps,
+            sampling.guidance,
+            sampling.scheduler,
+        )
+        finished.append(finish(backbone, latent))
+        advance(len(pairs), "")
+    return finished
+
+
+def _kept(backbone: Backbone, latent: Tensor) -> Tensor:
+    return latent.cpu()
+
+
+def _decoded(backbone: Backbone, latent: Tensor) -> list[Image.Image]:
+    return backbone.decode(latent)

@@ -1,0 +1,1 @@
+"""One lesson: examples, the model as a method sees it, training."""

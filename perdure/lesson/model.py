@@ -1,0 +1,120 @@
+"""What a method sees of the model in the middle of a lesson."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perdure.bases import calibration
+from perdure.bases.backbone import Backbone
+from perdure.bases.batch import Batch
+from perdure.drawing import sample
+from perdure.lesson.examples import Draw, Examples
+from perdure.memory.delta import Delta
+from perdure.plan import Plan
+
+
+@dataclass
+class LessonModel:
+    """`method.Model` over a backbone: the lesson's examples, and the model before, now, and under any delta."""
+
+    backbone: Backbone
+    examples: Examples
+    past: Delta
+    """What lay under the base before this lesson."""
+    plan: Plan
+    projections: Sequence[str]
+    """The projections that the lesson's adapter may move."""
+    random: Draw
+    word: bool = False
+    """Whether the lesson learns a word: what its captions say then changes as it goes."""
+
+    @property
+    def latents(self) -> Tensor:
+        """Latents (n, c, h, w) of the concept's own examples."""
+        return self.examples.latents
+
+    @property
+    def captions(self) -> Sequence[str]:
+        """The caption of each."""
+        return self.examples.captions
+
+    @property
+    def calibration(self) -> Sequence[str]:
+        """Diverse captions that mention no concept, in words that the base knows."""
+        return calibration.captions(self.plan.base)
+
+    def weight(self, projection: str) -> Tensor:
+        """A projection's weight (out, in) with what is laid under it."""
+        return self.backbone.weight(projection)
+
+    def laid(self, delta: Delta) -> AbstractContextManager[None]:
+        """The model with another delta under it."""
+        return self.backbone.laid(delta)
+
+    @torch.no_grad()
+    def features(self, prompts: Sequence[str]) -> Tensor:
+        """Text features (prompts, tokens, width)."""
+        return self.backbone.encode_prompts(prompts)["text"].float()
+
+    @torch.no_grad()
+    def batches(self, purpose: str, count: int, size: int) -> list[Batch]:
+        """Noised batches of the concept's own examples."""
+        plain = [self.examples.batch(self.backbone, size, self.random, step, f"{purpose} ") for step in range(count)]
+        return [self.backbone.reworded(batch, batch.captions) for batch in plain] if self.word else plain
+
+    def batch_of(self, latents: Tensor, captions: Sequence[str], purpose: str, step: int) -> Batch:
+        """A noised batch of other images (b, c, h, w)."""
+        generator = self.random(f"{purpose} noise", step)
+        like = self.examples.latents
+        noise = torch.randn(latents.shape, generator=generator).to(like)
+        timesteps = torch.randint(0, self.backbone.training_timesteps, (len(latents),), generator=generator).to(
+            like.device
+        )
+        sizes = {
+            name: tensor[:1].expand(len(latents), *tensor.shape[1:]) for name, tensor in self.examples.condition.items()
+        }
+        plain = Batch(latents.to(like), noise, timesteps, sizes, tuple(captions))
+        return self.backbone.reworded(plain, captions)
+
+    def predict(self, batch: Batch, prompts: Sequence[str] | None = None) -> Tensor:
+        """What the model predicts for a batch, with its graph."""
+        return self.backbone.predict(batch if prompts is None else self.backbone.reworded(batch, prompts))
+
+    def before(self, batch: Batch, prompts: Sequence[str] | None = None) -> Tensor:
+        """What the model predicted before this lesson."""
+        return self.under(self.past, batch, prompts)
+
+    @torch.no_grad()
+    def under(self, delta: Delta, batch: Batch, prompts: Sequence[str] | None = None) -> Tensor:
+        """What the base predicts with a delta under it and nothing else."""
+        with self.backbone.bare(), self.backbone.laid(delta):
+            return self.predict(batch, prompts)
+
+    def error(self, batch: Batch, predicted: Tensor) -> Tensor:
+        """Mean squared error of a prediction, for each image of the batch (b,)."""
+        return self.backbone.error(batch, predicted)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The lesson's own loss of a batch, a scalar: its mean error, weighted as `training.min_snr` says."""
+        return self.backbone.loss(batch, self.plan.training.min_snr)
+
+    def gradients(self, loss: Callable[[], Tensor]) -> Mapping[str, Tensor]:
+        """Gradient (out, in) of a loss with respect to each target projection's weight."""
+        with torch.enable_grad():
+            return self.backbone.gradients(loss, self.projections)
+
+    @torch.no_grad()
+    def input_norms(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Norm (in,) of what enters each target projection for a batch, over its images and their tokens or pixels."""
+        return self.backbone.input_norms(lambda: self.predict(batch), self.projections)
+
+    @torch.no_grad()
+    def draw(self, prompts: Sequence[str], count: int) -> Tensor:
+        """Latents (prompts x count, c, h, w) drawn by the model as it was before this lesson."""
+        own_seed = self.random("replay").initial_seed() % 2**32
+        settings = self.plan.sampling.model_copy(update={"images_per_prompt": count, "seed": own_seed})
+        with self.backbone.bare(), self.backbone.laid(self.past):
+            return sample.draw_latents(self.backbone, prompts, settings, self.plan.training.resolution)

@@ -1,0 +1,83 @@
+"""What one lineage takes over from another: its first lessons, or the untouched base's row, bit for bit."""
+
+import shutil
+from pathlib import Path
+
+from perdure import files
+from perdure.errors import LineageError
+from perdure.lineage import agreement
+from perdure.lineage.lineage import Lineage, record
+from perdure.lineage.rows import PARTIAL, building, remove
+from perdure.plan import Plan
+
+
+def branch(lineage: Lineage, folder: Path | str, plan: Plan, lessons: int) -> Lineage:
+    """A new lineage that begins with the first `lessons` of another, as if it had been taught them itself.
+
+    Reads finished lessons only, so the other may grow meanwhile. Raises LineageError where the folder is in use, or
+    the plan does not begin like the other.
+    """
+    folder, rows = Path(folder), lineage.lessons[:lessons]
+    names = {cell.name for row in rows for cell in row.cells.glob("*")}
+    packs = {pack for row in rows for pack in lineage.packs(row)}
+    agreement.on_settings(lineage, plan)
+    if folder.exists():
+        raise LineageError(f"{folder} exists; choose a new folder for the model")
+    with building(folder) as partial, files.telling(folder):
+        made = Lineage.create(partial, plan, lineage.facts["base_identity"], lineage.facts["versions"])
+        concepts = [lineage.concept_folder(name) for name in names]
+        cells = [lineage.base_row.cells / name for name in names]
+        for whole in (*(row.folder for row in rows), *concepts, *filter(Path.is_dir, cells)):
+            shutil.copytree(whole, partial / whole.relative_to(lineage.folder), symlinks=True)
+        made.store.mkdir()
+        for pack in packs:
+            shutil.copyfile(lineage.store / pack, made.store / pack)
+        agreement.on_plan(made, plan)
+    return Lineage(folder)
+
+
+def renewed(lineage: Lineage, plan: Plan, base_identity: str, versions: dict[str, str]) -> Lineage:
+    """A lineage that has learnt nothing, for whatever plan: made for another one, or on another base, it begins anew.
+
+    What was drawn and half done there is dropped. Raises LineageError where it is damaged, or another process writes.
+    """
+    try:
+        agreement.on_plan(lineage, plan)
+        agreement.on_base(lineage, base_identity)
+    except LineageError:
+        with lineage.locked():
+            if lineage.lessons:
+                raise  # another process has taught it meanwhile
+            for name in ("lessons", "concepts", "store"):
+                remove(files.within(lineage.folder, name))
+            record(lineage.folder, plan, base_identity, versions)
+            lineage.write_plan(plan)
+    return Lineage(lineage.folder)
+
+
+def adopt_base_row(lineage: Lineage, other: Lineage) -> None:
+    """Copy the base's cells, and what is recorded of their concepts, from a lineage that drew them alike."""
+    keys, training = ("base", "vae", "sampling", "scoring"), ("resolution", "precision")
+    if any(lineage.settings[key] != other.settings[key] for key in keys) or any(
+        lineage.settings["training"][key] != other.settings["training"][key] for key in training
+    ):
+        return
+    theirs, mine = (line.base_row.folder / "drift" for line in (other, lineage))
+    if theirs.is_dir() and not mine.exists():
+        _copied(theirs, mine)
+    for cell in other.base_row.cells.glob("*"):
+        target, own = lineage.base_row.cells / cell.name, lineage.concept_folder(cell.name)
+        if cell.name.endswith(PARTIAL) or target.exists():
+            continue
+        if not (own / "concept.json").is_file():
+            remove(own)
+            _copied(other.concept_folder(cell.name), own)
+        known, own_facts = other.concept_facts(cell.name), lineage.concept_facts(cell.name)
+        if all(known[key] == own_facts[key] for key in ("described", "digest")):
+            _copied(cell, target)
+
+
+def _copied(folder: Path, target: Path) -> None:
+    """A copy of a folder, there whole or not at all."""
+    with building(target) as partial, files.telling(target):
+        shutil.copytree(folder, partial, symlinks=True, dirs_exist_ok=True)

@@ -1,0 +1,1 @@
+"""A concept's pictures, from disk to arrays."""

@@ -1,0 +1,209 @@
+"""Pictures of a concept: what is trained on, what it is scored against, and what each is called."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from perdure import images, score
+from perdure.errors import ImageError, PlanError
+from perdure.photos import captions
+from perdure.plan import Plan, folders
+from perdure.plan.sections import Concept
+from perdure.toybox import world
+from perdure.wording import fill, mentions, squeeze
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One RGB image and the caption it is trained with."""
+
+    image: Image.Image
+    caption: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of one concept. `held_out` is False where the training images have to serve as references."""
+
+    training: tuple[Picture, ...]
+    references: tuple[Image.Image, ...]
+    held_out: bool
+    digest: str
+    """16 hex digits over captions and pixels of the training images and the references."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the pictures of one concept are, with none of them decoded or drawn.
+
+    captions: of the training images, in order. references: how many are held out. notes: what lies beside the images
+    and was left out, and which images have no caption where others have one; a sentence each.
+    """
+
+    captions: tuple[str, ...]
+    references: int
+    notes: tuple[str, ...]
+
+
+def of(concept: Concept) -> Pictures:
+    """Read or draw a concept's pictures. Raises ImageError for the first file that cannot be used."""
+    if concept.drawn is not None:
+        training, references = _drawn(concept)
+    else:
+        train_files, reference_files = files_of(concept)
+        captioned = _captioned(concept, train_files, captions.of(train_files))
+        training = tuple(Picture(images.read_image(f), caption) for f, caption in captioned)
+        references = tuple(images.read_image(f) for f in reference_files)
+    held_out = bool(references)
+    return Pictures(training, references or tuple(p.image for p in training), held_out, _digest(training, references))
+
+
+def contents(concept: Concept) -> Contents:
+    """Look at a concept's pictures. Raises ImageError or PlanError for what cannot be used, but does not decode any."""
+    if concept.drawn is not None:
+        scenes, references = _scenes(concept)
+        return Contents(tuple(caption for _, caption in scenes), len(references), ())
+    train_files, reference_files = files_of(concept)
+    written = captions.of(train_files)
+    notes = [*_left_out(concept), *_bare(concept, train_files, written)]
+    told = tuple(caption for _, caption in _captioned(concept, train_files, written))
+    return Contents(told, len(reference_files), tuple(notes))
+
+
+def notes(concepts: Iterable[Concept]) -> list[str]:
+    """What was left out or added, a sentence each; nothing on concepts that cannot be used, which `check` names."""
+    told = []
+    for concept in concepts:
+        try:
+            told += [f"concept {concept.name!r}: {note}" for note in contents(concept).notes]
+        except (ImageError, PlanError):
+            continue
+    return told
+
+
+def check(concepts: Iterable[Concept], plans: Collection[Plan] = ()) -> list[str]:
+    """Everything wrong with what some concepts are trained on, one sentence each; nothing is kept in memory.
+
+    plans: by which they will be taught and scored.
+    """
+    priors = [prior for plan in plans for prior in plan.priors]
+    problems = []
+    for concept in concepts:
+        if not concept.noun and any("{class}" in prior.prompt for prior in priors):
+            problems.append(
+                f"concept {concept.name!r}: prior preservation draws images of its class, and it has none; give it a "
+                "`class`, or write training.prior.prompt without {class}"
+            )
+        try:
+            own = contents(concept)
+            files = files_of(concept) if concept.drawn is None else ()
+        except (ImageError, PlanError) as error:
+            problems.append(f"concept {concept.name!r}: {error}")
+            continue
+        told = [*_too_few(concept, own, plans), *(problem for some in files for problem in images.check_images(some))]
+        problems += [f"concept {concept.name!r}: {problem}" for problem in told]
+    return problems
+
+
+def _too_few(concept: Concept, own: Contents, plans: Iterable[Plan]) -> list[str]:
+    """What measures of sets of pictures lack, a sentence each."""
+    told = {}
+    for plan in plans:
+        sides = {
+            "drawn (sampling.images_per_prompt)": len(plan.prompts_for(concept)) * plan.sampling.images_per_prompt,
+            "to compare with": own.references or len(own.captions),
+        }
+        for measure, least in score.FEWEST.items():
+            few = [f"{count} {side}" for side, count in sides.items() if count < least]
+            if few and measure in plan.measures_for(concept):
+                told[measure] = f"{measure} needs {least} pictures or more on each side; there is {' and '.join(few)}"
+    return list(told.values())
+
+
+def files_of(concept: Concept) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """The training files and the held-out reference files of a concept."""
+    if isinstance(concept.images, tuple):
+        files, beside = concept.images, None
+    else:
+        assert concept.images is not None  # Concept checks that images or drawn is given
+        files, beside = folders.list_images(concept.images), concept.images / folders.REFERENCES
+    if isinstance(concept.references, tuple):
+        return files, concept.references
+    if concept.references is not None:
+        return files, folders.list_images(concept.references)
+    if beside is not None and beside.is_dir():
+        return files, folders.list_images(beside)
+    if concept.hold_out >= len(files):
+        raise PlanError(
+            f"hold_out is {concept.hold_out}, but there are only {len(files)} images; leave at least one to train on"
+        )
+    cut = len(files) - concept.hold_out
+    return files[:cut], files[cut:]
+
+
+def _left_out(concept: Concept) -> list[str]:
+    """What lies in the concept's folders and is not used."""
+    own = concept.images if isinstance(concept.images, Path) else None
+    beside = [own / folders.REFERENCES] if own and (own / folders.REFERENCES).is_dir() else []
+    held_out = [concept.references] if isinstance(concept.references, Path) else beside
+    notes = []
+    if own:
+        found = folders.listing(own, apart=held_out)
+        notes += [*found.left_out, *captions.unread(found.pictures, found.texts)]
+    for folder in held_out:
+        notes += folders.listing(folder).left_out
+    return notes
+
+
+def _bare(concept: Concept, files: Sequence[Path], written: dict[Path, str]) -> list[str]:
+    """The pictures that have no caption, where others have one."""
+    bare = [file for file in files if file not in written]
+    if not written or not bare:
+        return []
+    return [f"{bare[0].parent}: no caption, and trained with {concept.prompt!r}: {folders.some(bare)}"]
+
+
+def _captioned(concept: Concept, files: Iterable[Path], written: dict[Path, str]) -> list[tuple[Path, str]]:
+    """Each file with its caption: what is written for it, else the concept's prompt."""
+    return [(file, _caption(concept, written.get(file))) for file in files]
+
+
+def _caption(concept: Concept, written: str | None) -> str:
+    """A caption with its placeholders filled; the phrase is put in front where a caption does not mention it."""
+    if written is None:
+        return concept.prompt
+    caption = " ".join(fill(written, token=concept.token, noun=concept.noun).split())
+    calls = concept.token or concept.phrase
+    return caption if mentions(caption, calls) else f"{concept.phrase}, {caption}"
+
+
+def _scenes(concept: Concept) -> tuple[list[tuple[world.Scene, str]], list[world.Scene]]:
+    """The training scenes of a toybox concept with their captions, and its reference scenes."""
+    drawn = concept.drawn
+    assert drawn is not None
+    if drawn.what == "style":
+        style = world.style_concepts(drawn.index + 1)[drawn.index]
+        scenes, references = style.training_scenes(drawn.images), style.reference_scenes(drawn.references)
+        told = [squeeze(fill(concept.prompt, token=concept.token, noun=scene.thing.class_name)) for scene in scenes]
+    else:
+        subject = world.subjects(drawn.index + 1, split=drawn.split)[drawn.index]
+        scenes, references = subject.training_scenes(drawn.images), subject.reference_scenes(drawn.references)
+        told = [concept.prompt] * len(scenes)
+    return list(zip(scenes, told, strict=True)), list(references)
+
+
+def _drawn(concept: Concept) -> tuple[tuple[Picture, ...], tuple[Image.Image, ...]]:
+    """The pictures of a toybox concept."""
+    scenes, references = _scenes(concept)
+    training = tuple(Picture(world.draw(scene), caption) for scene, caption in scenes)
+    return training, tuple(world.draw(scene) for scene in references)
+
+
+def _digest(training: tuple[Picture, ...], references: tuple[Image.Image, ...]) -> str:
+    digest = hashlib.sha256()
+    for caption, image in [*((p.caption, p.image) for p in training), *(("reference", image) for image in references)]:
+        digest.update(f"{caption}{image.size}".encode() + image.tobytes())
+    return digest.hexdigest()[:16]

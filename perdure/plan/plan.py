@@ -1,0 +1,248 @@
+"""Plan: what will be done. Base, methods, ordered concepts, and how to train, sample and score them.
+
+A plan is one YAML file. It is read once, checked whole (every mistake is reported, each with its place), frozen, and
+written back in full beside every result. Precedence: defaults of the base < plan file < `--set` on the command line.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
+
+from perdure.errors import PlanError, did_you_mean
+from perdure.plan import mistakes, sources, yaml_file
+from perdure.plan.choice import MethodChoice
+from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
+from perdure.plan.sections import Concept, Drawn, Prior, Prompts, Sampling, Scoring, Training
+from perdure.wording import mentions, name_from, squeeze
+
+__all__ = ["TOYBOX", "Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Training"]
+
+JOINT = "joint"
+"""Label of the run that is taught all concepts at once."""
+NOT_SETTINGS: dict[str, Any] = dict.fromkeys(
+    ("name", "description", "data", "concepts", "order", "joint", "protocol"), True
+)
+NOT_SETTINGS["training"] = {"prompts": True}
+"""Keys of a plan that do not decide how a lesson goes: each concept says by itself what prompt it has."""
+
+
+class Plan(Section):
+    """The whole experiment."""
+
+    version: Literal[1] = 1
+    name: Name = "plan"
+    description: str = ""
+    protocol: str | None = None
+    """The published protocol that the plan follows; `perdure compare` shows its numbers beside."""
+    base: Model = TOYBOX
+    """`toybox`, a hub id, or a local diffusers folder (Stable Diffusion 1.x, 2.x or SDXL)."""
+    vae: Model | None = None
+    """Another autoencoder for the base: a hub id or a local folder."""
+    methods: tuple[MethodChoice, ...] = Field(min_length=1)
+    """`method: NAME` for one; a list for several, each run on its own copy of the base."""
+    joint: bool = False
+    """Also teach all concepts at once, as the upper bound."""
+    data: Path | None = None
+    """Folder that relative paths of images start from; the plan file's folder by default."""
+    concepts: tuple[Concept, ...] = ()
+    order: tuple[int, ...] | None = None
+    """Positions (from 1) in which the concepts are taught; as listed by default."""
+    training: Training
+    sampling: Sampling
+    scoring: Scoring = Scoring()
+    seed: int = Field(0, ge=0)
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> "Plan":
+        labels = [m.label for m in self.methods] + [JOINT] * self.joint
+        new = info.context is NEW
+        problems = [
+            *_doubles("concept", [c.name for c in self.concepts], new),
+            *_clashes(self.concepts),
+            *_doubles("method", labels, new),
+        ]
+        if self.order is not None and sorted(self.order) != list(range(1, len(self.concepts) + 1)):
+            problems.append(f"order {list(self.order)} is not an ordering of 1..{len(self.concepts)}")
+        if self.protocol and self.protocol not in (known := yaml_file.read_packaged("compare/published.yaml")):
+            problems.append(f"no published protocol is called {self.protocol!r}{did_you_mean(self.protocol, known)}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out or guessed where the concepts came from a folder: told once, and no part of the plan."""
+        return self._notes
+
+    @property
+    def sequence(self) -> tuple[Concept, ...]:
+        """The concepts in the order in which they are taught."""
+        return self.concepts if self.order is None else tuple(self.concepts[i - 1] for i in self.order)
+
+    def narrowed(self, choice: MethodChoice) -> "Plan":
+        """The same plan with one method only, trained as that method wants it."""
+        own = choice.training
+        wanted = {key: getattr(own, key) for key in own.model_fields_set} if own else {}
+        training = self.training.model_copy(update=wanted)
+        return self.model_copy(update={"methods": (choice,), "joint": False, "training": training})
+
+    def joined(self) -> "Plan":
+        """All concepts in one lesson with the first method's adapter, and the steps of all their lessons together."""
+        own = self.narrowed(self.methods[0].model_copy(update={"label": JOINT}))
+        longer = own.training.model_copy(update={"steps": own.training.steps * len(self.concepts)})
+        return own.model_copy(update={"training": longer, "joint": True})
+
+    @property
+    def priors(self) -> tuple[Prior, ...]:
+        """Prior preservation as any of the methods has it."""
+        return tuple(prior for choice in self.methods if (prior := self.narrowed(choice).training.prior))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides a lesson but the concepts: plain JSON values, no paths of concepts."""
+        return self.model_dump(mode="json", by_alias=True, exclude=NOT_SETTINGS)
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any setting that can change a result; not with where files lie."""
+        concepts = [describe(c) for c in self.sequence]
+        return fingerprint({**portable(self.settings()), "concepts": concepts, "joint": self.joint})
+
+    def prompts_for(self, concept: Concept) -> tuple[str, ...]:
+        """The evaluation prompts of one concept, filled in."""
+        templates = concept.prompts or getattr(self.sampling.prompts, concept.kind)
+        return tuple(squeeze(t.replace("{concept}", concept.phrase)) for t in templates)
+
+    def measures_for(self, concept: Concept) -> tuple[str, ...]:
+        """The measures taken of one concept."""
+        return self.scoring.subject if concept.kind == "subject" else self.scoring.style
+
+
+def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
+    """Read and check a plan file; `overrides` are `a.b=value` strings.
+
+    Relative paths resolve against the file's folder. Raises PlanError with every mistake found.
+    """
+    path = Path(path)
+    data, lines = yaml_file.read(path)
+    data.setdefault("name", name_from(path.stem))
+    for text in overrides:
+        if other := {"method": "methods", "methods": "method"}.get(text.partition("=")[0]):
+            data.pop(other, None)
+    return build(yaml_file.override(data, overrides), folder=path.parent, lines=lines, where=str(path))
+
+
+def build(
+    data: dict[str, Any],
+    folder: Path = Path(),
+    lines: yaml_file.Lines | None = None,
+    where: str = "plan",
+    new: bool = True,
+) -> Plan:
+    """A plan from plain values, completed with the defaults of its base. Raises PlanError.
+
+    `new`: False for the plan of a model that exists, whose settings may be such as are refused by now.
+    """
+    data = dict(data)
+    single = "method" in data
+    if single:
+        if "methods" in data:
+            raise PlanError(f"{where}: give `method` or `methods`, not both")
+        data["methods"] = [data.pop("method")]
+    if data.get("data") is not None:
+        data["data"] = sources.resolve(folder, data["data"])
+    prompts = _mapping(_mapping(data.get("training")).get("prompts"))
+    source, start = data.get("concepts", []), data.get("data") or folder
+    data["concepts"] = sources.expand(source, start, prompts)
+    complete = yaml_file.merge(yaml_file.read_packaged("defaults.yaml")[base_family(data)], data)
+    try:
+        made = Plan.model_validate(sources.located(complete, folder), context=NEW if new else None)
+    except ValidationError as error:
+        raise PlanError(mistakes.sentences(error, Plan, where, lines, single)) from None
+    made._notes = tuple(sources.notes(source, start))
+    return made
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A value that is a mapping; an empty one for any other, which the plan's own checks refuse."""
+    return value if isinstance(value, dict) else {}
+
+
+def concept(data: dict[str, Any], folder: Path = Path(), where: str = "concept") -> Concept:
+    """One concept from plain values. Raises PlanError."""
+    try:
+        return Concept.model_validate(sources.expand([data], folder)[0], context=NEW)
+    except ValidationError as error:
+        raise PlanError(mistakes.sentences(error, Concept, where, None)) from None
+
+
+def ready(name: str) -> Path:
+    """The file of a plan that ships with perdure. Raises PlanError."""
+    here = Path(__file__).parent.parent
+    folder = here / "plans" if (here / "plans").is_dir() else here.parent / "plans"
+    path = folder / f"{name}.yaml"
+    if not os.path.isfile(path):
+        known = [p.stem for p in folder.glob("*.yaml")]
+        raise PlanError(f"no plan file {name!r}, and no ready plan of that name{did_you_mean(name, known)}")
+    return path
+
+
+def base_family(data: dict[str, Any]) -> str:
+    """Which set of defaults a plan starts from: the embedded base's or the published protocol's."""
+    return TOYBOX if data.get("base", TOYBOX) == TOYBOX else "published"
+
+
+def describe(concept: Concept) -> dict[str, Any]:
+    """A concept without its paths: what it is, not where it lies."""
+    return concept.model_dump(mode="json", by_alias=True, exclude={"images", "references"})
+
+
+def plan_text(plan: Plan) -> str:
+    """The resolved plan as YAML; read back it has the same fingerprint."""
+    text = yaml_file.dump(plan.model_dump(mode="json", by_alias=True))
+    return f"# Resolved plan, fingerprint {plan.fingerprint()}\n{text}"
+
+
+def portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which a local model counts by its folder's name, not by where that lies."""
+
+    def name(model: str | None) -> str | None:
+        return Path(model).name if model and os.path.isabs(model) else model
+
+    scoring = settings["scoring"]
+    models = {measure: name(model) for measure, model in scoring["models"].items()}
+    named = {key: name(settings[key]) for key in ("base", "vae")}
+    return {**settings, **named, "scoring": {**scoring, "models": models}}
+
+
+def fingerprint(value: Any) -> str:
+    """16 hex digits of SHA-256 over the canonical JSON of a value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _doubles(what: str, names: list[str], new: bool) -> list[str]:
+    """Names that occur twice, for each names a folder; `new`: those too that only some systems tell apart."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.lower() if new else name, []).append(name)
+    doubles = [" and ".join(map(repr, dict.fromkeys(same))) for same in groups.values() if len(same) > 1]
+    where = " (one folder on Windows and macOS)"
+    return [f"two {what}s are called {n}{where if ' and ' in n else ''}; give each its own name" for n in doubles]
+
+
+def _clashes(concepts: tuple[Concept, ...]) -> list[str]:
+    """Tokens that are, or are words of, another's token (or its phrase)."""
+    problems = []
+    tokens = [(c.name, squeeze((c.token or c.phrase).lower())) for c in concepts]
+    for i, (name, token) in enumerate(tokens):
+        for other, longer in tokens[:i] + tokens[i + 1 :]:
+            if mentions(longer, token) and (token != longer or name < other):
+                relation = "the same as" if token == longer else "a part of"
+                problems.append(
+                    f"concept {name!r}: its token {token!r} is {relation} {longer!r} of concept {other!r}; "
+                    "tokens must not contain one another, or the concepts cannot be told apart"
+                )
+    return problems

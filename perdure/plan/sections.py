@@ -1,0 +1,195 @@
+"""The sections of a plan: each a frozen part with checked keys; docstrings under fields are their help."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from perdure import score
+from perdure.errors import did_you_mean
+from perdure.plan.fields import Beta, Files, Model, Name, Section
+from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
+
+Kind = Literal["subject", "style"]
+
+
+class Drawn(Section):
+    """A concept of the toybox world, drawn when needed instead of read from files."""
+
+    what: Kind = "subject"
+    index: int = Field(ge=0)
+    """Number of the subject or style in its split, from 0."""
+    split: Literal["test", "dev"] = "test"
+    """`dev` concepts are for choosing hyper-parameters, `test` concepts for reporting."""
+    images: int = Field(5, ge=1, le=64)
+    references: int = Field(12, ge=0, le=256)
+
+
+class Concept(Section):
+    """One thing to learn: a name, a handful of images, and the prompt that will call it."""
+
+    name: Name
+    kind: Kind = "subject"
+    images: Files | None = None
+    """A folder or a list of files; never written to."""
+    drawn: Drawn | None = None
+    """Instead of `images`: a concept of the toybox world."""
+    references: Files | None = None
+    """Held-out images (folder or files) to score against; `refs/` inside the images' folder is found by itself."""
+    hold_out: int = Field(0, ge=0)
+    """Without a references folder: how many of the images (the last ones) are held out of training."""
+    token: str = ""
+    """The words that call the concept: a rare token for a subject, the style's name for a style."""
+    noun: str = Field("", alias="class")
+    """The class noun: backpack, dog, ..."""
+    prompt: str = ""
+    """Training prompt with `{token}` and `{class}`; captions beside images go first. Drawn styles keep `{class}`."""
+    phrase: str = ""
+    """`{concept}` in evaluation prompts: by default token + class, a style's token, or else what the prompt shows."""
+    prompts: tuple[str, ...] = ()
+    """Evaluation prompts of this concept alone, instead of `sampling.prompts`."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Concept":
+        if (self.images is None) == (self.drawn is None):
+            raise ValueError("give either `images` (a folder or files) or `drawn` (a toybox concept)")
+        if not (self.prompt or self.token or self.noun):
+            raise ValueError("give a `prompt`, or a `token` and a `class`, so that the concept can be called")
+        many = self.drawn is not None and self.drawn.what == "style"
+        noun = "{class}" if many else self.noun
+        styled = "{token} image of a {class}" if many else "{token} image of {class}" if noun else "{token} image"
+        prompt = self.prompt or ("a photo of {token} {class}" if self.kind == "subject" and not many else styled)
+        if empty := hole(prompt, token=self.token, noun=noun):
+            raise ValueError(f"prompt {prompt!r}: there is nothing to fill in for {empty}; give a `{empty[1:-1]}`")
+        prompt = squeeze(fill(prompt, token=self.token, noun=noun))
+        plain = squeeze(prompt.replace("{class}", "")) if many else prompt
+        if unknown := PLACEHOLDER.search(plain):
+            raise ValueError(f"prompt: {unknown[0]} is not known; {{token}} and {{class}} are filled in")
+        words = f"{self.token} {self.noun}" if self.kind == "subject" else self.token
+        object.__setattr__(self, "prompt", prompt)
+        object.__setattr__(self, "phrase", squeeze(self.phrase or (words if self.token else without_lead(plain))))
+        return self
+
+
+class Prior(Section):
+    """Prior preservation (DreamBooth): images of the class drawn by the base and trained beside the concept's."""
+
+    images: int = Field(50, ge=1)
+    weight: float = Field(1.0, ge=0)
+    prompt: str = "a photo of {class}"
+
+
+class Preserve(Section):
+    """Preservation by distillation, on top of whatever the method does: keep predicting what was predicted before."""
+
+    weight: float = Field(1.0, ge=0)
+    prompts: Literal["both", "current", "past"] = "both"
+    """Under the lesson's own captions, past concepts' captions, or both in turn."""
+
+
+class TrainingPrompts(Section):
+    """Training prompts of the concepts of a kind that have none of their own; `{token}` and `{class}` are filled in."""
+
+    subject: str | None = None
+    style: str | None = None
+
+    @field_validator("subject", "style")
+    @classmethod
+    def _calls_concept(cls, prompt: str | None) -> str | None:
+        if prompt is not None and "{token}" not in prompt:
+            raise ValueError(f"prompt {prompt!r} does not contain {{token}}")
+        return prompt
+
+
+class Training(Section):
+    """How one lesson is trained."""
+
+    prompts: TrainingPrompts | None = None
+    """Training prompts for all concepts of a kind."""
+    resolution: int = Field(512, ge=16, multiple_of=8)
+    """Side of the square training images in pixels."""
+    steps: int = Field(850, ge=1)
+    batch_size: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-5, gt=0)
+    word_learning_rate: float | None = Field(None, gt=0)
+    """Rate of learnt words; that of the weights by default."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    weight_decay: float = Field(1e-4, ge=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    min_snr: float | None = Field(None, gt=0)
+    """Gamma of min-SNR weighting (Hang et al. 2023); 5 is usual, none by default."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit`: moments in 8 bits (Dettmers et al. 2022), by bitsandbytes."""
+    resize: Literal["lanczos", "bilinear"] = "lanczos"
+    """Filter that makes training images smaller; lanczos keeps more detail, bilinear is the published protocols'."""
+    posterior: Literal["once", "each_step"] = "once"
+    """When a latent is drawn from what the autoencoder says of an image: when it is encoded, or anew at each step."""
+    crop: Literal["center", "random"] = "center"
+    """How the first view of an image is cut to a square."""
+    views: int = Field(1, ge=1)
+    """Encoded views of each image; those after the first are random crops."""
+    flip: bool = False
+    """Also encode the mirror image of each view."""
+    prior: Prior | None = None
+    preserve: Preserve | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+    seed_per_lesson: bool = True
+    """False: every lesson draws the same numbers, as the reference code does by resetting its seed."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Save the unfinished lesson every so many steps, so that a killed run goes on inside the lesson; 0: do not."""
+
+
+class Prompts(Section):
+    """Evaluation prompts; `{concept}` is the concept's phrase."""
+
+    subject: tuple[str, ...] = Field(min_length=1)
+    style: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("subject", "style")
+    @classmethod
+    def _mentions_concept(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        missing = [p for p in prompts if "{concept}" not in p]
+        if missing:
+            raise ValueError(f"prompt {missing[0]!r} does not contain {{concept}}")
+        return prompts
+
+
+class Sampling(Section):
+    """How evaluation images are made after each lesson: fixed prompts, fixed latents."""
+
+    prompts: Prompts
+    images_per_prompt: int = Field(8, ge=1)
+    steps: int = Field(50, ge=1)
+    guidance: float = Field(5.0, ge=0)
+    negative_prompt: str | None = None
+    """What to guide away from; none: as the base's own pipeline does (SDXL: zeros, not the empty prompt)."""
+    scheduler: Literal["default", "ddim", "euler", "dpm++", "unipc"] = "default"
+    resolution: int | None = Field(None, ge=16, multiple_of=8)
+    """Side in pixels; the training resolution by default."""
+    batch_size: int = Field(8, ge=1)
+    seed: int = Field(42, ge=0)
+    unseen: bool = False
+    """Also sample concepts not yet taught (forward transfer needs them)."""
+
+
+class Scoring(Section):
+    """Which measures are taken, and from which models."""
+
+    subject: tuple[str, ...] = Field(default=("clip_i", "dino"), min_length=1)
+    style: tuple[str, ...] = Field(default=("csd", "dino"), min_length=1)
+    drift: int = Field(default=8, ge=0, le=160)
+    """Pictures of prompts that mention no concept, drawn after each lesson and compared with the base's; 0: none."""
+    models: dict[str, Model] = Field(default_factory=dict)
+    """Measure -> hub id or local folder, instead of the published model."""
+
+    @field_validator("subject", "style", "models", mode="after")
+    @classmethod
+    def _known(cls, names: Any) -> Any:
+        for name in names:
+            if name not in score.names():
+                raise ValueError(f"no measure {name!r}{did_you_mean(name, score.names())}")
+        return names

@@ -1,0 +1,100 @@
+"""The whole story: a plan carried out lesson by lesson, and one more concept for a model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from perdure import plan as plans
+from perdure.analysis.analyse import after_run as compare_lessons
+from perdure.bases import loading
+from perdure.drawing.evaluate import Tools, record_concept
+from perdure.errors import PlanError
+from perdure.lineage import Lineage, agreement, branching
+from perdure.lineage.lineage import is_model
+from perdure.lineage.rows import Row
+from perdure.photos import pictures
+from perdure.plan import Concept, Plan
+from perdure.progress import Watch, silent
+from perdure.run import helpers, teaching, trackers
+from perdure.run.trackers import NOBODY, Tracker
+
+
+def run(
+    plan: Plan,
+    out: Path,
+    watch: Watch = silent,
+    device: str | None = None,
+    after_lesson: Callable[[], object] = lambda: None,
+    track: Sequence[str] = (),
+) -> list[Lineage]:
+    """Run a plan: one lineage per method below `out`, resumed where it stopped, and tracked. Raises PerdureError."""
+    trackers.check(track)
+    if problems := pictures.check(plan.concepts, [plan]):
+        raise PlanError(problems)
+    backbone = helpers.load(plan, device)
+    tools = Tools(plan, backbone, watch)
+    each = [replace(tools, plan=own) for own in (*map(plan.narrowed, plan.methods), *([plan.joined()] * plan.joint))]
+    for own in each:
+        own.check_tokens()
+    lineages = [open_or_create(out / own.plan.methods[0].label, own.plan) for own in each]  # refusals before training
+    for own, lineage in zip(each, lineages, strict=True):
+        with trackers.following(track, own.plan, lineage) as tracker:
+            teach_plan(own, lineage, lineages[0], after_lesson, tracker=tracker)
+    return lineages
+
+
+def open_or_create(folder: Path, plan: Plan) -> Lineage:
+    """The lineage of a plan of one method: new, one that the same plan has begun, or one without any lesson."""
+    identity = loading.identity(plan.base, plan.vae)
+    if is_model(folder):
+        lineage = Lineage(folder)
+        if not lineage.lessons:
+            return branching.renewed(lineage, plan, identity, loading.versions())
+        agreement.on_plan(lineage, plan)
+        agreement.on_base(lineage, identity)
+        return lineage
+    return Lineage.create(folder, plan, identity, loading.versions())
+
+
+def teach_plan(
+    tools: Tools,
+    lineage: Lineage,
+    first: Lineage,
+    after_lesson: Callable[[], object] = lambda: None,
+    upto: int | None = None,
+    tracker: Tracker = NOBODY,
+) -> None:
+    """Teach what the plan wants and the lineage has not learnt, up to so many lessons; the base's row is `first`'s."""
+    plan = tools.plan
+    lessons = [plan.sequence] if plan.joint else [(concept,) for concept in plan.sequence]
+    with lineage.locked():
+        agreement.on_plan(Lineage(lineage.folder), plan)  # read again: taught, undone or begun anew since, perhaps
+        lineage.write_plan(plan)
+        for concept in plan.sequence:
+            if concept.name in lineage.concepts:
+                record_concept(tools, lineage, concept)  # refuses images that have changed
+        if lineage is not first:
+            branching.adopt_base_row(lineage, first)
+        for concepts in lessons[len(lineage.lessons) : upto]:
+            teaching.lesson(tools, lineage, concepts, unseen=plan.sequence, tracker=tracker)
+            after_lesson()
+        if len(lineage.lessons) == len(lessons):
+            compare_lessons(lineage)
+
+
+def teach(
+    lineage: Lineage, concept: Concept, watch: Watch = silent, gate: float | None = None, device: str | None = None
+) -> Row:
+    """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`."""
+    with lineage.locked():  # held while the base is loaded: what is read of the model stays true
+        known = lineage.plan()
+        data = {**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}
+        plan = plans.build(data, where="teach", new=False)
+        if problems := pictures.check([concept], [plan]):
+            raise PlanError(problems)
+        agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
+        tools = Tools(plan, helpers.load(plan, device), watch)
+        tools.check_tokens()
+        row = teaching.lesson(tools, lineage, (concept,), gate=gate)
+        lineage.write_plan(plan)
+    return row

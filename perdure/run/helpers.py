@@ -1,0 +1,96 @@
+"""One run on several processes: what the first asks of the others, and how they answer."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from perdure.bases import loading
+from perdure.bases.backbone import Backbone
+from perdure.bases.batch import on
+from perdure.bases.processes import several
+from perdure.drawing.evaluate import Tools
+from perdure.errors import ModelError, PerdureError, TrainingError
+from perdure.lesson.examples import Examples
+from perdure.lesson.train import Lesson, learn
+from perdure.memory import Memory
+from perdure.plan import Plan
+
+
+def join() -> None:
+    """The first process goes on; the others help it from here on, and end with it (SystemExit)."""
+    processes = several()
+    if processes.number == 0:
+        return
+    backbone: Backbone | None = None
+    try:
+        for function, values in processes.calls():
+            if function is loading.load:
+                backbone = loading.load(*values)
+            else:
+                function(backbone, *values)
+    except PerdureError as error:
+        sys.exit(f"error: process {processes.number}: {error}")
+    sys.exit(0)
+
+
+def load(plan: Plan, device: str | None) -> Backbone:
+    """The base of a plan, on every process. Raises ModelError."""
+    join()
+    processes = several()
+    if processes.count > 1 and device not in (None, processes.device):
+        raise ModelError(
+            f"the launcher gave its {processes.count} processes {processes.device}, not {device}; leave out --device"
+        )
+    where = plan.base, plan.training.precision, device, plan.vae
+    backbone = loading.load(*where)
+    if processes.count > 1:
+        processes.call(loading.load, *where)
+        processes.helping = backbone
+    return backbone
+
+
+def words(plan: Plan) -> str:
+    """How the work of a plan is spread, in words; nothing for one process."""
+    count = several().count
+    sizes = sorted({plan.narrowed(choice).training.batch_size for choice in plan.methods})
+    uneven = [str(size) for size in sizes if size % count]
+    if count == 1:
+        return ""
+    if not uneven:
+        return f"{count} processes share out every training batch, and the drawing of images"
+    return (
+        f"{count} processes share out the drawing of images; the first trains alone where training.batch_size "
+        f"({', '.join(uneven)}) is not divisible by {count}"
+    )
+
+
+@contextmanager
+def learning(tools: Tools, memory: Memory, lesson: Lesson) -> Iterator[None]:
+    """Training that the other processes join where they can share out its batches evenly; else they wait."""
+    processes = tools.backbone.processes
+    if not processes.available(tools.backbone) or tools.plan.training.batch_size % processes.count:
+        yield
+        return
+    processes.call(help_learn, tools.plan, memory, _on(lesson, "cpu"))
+    with processes.together():
+        yield
+
+
+def help_learn(backbone: Backbone, plan: Plan, memory: Memory, lesson: Lesson) -> None:
+    """What another process does in a lesson: the same on its own rows of every batch. The first keeps the result."""
+    tools = Tools(plan, backbone)
+    backbone.gradient_checkpointing(plan.training.gradient_checkpointing)
+    with suppress(TrainingError), backbone.processes.together():
+        learn(backbone, tools.method, memory, _on(lesson, str(backbone.device)), plan)
+
+
+def _on(lesson: Lesson, device: str) -> Lesson:
+    """A lesson with its examples on a device."""
+
+    def moved(examples: Examples) -> Examples:
+        deviation = None if examples.deviation is None else examples.deviation.to(device)
+        condition = on(examples.condition, device)
+        return replace(examples, latents=examples.latents.to(device), condition=condition, deviation=deviation)
+
+    return replace(lesson, examples=moved(lesson.examples), prior=lesson.prior and moved(lesson.prior))

@@ -1,0 +1,181 @@
+"""One lesson, from its first picture to the commit: teach, then draw and score everything learnt so far."""
+
+import json
+import time
+from collections.abc import Sequence
+
+import torch
+
+from perdure import files
+from perdure import memory as memories
+from perdure.bases import loading
+from perdure.drawing import drift, sample
+from perdure.drawing.evaluate import Tools, evaluate, record_concept
+from perdure.errors import GateRefused, TrainingError
+from perdure.lesson import examples
+from perdure.lesson.examples import Examples
+from perdure.lesson.train import REVISION, Lesson, learn, steps_done
+from perdure.lineage import Lineage
+from perdure.lineage.rows import Row
+from perdure.memory import Memory
+from perdure.photos.pictures import Picture
+from perdure.plan import JOINT, Concept, describe, fingerprint
+from perdure.run import helpers
+from perdure.run.trackers import NOBODY, Tracker
+
+
+def lesson(
+    tools: Tools, lineage: Lineage, concepts: tuple[Concept, ...], unseen: Sequence[Concept] = (),
+    gate: float | None = None, tracker: Tracker = NOBODY,
+) -> Row:  # fmt: skip
+    """One lesson from first image to commit; what a killed run has finished of it is kept.
+
+    unseen: concepts of the plan that may be drawn before they are taught; gate: the most that an older concept may
+    fall. Raises GateRefused, and PerdureError for what cannot be learnt.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    rows = lineage.lessons
+    number = len(rows) + 1
+    name = concepts[0].name if len(concepts) == 1 else JOINT
+    known = {*lineage.concepts, *(c.name for c in concepts)}
+    later = [c for c in unseen if c.name not in known] if tools.plan.sampling.unseen else []
+    for concept in (*concepts, *later):
+        record_concept(tools, lineage, concept)
+    for concept in concepts:
+        evaluate(tools, lineage, concept, Memory(), concept.name, lineage.base_row.folder / "cells" / concept.name)
+    staged = lineage.stage(number, name, _begun(tools, rows, concepts))
+    keep = {c.name for c in unseen}
+    if not staged.memory.is_file():
+        before = memories.load(rows[-1].memory, lineage.store) if rows else Memory()
+        try:
+            after = _learn(tools, staged, before, concepts, tracker)
+        except TrainingError:
+            lineage.discard(staged, keep)
+            raise
+        memories.save(after, staged.memory, lineage.store)
+    after = memories.load(staged.memory, lineage.store)  # drawn from what is on disk, never from live weights
+    started = time.perf_counter()
+    _score(tools, lineage, staged, after, concepts, later)
+    if gate is not None and rows:
+        _check_gate(lineage, rows[-1], staged, gate)
+    _write_record(tools, lineage, staged, after, concepts, time.perf_counter() - started)
+    done = lineage.commit(staged, keep)
+    tracker.lesson(lineage, done)
+    return done
+
+
+def _score(
+    tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: Sequence[Concept], later: Sequence[Concept]
+) -> None:
+    """Draw and score every concept learnt so far, and those that come `later`; then what no concept is in."""
+    lesson_of = {name: row.name for row in lineage.lessons for name in row.concepts}
+    lesson_of |= {c.name: staged.name for c in concepts}
+    taught = [*map(lineage.concept, lineage.concepts), *concepts]
+    for concept in (*taught, *later):
+        called = lesson_of.get(concept.name, concept.name)
+        evaluate(tools, lineage, concept, memory, called, staged.folder / "cells" / concept.name, taught)
+    drift.record(tools, lineage, memory, staged.folder)
+
+
+def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...]) -> str:
+    """Fingerprint of all that a lesson starts from: the memory before it, and what is to be learnt."""
+    before = rows[-1].record["memory"] if rows else ""
+    return fingerprint([before, [[describe(c), tools.sketch(c).facts["digest"]] for c in concepts]])
+
+
+def _learn(tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, ...], tracker: Tracker) -> Memory:
+    """Encode, train, log."""
+    plan, number, name = tools.plan, staged.number, staged.name
+    parts = [
+        examples.encode(tools.backbone, tools.pictures(c).training, plan.training, plan.seed, c.name) for c in concepts
+    ]
+    first, own, prior = concepts[0], examples.together(parts), _prior(tools, concepts)
+    lesson = Lesson(name, number, own, first.token, first.noun, first.phrase, prior, concepts[1:])
+    checkpoint = staged.folder / "checkpoint.safetensors"
+    done = steps_done(checkpoint)
+    kept = [row for row in staged.losses() if row["step"] <= done]
+    files.write_text(staged.log, "".join(json.dumps(row) + "\n" for row in kept))
+    tools.backbone.gradient_checkpointing(plan.training.gradient_checkpointing)
+    progress = tools.watch(f"lesson {number} {name}", plan.training.steps)
+    with progress as advance:
+        advance(done, "")
+        clock = time.perf_counter()
+
+        def watch(step: int, loss: float, rate: float) -> None:
+            nonlocal clock
+            now = time.perf_counter()
+            row = {"step": step, "loss": round(loss, 6), "rate": rate, "seconds": round(now - clock, 4)}
+            files.append_json(staged.log, row)  # at once, so that a kill loses no step that the checkpoint holds
+            tracker.step(number, step, loss, rate)
+            advance(1, f"loss {loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
+            clock = now
+
+        with helpers.learning(tools, memory, lesson):
+            after = learn(tools.backbone, tools.method, memory, lesson, plan, watch, checkpoint)
+    checkpoint.unlink(missing_ok=True)
+    return after
+
+
+def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:
+    """Class images drawn by the untouched base, encoded: prior preservation (Ruiz et al. 2023)."""
+    prior = tools.plan.training.prior
+    if prior is None:
+        return None
+    sampling = tools.plan.sampling
+    each = sampling.model_copy(update={"images_per_prompt": prior.images, "seed": sampling.seed + 1})
+    drawn: list[Picture] = []
+    for prompt in dict.fromkeys(prior.prompt.replace("{class}", concept.noun) for concept in concepts):
+        with tools.watch(f"drawing {prior.images} x {prompt!r}", prior.images) as advance:
+            images = sample.draw(tools.backbone, [prompt], each, tools.plan.training.resolution, advance)
+        drawn += [Picture(image, prompt) for image in images]
+    return examples.encode(tools.backbone, drawn, tools.plan.training, tools.plan.seed, "prior")
+
+
+def _check_gate(lineage: Lineage, before: Row, staged: Row, gate: float) -> None:
+    """Refuse the staged lesson if a concept's first measure fell by more than `gate`."""
+    fallen = []
+    for name in lineage.concepts:
+        old, new = before.cell(name), staged.cell(name)
+        if old is None or new is None:
+            continue
+        measure = next(iter(old.scores))
+        drop = old.scores[measure] - new.scores[measure]
+        if old.record["measures"][measure]["direction"] == "lower":
+            drop = -drop
+        if drop > gate:
+            fallen.append(f"{name} fell from {old.scores[measure]:.3f} to {new.scores[measure]:.3f} ({measure})")
+    if fallen:
+        lineage.discard(staged)
+        told = "; ".join(fallen)
+        raise GateRefused(f"lesson refused, the model is unchanged: {told}; the gate allows a drop of {gate:g}")
+
+
+def _write_record(
+    tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: tuple[Concept, ...], evaluating: float
+) -> None:
+    """The lesson's facts, last of all."""
+    losses = staged.losses()
+    earlier = set().union(*(memories.packs_of(row.memory) for row in lineage.lessons)) if lineage.lessons else set()
+    new = memories.packs_of(staged.memory) - earlier
+    files.write_json(
+        staged.folder / "lesson.json",
+        {
+            "concepts": [c.name for c in concepts],
+            "method": tools.plan.methods[0].model_dump(mode="json"),
+            "steps": len(losses),
+            "seconds": {"train": round(sum(row["seconds"] for row in losses), 2), "evaluate": round(evaluating, 2)},
+            "knows": tools.method.consolidate.knows,
+            "strict": tools.method.consolidate.strict,
+            "carries": memory.bytes_by_name(),
+            "bytes": {"carried": memory.nbytes, "stored": files.size_of(lineage.store / pack for pack in new)},
+            "peak_memory": loading.peak_memory(tools.backbone.device),
+            "final_loss": losses[-1]["loss"] if losses else None,
+            "memory": memory.digest,
+            "device": str(tools.backbone.device),
+            "precision": tools.plan.training.precision,
+            "fingerprint": tools.plan.fingerprint(),
+            "versions": loading.versions(),
+            "revision": REVISION,
+        },
+    )

@@ -1,0 +1,1 @@
+"""Measures of pictures, one file each; its name is the measure's name."""
