@@ -308,12 +308,12 @@ def test_words_that_are_no_command(perdure):
 
 
 def test_an_interrupted_command_says_how_to_go_on(perdure, monkeypatch, tmp_path):
-    monkeypatch.setattr("perdure.plan.plan.plan.catalogue.methods", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("perdure.plan.catalogue.methods", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     assert perdure("methods")[::2] == (130, "stopped; the same command continues where it was\n")
 
 
 def test_what_nobody_expected_is_one_line_too(perdure, monkeypatch):
-    monkeypatch.setattr("perdure.plan.plan.plan.catalogue.methods", lambda: 1 / 0)
+    monkeypatch.setattr("perdure.plan.catalogue.methods", lambda: 1 / 0)
     monkeypatch.delenv("PERDURE_DEBUG", raising=False)
     code, _, err = perdure("methods")
     assert code == 1 and err == "error: ZeroDivisionError: division by zero (set PERDURE_DEBUG=1 to see where)\n"

@@ -216,7 +216,7 @@ def test_every_tool_reads_a_lora_file(kind, form, bases, tmp_path):
     assert told["ss_network_dim"] == str(max((c.rank or 0) for c in delta.values()))
     assert (
         json.loads(told["perdure.concepts"]) == ["dog", "cat"]
-        and told["perdure.memory.memory.memory.memory"] == content(lineage).lesson.record["memory"]
+        and told["perdure.memory"] == content(lineage).lesson.record["memory"]
     )
     seen = what.look(path)
     assert (seen.kind, seen.family, seen.layout) == ("LoRA", kind, layouts.KOHYA) and not seen.warnings

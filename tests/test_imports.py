@@ -84,7 +84,7 @@ def test_methods_and_parts_see_only_method_memory_and_torch(module):
 LIBRARIES = {
     "diffusers": ("perdure.bases", "perdure.toybox.pretrain"),
     "peft": ("perdure.bases",),
-    "accelerate": ("perdure.bases", "perdure.run.drive.drive.drive.drive.trackers"),
+    "accelerate": ("perdure.bases", "perdure.run.trackers"),
     "transformers": ("perdure.bases", "perdure.toybox.pretrain", "perdure.score"),
     "typer": ("perdure.cli", "perdure.toybox.pretrain.cli"),
     "rich": (

@@ -177,8 +177,8 @@ def test_undo_cut_short_has_taken_the_lesson_back(lineage, monkeypatch):
     """Once the lesson's folder has lost its name the lesson is gone; the next writer cleans up."""
     lesson(lineage, "dog", 1, {"dog": 0.5})
     with monkeypatch.context() as patch:
-        patch.setattr("perdure.lineage.lineage.lineage.rows.shutil.rmtree", lambda folder, ignore_errors=False: None)
-        patch.setattr("perdure.lineage.lineage.lineage.lineage.Lineage.tidy", lambda self: None)
+        patch.setattr("perdure.lineage.rows.shutil.rmtree", lambda folder, ignore_errors=False: None)
+        patch.setattr("perdure.lineage.lineage.Lineage.tidy", lambda self: None)
         with lineage.locked():
             lineage.undo()
     assert lineage.lessons == [] and list(lineage.folder.rglob(f"*{PARTIAL}"))

@@ -149,7 +149,7 @@ def test_a_tracker_that_fails_is_dropped_and_training_goes_on(data, tmp_path, mo
     with caplog.at_level(logging.WARNING):
         lineage = tracked(data, tmp_path, "tensorboard")
     assert lineage.concepts == ["dog", "cat"] and broken.calls == 2
-    told = [record.getMessage() for record in caplog.records if record.name == "perdure.run.drive.drive.trackers"]
+    told = [record.getMessage() for record in caplog.records if record.name == "perdure.run.trackers"]
     assert told == ["tensorboard failed (no route to host); training goes on without it, see train.jsonl"]
 
 
