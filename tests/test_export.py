@@ -1,6 +1,7 @@
 """Exports: key sets, one alpha, shapes, metadata, and what each tool's rules read back, for each base and memory."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from perdure import files, memory, plan
 from perdure.bases import loading
 from perdure.errors import PerdureError
 from perdure.export import export, layouts, making, weights, what
+from perdure.export import record as noted
 from perdure.export.choosing import Wish, choose, content
 from perdure.lineage import Lineage
 from perdure.memory import Memory
@@ -379,3 +381,122 @@ def test_what_no_file_can_hold_is_refused(small, tmp_path):
             choose(content(lineage), Wish(to), "toybox")
     with pytest.raises(PerdureError, match="not both"):
         Wish(rank=4, error=0.1)
+
+
+# --- bad input, one sentence each ---
+
+
+@pytest.fixture
+def exported(small, tmp_path):
+    """(lineage, a LoRA file that is its export)."""
+    base, shapes, _ = small["sd"]
+    lineage = lineage_of(tmp_path / "m", base, "pair", shapes)
+    return lineage, written(lineage, loading.pipeline(str(base))[0], tmp_path / "good")[0]
+
+
+def test_files_that_cannot_be_read_are_told(exported, tmp_path, perdure):
+    lineage, good = exported
+    data = good.read_bytes()
+    bad = tmp_path / "bad.safetensors"
+    for content_, why in (
+        (data[: len(data) // 2], "is damaged"),
+        ((100 << 30).to_bytes(8, "little") + data[8:], "it has no safetensors header"),
+        (b"", "it has no safetensors header"),
+        (b"PK\x03\x04" + data, "is a pickle, which can run any code"),
+        (b"\x80\x02" + data, "is a pickle, which can run any code"),
+    ):
+        bad.write_bytes(content_)
+        code, out, told = perdure("what", bad)
+        assert (code, out.strip()) == (2, "") and why in told and str(bad) in told and told.count("\n") == 1
+        code, _, told = perdure("export", "--verify", bad, "--model", lineage.folder, "--pictures", 0)
+        assert code == 2 and str(bad) in told and told.count("\n") == 1
+    for path, why in ((tmp_path, "is a folder"), (tmp_path / "none.safetensors", "No such file")):
+        code, _, told = perdure("what", path)
+        assert code == 2 and why in told
+
+
+def test_files_of_other_things_are_told(exported, small, tmp_path):
+    lineage, good = exported
+    tensors, told = load_file(good), what.look(good).metadata
+    bad = tmp_path / "bad.safetensors"
+
+    def refused(held, why, metadata=told):
+        save_file(held, bad, metadata)
+        with pytest.raises(PerdureError, match=why):
+            export.verify(lineage, bad, pictures=0)
+
+    name, tensor = next((n, t) for n, t in tensors.items() if "attn2_to_k.lora_down" in n)
+    refused({**tensors, name: torch.randn(2, 40).half()}, "diffusers cannot read it")  # another width: SDXL's
+    refused({"conv.weight": torch.zeros(2)}, "is no export: `perdure what")
+    refused(tensors, "another base", {**told, "perdure.base_identity": "0" * 16})
+    refused(tensors, "another memory", {**told, "perdure.memory": "0" * 64})
+    save_file({**tensors, name: tensor * float("nan")}, bad, told)
+    proof, _ = export.verify(lineage, bad, pictures=0)
+    assert proof.failings  # NaN is beyond every bound
+    assert "hold NaN or infinity" in what.look(bad).warnings[0]
+
+
+def test_a_memory_that_no_dtype_can_hold_is_not_written(small, tmp_path):
+    base, shapes, _ = small["sd"]
+    lineage = lineage_of(tmp_path / "m", base, "pair", shapes)
+    delta = content(lineage).delta
+    name = next(iter(delta))
+    huge = {**delta, name: Change.full(torch.full(shapes[name], 1e6))}
+    lineage = lessons(tmp_path / "huge", base, shapes, [Memory().with_delta(Delta(huge))] * 2, "merge_init")
+    for to in ("", "folder"):
+        with pytest.raises(PerdureError, match=r"is not finite in float16.*--dtype fp32"):
+            export.export(lineage, tmp_path / "out", Wish(to, dtype="fp16"), pictures=0)
+        assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("to", ["", "checkpoint", "folder"])
+def test_a_full_disk_leaves_nothing(to, small, tmp_path):
+    """No file may grow over 20 kB, as on a disk that is full in the middle of the weights."""
+    base, shapes, _ = small["sd"]
+    lineage = lineage_of(tmp_path / "m", base, "pair", shapes)
+    (tmp_path / "there").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        for out in ("new", "there"):
+            with pytest.raises(PerdureError, match=r"^cannot write [^\n]*File too large"):
+                export.export(lineage, tmp_path / out, Wish(to, dtype="fp32"), pictures=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "new").exists() and not list((tmp_path / "there").iterdir())
+
+
+def test_nothing_is_overwritten_unless_it_is_said(exported, tmp_path, monkeypatch):
+    lineage, _ = exported
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    handed = export.export(lineage, out, Wish(), pictures=0)
+    assert set(handed.files) == {"tiny.safetensors"}
+    first = (out / "tiny.safetensors").read_bytes()
+    for wish in (Wish(), Wish("folder")):
+        with pytest.raises(PerdureError, match=r"already.*--force"):
+            export.export(lineage, out, wish, pictures=0)
+    assert (out / "tiny.safetensors").read_bytes() == first and not list(out.glob(".perdure*"))
+    export.export(lineage, out, Wish(dtype="fp32"), force=True, pictures=0)
+    assert (out / "tiny.safetensors").read_bytes() != first and (out / "mine.txt").read_text() == "mine"
+    with pytest.raises(PerdureError, match="is a file; give a folder"):
+        export.export(lineage, out / "mine.txt", Wish(), pictures=0)
+    monkeypatch.setattr(making.shutil, "disk_usage", lambda path: type("U", (), {"free": 10})())
+    with pytest.raises(PerdureError, match="are free there; make room first"):
+        export.export(lineage, tmp_path / "full", Wish(), pictures=0)
+    assert [record["place"] for record in noted.read(lineage)] == [str(out)]
+
+
+def test_what_is_wrong_is_not_handed_over(exported, tmp_path, monkeypatch):
+    """A writer that forgets half of a factor's scale: found by the proof, and nothing is left."""
+    lineage, _ = exported
+    right = weights.adapter
+
+    def wrong(delta, dtype):
+        return {n: t / 2 if n.endswith("alpha") else t for n, t in right(delta, dtype).items()}
+
+    monkeypatch.setattr(weights, "adapter", wrong)
+    with pytest.raises(PerdureError, match=r"was not handed over: the weights of .* are off by 5\.0e-01"):
+        export.export(lineage, tmp_path / "out", Wish(), pictures=0)
+    assert not (tmp_path / "out").exists() and noted.read(lineage) == []

@@ -93,7 +93,7 @@ def quiet(fetching: bool = False) -> Iterator[None]:
     bars = [(module, module.is_progress_bar_enabled()) for module, _ in levels]
     try:
         for module, _ in levels:
-            module.set_verbosity_error()
+            module.set_verbosity(logging.CRITICAL)  # what goes wrong is raised as well
             if not fetching:
                 module.disable_progress_bar()
         with warnings.catch_warnings():

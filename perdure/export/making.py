@@ -29,6 +29,8 @@ PLACES = {
     "forge": ("models/Lora/", "embeddings/"),
 }
 """Where a tool looks for LoRA files and words, in ComfyUI's models folder or in the web UI's own."""
+WORK = f".perdure{PARTIAL}"
+"""Where files are made, in a folder that is there."""
 FACTS = "perdure.json"
 """What a folder says of itself; files say it in their metadata."""
 HUB_FILE = "pytorch_lora_weights.safetensors"
@@ -165,7 +167,7 @@ def _size(pipe: Any, dtype: torch.dtype) -> int:
 
 def _whole(pipe: Any, told: Mapping[str, str], dtype: torch.dtype, path: Path) -> None:
     reading.cast(pipe, dtype)
-    tensors = {name: tensor.contiguous() for name, tensor in original.checkpoint(pipe).items()}
+    tensors = weights.finite({name: tensor.contiguous() for name, tensor in original.checkpoint(pipe).items()})
     with _told(path):
         save_file(tensors, path, metadata={"format": "pt", **told})
 
@@ -174,6 +176,7 @@ def _folder(pipe: Any, content: Content, dtype: torch.dtype, path: Path) -> None
     for token, word in content.words.items():
         reading.speak(pipe, called_by(token), word.vectors)
     reading.cast(pipe, dtype)
+    weights.finite(pipe.unet.state_dict())
     with _told(path), loading.quiet():
         pipe.save_pretrained(path)
         text = path / "text_encoder" / "model.safetensors"
@@ -195,7 +198,7 @@ def _told(path: Path) -> Iterator[None]:
 def staged(out: Path) -> Iterator[Path]:
     """A folder beside or in `out` whose files come to their places when the block has ended well; else none is left."""
     there = out.is_dir()
-    work = out / f".perdure{PARTIAL}" if there else out.with_name(f"{out.name}{PARTIAL}")
+    work = out / WORK if there else out.with_name(f"{out.name}{PARTIAL}")
     shutil.rmtree(work, ignore_errors=True)
     with files.telling(out):
         files.make_folder(work)
@@ -203,6 +206,8 @@ def staged(out: Path) -> Iterator[Path]:
         yield work
         with files.telling(out):
             made = [path for path in work.rglob("*") if path.is_file()]
+            for path in made:
+                path.chmod(work.stat().st_mode & 0o666)  # safetensors makes files that their owner alone can read
             for path in made if there else ():
                 files.make_folder((out / path.relative_to(work)).parent)
                 files.rename(path, out / path.relative_to(work))
@@ -217,7 +222,7 @@ def refuse(out: Path, items: list[Item], force: bool) -> None:
     if os.path.lexists(out) and not out.is_dir():
         raise PerdureError(f"{out} is a file; give a folder to write into")
     taken = [item.path for item in items if item.path and os.path.lexists(out / item.path)]
-    if any(not item.path for item in items) and out.is_dir() and any(out.iterdir()):
+    if any(not item.path for item in items) and out.is_dir() and any(path.name != WORK for path in out.iterdir()):
         taken.append("a folder that is not empty")
     if taken and not force:
         raise PerdureError(f"{out} has {taken[0]} already; choose another folder, or say --force to replace it")

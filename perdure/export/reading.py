@@ -113,14 +113,15 @@ def checkpoint(path: Path, like: Any, config: str) -> Any:
 
 
 def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, float]:
-    """Relative error of each tensor that was found, ||found - expected|| / ||expected||; infinite in other shapes."""
+    """Relative error of each tensor that was found, ||found - expected|| / ||expected||; infinite where it is none."""
     errors = {}
     for name in expected.keys() & found.keys():
         one, other = expected[name].detach().double(), found[name].detach().double()
         if one.shape != other.shape:
             errors[name] = math.inf
         elif one.any() or other.any():
-            errors[name] = float((other - one).norm() / one.norm().clamp(min=1e-30))
+            off = float((other - one).norm() / one.norm().clamp(min=1e-30))
+            errors[name] = math.inf if math.isnan(off) else off
         else:
             errors[name] = 0.0
     return errors
