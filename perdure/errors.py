@@ -5,7 +5,7 @@ PerdureError            one sentence: what was got, what is allowed, what to do
 ├── ImageError          a picture or a folder of pictures that cannot be used
 ├── DataError           a data set that cannot be fetched or verified
 ├── ModelError          a base model or scorer that is missing, offline or of the wrong kind
-├── TrainingError       a lesson that diverged; the memory is as it was before
+├── TrainingError       a lesson that diverged, or a model that draws no pictures; the memory is as it was before
 ├── LineageError        a model folder that is damaged, locked or made by another plan
 └── GateRefused         a lesson that harmed an older concept more than the user allows (exit code 3)
 """
@@ -41,7 +41,7 @@ class ModelError(PerdureError):
 
 
 class TrainingError(PerdureError):
-    """A lesson that diverged (NaN or infinite loss)."""
+    """A lesson that diverged (NaN or infinite loss), or a model that draws no pictures."""
 
 
 class LineageError(PerdureError):

@@ -38,8 +38,8 @@ class Weights(Protocol):
     def projections(self) -> Sequence[str]:
         """Names of the projections that it changes."""
 
-    def parameters(self) -> list[Tensor]:
-        """All trainable tensors, in a fixed order."""
+    def named(self) -> Mapping[str, Tensor]:
+        """All trainable tensors by name, in a fixed order."""
 
     def change(self, projection: str) -> Tensor:
         """The change (out, in) of one projection as it stands, with its graph."""
@@ -88,7 +88,7 @@ class Adapter:
 
     def parameters(self) -> list[Tensor]:
         """All trainable tensors, in a fixed order."""
-        return [*self.weights.parameters(), *self.word_parameters]
+        return [*self.weights.named().values(), *self.word_parameters]
 
 
 # --- what parts may use ----------------------------------------------------------------------------------------------

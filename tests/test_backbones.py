@@ -455,6 +455,29 @@ def test_half_precision_learns_and_draws(request, which, precision):
         loading.load(folder, "fp32", "cpu")  # accelerate keeps one precision a process
 
 
+@pytest.mark.parametrize(("spoilt", "what"), [("nan", "numbers that are not finite"), ("flat", "one colour everywhere")])
+def test_what_is_no_picture_is_no_picture(sd, monkeypatch, spoilt, what):
+    """The third batch of two is of the second prompt."""
+    real, calls = (sd.draw, []) if spoilt == "nan" else (sd.decode, [])
+
+    def third(*given):
+        calls.append(1)
+        made = real(*given)
+        if len(calls) == 3:
+            made = made * math.nan if spoilt == "nan" else [Image.new("RGB", image.size, (9, 8, 7)) for image in made]
+        return made
+
+    monkeypatch.setattr(sd, "draw" if spoilt == "nan" else "decode", third)
+    settings = SAMPLING.model_copy(update={"batch_size": 2, "images_per_prompt": 3})
+    with pytest.raises(TrainingError, match=f"drawing 'a cat' gave {what}, which is no picture and is not scored; try"):
+        sample.draw(sd, ["a dog", "a cat"], settings, 32)
+    calls.clear()
+    if spoilt == "nan":
+        with pytest.raises(TrainingError, match=f"drawing 'a cat' gave {what}"):
+            sample.draw_latents(sd, ["a dog", "a cat"], settings, 32)
+    assert len(sample.draw(sd, ["a dog"], settings, 32)) == 3
+
+
 # --- loading -------------------------------------------------------------------------------------------------------
 
 

@@ -81,7 +81,7 @@ def test_masks_are_hard_and_pass_gradients():
     mask = weights.mask("p")
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
     weights.change("p").square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in weights.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in weights.named().values())
 
 
 # --- words ---

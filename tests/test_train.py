@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_the_lesson(backbone, lesson, monkeypatc
 
     monkeypatch.setattr(backbone, "error", error)
     with pytest.raises(
-        TrainingError, match=r"lesson 1 \(dog\) diverged: loss is (nan|inf) at step 3; the memory is as it was"
+        TrainingError, match=r"lesson 1 \(dog\) diverged: the loss is (nan|inf) at step 3; the memory is as it was"
     ):
         learn(backbone, NAIVE, memory, lesson, planned(training()))
     assert memory.digest == digest
@@ -191,8 +191,46 @@ def test_a_loss_that_is_not_finite_stops_the_lesson(backbone, lesson, monkeypatc
 
 def test_an_update_that_is_not_finite_is_not_remembered(backbone, lesson):
     reckless = training(steps=1).model_copy(update={"learning_rate": math.inf})
-    with pytest.raises(TrainingError, match="not finite after the last step"):
+    with pytest.raises(TrainingError, match=r"diverged: A of \S+ is not finite after step 1; the memory is as it was"):
         learn(backbone, NAIVE, Memory(), lesson, planned(reckless))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_names_its_weight(backbone, lesson, bad):
+    """Before anything moves by it; clipping would have spoilt all the others with it."""
+    held = []
+
+    def guard(adapter, memory, context):
+        held.extend(adapter.parameters())
+
+        def project():
+            if len(steps) == 1:
+                held[5].grad[0, 0] = bad
+
+        return Protection(project=project)
+
+    steps: list[int] = []
+    chosen = replace(NAIVE, guard=guard)
+    with pytest.raises(TrainingError) as caught:
+        learn(backbone, chosen, Memory(), lesson, planned(training()), lambda step, loss, rate: steps.append(step))
+    name = list(backbone.projections("attention"))[2]  # pairs A, B
+    assert f"the gradient of B of {name} is not finite or too large at step 2" in str(caught.value)
+    assert all(parameter.isfinite().all() for parameter in held)
+
+
+def test_a_weight_that_is_not_finite_is_named_before_the_loss_it_spoils(backbone, lesson):
+    held = []
+
+    def guard(adapter, memory, context):
+        held.extend(adapter.parameters())
+        return Protection()
+
+    def spoil(step, loss, rate):
+        if step == 2:
+            held[0].data[0, 0] = math.nan
+
+    with pytest.raises(TrainingError, match=r"diverged: A of \S+ is not finite after step 2;"):
+        learn(backbone, replace(NAIVE, guard=guard), Memory(), lesson, planned(training(steps=9)), spoil)
 
 
 def test_a_real_divergence_is_noticed(backbone, lesson):

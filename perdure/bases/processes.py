@@ -130,6 +130,20 @@ class Processes:
             parameter.grad = part.view_as(parameter)
 
 
+def clip(accelerator: Accelerator, parameters: Sequence[Tensor], most: float) -> int | None:
+    """Scale gradients down to a norm of `most` together; the number of the first that is not finite, or None.
+
+    In fp16, whose loss is scaled, some are not from time to time: the scaler leaves that step out.
+    """
+    accelerator.unscale_gradients()
+    held = {k: parameter.grad for k, parameter in enumerate(parameters) if parameter.grad is not None}
+    norm = torch.nn.utils.get_total_norm(list(held.values()))
+    if accelerator.scaler is None and not norm.isfinite():
+        return next((k for k in held if not held[k].isfinite().all()), next(iter(held)))
+    torch.nn.utils.clip_grads_with_norm_(list(parameters), most, norm)
+    return None
+
+
 @cache
 def several() -> Processes:
     """The processes of this run; asked for before anything else is loaded, so that they have found one another."""

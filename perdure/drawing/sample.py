@@ -13,6 +13,7 @@ from perdure.bases.backbone import Backbone
 from perdure.bases.batch import on, rows
 from perdure.bases.family import Condition
 from perdure.bases.laying import Moved
+from perdure.errors import TrainingError
 from perdure.memory import Memory
 from perdure.method import Method, Wanted, Word, words_of
 from perdure.plan import Sampling
@@ -67,15 +68,36 @@ def images(
 def draw_latents(
     backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance = lambda n, note: None
 ) -> Tensor:
-    """Latents (prompts x images, c, h/f, w/f), prompt by prompt, in batches of `sampling.batch_size`."""
-    return torch.cat(_drawn(backbone, prompts, sampling, side, advance, _kept)).to(backbone.device)
+    """Latents (prompts x images, c, h/f, w/f), prompt by prompt, in batches of `sampling.batch_size`.
+
+    Raises TrainingError where they are not finite.
+    """
+    drawn = torch.cat(_drawn(backbone, prompts, sampling, side, advance, _kept))
+    if not (finite := drawn.flatten(1).isfinite().all(1)).all():
+        raise _spoilt(prompts[int(finite.int().argmin()) // sampling.images_per_prompt], "numbers that are not finite")
+    return drawn.to(backbone.device)
 
 
 def draw(
     backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance = lambda n, note: None
 ) -> list[Image.Image]:
-    """Images of every prompt from every fixed latent, prompt by prompt."""
-    return [image for batch in _drawn(backbone, prompts, sampling, side, advance, _decoded) for image in batch]
+    """Images of every prompt from every fixed latent, prompt by prompt.
+
+    Raises TrainingError for what is no picture: numbers that are not finite, or one colour everywhere.
+    """
+    images = [image for batch in _drawn(backbone, prompts, sampling, side, advance, _decoded) for image in batch]
+    for number, image in enumerate(images):
+        if image is None or all(least == most for least, most in image.getextrema()):
+            what = "numbers that are not finite" if image is None else "one colour everywhere"
+            raise _spoilt(prompts[number // sampling.images_per_prompt], what)
+    return images
+
+
+def _spoilt(prompt: str, what: str) -> TrainingError:
+    return TrainingError(
+        f"drawing {prompt!r} gave {what}, which is no picture and is not scored; try a smaller training.learning_rate, "
+        "a smaller sampling.guidance, or training.precision fp32"
+    )
 
 
 def _drawn(
@@ -136,5 +158,7 @@ def _kept(backbone: Backbone, latent: Tensor) -> Tensor:
     return latent.cpu()
 
 
-def _decoded(backbone: Backbone, latent: Tensor) -> list[Image.Image]:
-    return backbone.decode(latent)
+def _decoded(backbone: Backbone, latent: Tensor) -> list[Image.Image | None]:
+    """The images; None where a latent is not finite."""
+    finite = latent.flatten(1).isfinite().all(1).tolist()
+    return [image if sound else None for image, sound in zip(backbone.decode(latent.nan_to_num()), finite, strict=True)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from perdure import seeds
 from perdure.bases.backbone import Backbone
+from perdure.bases.processes import clip
 from perdure.bases.words import LiveWord
 from perdure.errors import LineageError, TrainingError
 from perdure.lesson.examples import Draw, Examples
@@ -117,19 +118,20 @@ def _descend(
             loss = _loss(backbone, adapter, protection, lesson, training, draw, step)
             told = processes.mean(loss.detach()).item()
             if not math.isfinite(told):
-                raise _diverged(lesson, f"loss is {told} at step {step + 1}")
+                raise _diverged(lesson, adapter, step, f"the loss is {told}")
             backbone.accelerator.backward(loss)
             processes.average(parameters)
             if protection.project is not None:
                 protection.project()
-            backbone.accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
+            if (spoilt := clip(backbone.accelerator, parameters, training.max_grad_norm)) is not None:
+                raise _diverged(lesson, adapter, step, spoilt)
             optimizer.step()
             optimizer.zero_grad()
             watch(step + 1, told, learning_rate(training, step))
             if checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0:
                 _save(checkpoint, step + 1, parameters, plain)
     if not all(parameter.isfinite().all() for parameter in parameters):
-        raise _diverged(lesson, "the adapter is not finite after the last step")  # no later loss sees it
+        raise _diverged(lesson, adapter, training.steps, "")  # no later loss sees it
 
 
 def _loss(
@@ -151,9 +153,14 @@ def _loss(
     return loss
 
 
-def _diverged(lesson: Lesson, how: str) -> TrainingError:
+def _diverged(lesson: Lesson, adapter: Adapter, step: int, what: str | int) -> TrainingError:
+    """`what` was not finite at a step, or the gradient of that parameter; a weight that is not comes before them."""
+    names = [*adapter.weights.named(), *(f"part {k} of the learnt words" for k in range(len(adapter.word_parameters)))]
+    how = what if isinstance(what, str) else f"the gradient of {names[what]} is not finite or too large"
+    spoilt = [name for name, p in zip(names, adapter.parameters(), strict=True) if not p.isfinite().all()]
+    told = f"{spoilt[0]} is not finite after step {step}" if spoilt else f"{how} at step {step + 1}"
     return TrainingError(
-        f"lesson {lesson.number} ({lesson.concept}) diverged: {how}; the memory is as it was. "
+        f"lesson {lesson.number} ({lesson.concept}) diverged: {told}; the memory is as it was. "
         "Try a smaller training.learning_rate"
     )
 
@@ -176,7 +183,7 @@ def _optimizer(adapter: Adapter, training: Training) -> torch.optim.Optimizer:
     words = (training.word_learning_rate or training.learning_rate) / training.learning_rate
     groups = [
         {"params": list(parameters), "scale": scale}
-        for scale, parameters in ((1.0, adapter.weights.parameters()), (words, adapter.word_parameters))
+        for scale, parameters in ((1.0, list(adapter.weights.named().values())), (words, adapter.word_parameters))
         if parameters
     ]
     settings: dict[str, Any] = {

@@ -25,9 +25,11 @@ class LowRank:
         """Names of the projections that it changes."""
         return list(self.factors)
 
-    def parameters(self) -> list[Tensor]:
+    def named(self) -> dict[str, Tensor]:
         """All factors; without the A where they stay fixed."""
-        return [factor for a, b in self.factors.values() for factor in ((a, b) if self.train_a else (b,))]
+        letters = "AB" if self.train_a else "B"
+        pairs = {name: dict(zip("AB", pair, strict=True)) for name, pair in self.factors.items()}
+        return {f"{letter} of {name}": pair[letter] for name, pair in pairs.items() for letter in letters}
 
     def change(self, projection: str) -> Tensor:
         """B @ A."""
@@ -57,9 +59,10 @@ class Masked:
         """Names of the projections that it changes."""
         return self.low.projections
 
-    def parameters(self) -> list[Tensor]:
+    def named(self) -> dict[str, Tensor]:
         """Factors of the change, then of the mask logits."""
-        return [*self.low.parameters(), *(factor for pair in self.logits.values() for factor in pair)]
+        logits = ((name, zip("VU", pair, strict=True)) for name, pair in self.logits.items())
+        return self.low.named() | {f"{letter} of {name}": factor for name, pair in logits for letter, factor in pair}
 
     def openness(self, projection: str) -> Tensor:
         """Probability (out, in) that an entry is open."""
@@ -131,9 +134,9 @@ class Selected:
         """Names of the projections that it changes."""
         return list(self.shapes)
 
-    def parameters(self) -> list[Tensor]:
+    def named(self) -> dict[str, Tensor]:
         """The chosen entries."""
-        return list(self.values.values())
+        return {f"the chosen entries of {name}": values for name, values in self.values.items()}
 
     def change(self, projection: str) -> Tensor:
         """The chosen entries in their places, zero elsewhere."""
