@@ -101,7 +101,8 @@ def state(out: Path) -> dict:
 
 def main(data: dict, folder: Path, moments: list[str]) -> None:
     made = plan.build(data)
-    loading.load(made.base, device="cpu")
+    backbone = loading.load(made.base, device="cpu")
+    loading.load = lambda *which: backbone  # no parent ever uses it: each child finds it as new
     for name in made.scoring.subject:
         score.load(name, made.scoring.models[name])
     assert finished(child(made, folder / "whole", watching))

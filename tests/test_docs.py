@@ -20,6 +20,7 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not EMBEDDED.is_file(), reason="the embedded base's weights are not in this checkout")
 def test_readme_python_runs(tmp_path):
     (code,) = blocks(ROOT / "README.md", "python")

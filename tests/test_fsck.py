@@ -250,6 +250,7 @@ def test_the_next_writer_of_a_file_sweeps_what_a_killed_one_left(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", f"report.html.{os.getppid()}.tmp"]
 
 
+@pytest.mark.slow
 def test_two_processes_teach_one_concept_at_once(plan_data, photos, tmp_path, perdure):
     """One of them teaches, the other says a sentence, and the model is whole."""
     made = plan.build(plan_data)

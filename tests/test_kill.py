@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("killing.py")
 WRITES = ["@lineage.json", "@plan.yaml", "@memory.json", "@002-cat.partial/begun", "@lesson.json", "@003-clock"]
 """Names before which a process dies: the first files of all, a stored memory, the beginning and ends of lessons."""

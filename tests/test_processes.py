@@ -14,6 +14,7 @@ from killing import state
 
 from perdure import plan, run
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("several.py")
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 

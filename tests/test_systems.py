@@ -18,6 +18,7 @@ SCRIPT = Path(__file__).with_name("windows.py")
 PAIR = [{"name": n, "images": "/photos", "token": t, "class": "dog"} for n, t in (("dog", "zwz"), ("cat", "sbu"))]
 
 
+@pytest.mark.slow
 def test_a_model_lives_under_the_rules_of_windows(plan_data, tmp_path):
     """Taught, resumed, examined, taken back and shown; and what was learnt is what is learnt without those rules."""
     data = {**plan_data, "concepts": plan_data["concepts"][:2], "training": {**plan_data["training"], "steps": 2}}
