@@ -22,6 +22,7 @@ from perdure.bases.backbone import Backbone
 from perdure.lineage import Lineage
 
 torch.set_num_threads(1)
+os.fsync = lambda handle: None  # what a killed process has written is there; only a loss of power would lose it
 
 
 def child(made, out: Path, prepare=list) -> int:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import filelock
 import pytest
+from conftest import SYNC
 
 from perdure import files, plan, run
 from perdure.errors import LineageError, PerdureError
@@ -94,6 +96,19 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("filelock.lock_descriptor", none)
     with pytest.raises(LineageError, match="has no locks"), locks.alone(tmp_path):
         pass
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, monkeypatch):
+    events, real = [], Path.replace
+
+    def synced(handle):
+        SYNC(handle)
+        events.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", lambda self, target: events.append("name") or real(self, target))
+    files.write_text(tmp_path / "new" / "a.json", "x")
+    assert events == ["folder", "file", "name", "folder"]
 
 
 def test_a_name_that_a_scanner_holds_is_asked_for_again(tmp_path, monkeypatch):
