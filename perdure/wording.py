@@ -1,6 +1,7 @@
-"""Prompts and captions as text: placeholders filled in, tokens found in them, spaces squeezed."""
+"""Prompts and captions as text: placeholders filled in, tokens found in them, learnt words written, spaces squeezed."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
@@ -9,6 +10,10 @@ LEAD = re.compile(r"^(?:(?:an? )?(?:photo|photograph|picture|image) of )?(?:(?:a
 """How prompts begin, before what they show."""
 RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))])
 """Names, in lower case, that Windows keeps for devices, whatever ending follows them."""
+PLACES = 256
+"""Placeholders that are added to each tokenizer: the most vectors that one prompt's words can have together."""
+FIRST = 0x10F000
+"""Placeholders are characters of private use from here on: no prompt holds them, and no token is found in them."""
 
 
 def fill(text: str, *, token: str, noun: str) -> str:
@@ -30,13 +35,18 @@ def called(token: str, behind: str = "") -> re.Pattern[str]:
 
 def replaced(prompt: str, token: str, by: str, noun: str = "") -> str:
     """A prompt in which something else stands for a token, and for the noun behind it where one is given."""
-    behind = rf"(?:\s+{re.escape(noun)}\b)?" if noun else ""
-    return called(token, behind).sub(by, prompt)
+    return _called_with(token, noun).sub(by, prompt)
+
+
+def _called_with(token: str, noun: str) -> re.Pattern[str]:
+    """A token, and the noun behind it where one is given and stands there."""
+    return called(token, rf"(?:\s+{re.escape(noun)}\b)?" if noun else "")
 
 
 def mentions(text: str, token: str) -> bool:
     """Whether a text holds a token that is not empty."""
-    return bool(token.strip() and called(token).search(text))
+    words = token.casefold().split()
+    return bool(words and words[0] in text.casefold() and called(token).search(text))  # a pattern is dear
 
 
 def without(text: str, token: str) -> str:
@@ -85,3 +95,33 @@ def hole(prompt: str, *, token: str, noun: str) -> str | None:
         if not {"{class}": noun, "{token}": token}[empty] and re.search(left, prompt):
             return empty
     return None
+
+
+class Speech:
+    """How prompts are written with learnt words: a token as placeholders, one for each vector that stands for it."""
+
+    def __init__(self, words: Mapping[str, tuple[int, str]]) -> None:
+        """`words`: token -> how many vectors it has, and the class noun that it swallows behind it (or "")."""
+        self._forms: list[tuple[str, re.Pattern[str], str]] = []
+        self.used = 0
+        """Placeholders of all words together."""
+        for token, (count, noun) in words.items():
+            places = " ".join(chr(FIRST + number) for number in range(self.used, self.used + count))
+            self._forms.append((token, _called_with(token, noun), places))
+            self.used += count
+
+    def write(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts in which tokens are placeholders, and nouns that a word has swallowed are gone."""
+        written = []
+        for prompt in prompts:
+            for _, pattern, places in self._forms:
+                prompt = pattern.sub(places, prompt)
+            written.append(prompt)
+        return written
+
+    def read(self, written: str) -> str:
+        """A prompt, or a part of one, as it was before it was written; swallowed nouns are lost."""
+        for token, _, places in self._forms:
+            one = f"[{places.replace(' ', '')}]"
+            written = token.join(re.split(rf"{one}(?: {one})*", written))
+        return written

@@ -189,6 +189,15 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Inputs that went wrong once, a folder each; they lie beside the project where it is worked on."""
+    folder = Path(__file__).parent.parent.parent / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip("../shared/cases is not there")
+    return folder
+
+
 @pytest.fixture
 def perdure(monkeypatch, capfd, tmp_path):
     """Run a command as the shell would, on a wide terminal; returns (exit code, output, errors)."""

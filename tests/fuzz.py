@@ -326,9 +326,9 @@ def archives(rng: random.Random, stock: Stock, folder: Path) -> None:
 
 def models(rng: random.Random, stock: Stock, folder: Path) -> None:
     """A pipeline's folder."""
-    from perdure.bases import loading
+    from perdure.bases import loading, outline
 
-    shutil.copytree(loading.EMBEDDED, folder / "base", ignore=shutil.ignore_patterns("scorers"))
+    shutil.copytree(outline.EMBEDDED, folder / "base", ignore=shutil.ignore_patterns("scorers"))
     told = sorted(p for p in (folder / "base").rglob("*") if p.is_file() and "figures" not in p.name)
     spoil_file(rng, rng.choice(told))
     loading.identity(str(folder / "base"))

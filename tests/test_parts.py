@@ -7,7 +7,6 @@ import torch
 
 from perdure import method, plan
 from perdure.bases import loading
-from perdure.bases.words import FIRST
 from perdure.lesson import examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
@@ -19,6 +18,7 @@ from perdure.parts.consolidate import add
 from perdure.parts.elastic import elastic_aggregation
 from perdure.parts.start import fresh_masked
 from perdure.photos import pictures
+from perdure.wording import FIRST
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from perdure.advise.design import Cost, Speed
+from perdure.bases import reading
 from perdure.drawing.evaluate import Tools
 from perdure.errors import ModelError, PerdureError, PlanError, TrainingError
 from perdure.plan import Plan
@@ -39,7 +40,7 @@ def measure(
         tell(f"measuring {choice.label} ...")
         try:
             mine = replace(tools, plan=own)
-            mine.check_tokens()
+            reading.accept([(own, ())])
             found = pace.measure(mine, clock, drawing=not images)
         except LEFT_OUT as error:
             failed[choice.label] = error

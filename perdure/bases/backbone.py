@@ -23,11 +23,11 @@ from perdure.bases.batch import Batch
 from perdure.bases.family import Condition, Family
 from perdure.bases.laying import Laying, Moved
 from perdure.bases.processes import accelerator, several
-from perdure.bases.words import Speech, Vocabulary
+from perdure.bases.words import Vocabulary
 from perdure.memory.delta import Delta
 from perdure.method import Weights, Word
+from perdure.wording import Speech
 
-MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 SCHEDULERS = {
     "ddim": DDIMScheduler,
     "euler": EulerDiscreteScheduler,
@@ -50,7 +50,7 @@ class Backbone:
     def __init__(self, pipe: Any, family: Family, precision: str = "fp32", device: torch.device | None = None) -> None:
         self.family = family
         self.processes = several()
-        self._wanted = MIXED[precision], device
+        self._wanted = precision, device
         self.accelerator = accelerator(*self._wanted)
         found: torch.device = self.accelerator.device
         self.device = torch.device("cpu") if found.type == "cpu" else found  # a move to "cpu:0" copies: other last bits

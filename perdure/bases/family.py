@@ -1,13 +1,30 @@
 """What differs between families of base models: how prompts are encoded and what the UNet and the pipeline want."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 Condition = Mapping[str, Tensor]
 """Everything the UNet is told beside latents and time, each tensor with a leading batch dimension."""
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """No advice, deprecations and reminders of the libraries; that a prompt is too long is told by `reading`."""
+    levels = [(module, module.get_verbosity()) for module in (diffusers_logging, transformers_logging)]
+    try:
+        for module, _ in levels:
+            module.set_verbosity(logging.CRITICAL)  # what goes wrong is raised as well
+        yield
+    finally:
+        for module, level in levels:
+            module.set_verbosity(level)
 
 
 @dataclass(frozen=True)

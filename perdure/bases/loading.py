@@ -16,12 +16,12 @@ import psutil
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import try_to_load_from_cache
 from transformers.utils import logging as transformers_logging
 
 from perdure.bases import checking, sdxl, stable_diffusion
 from perdure.bases.backbone import Backbone
-from perdure.bases.family import Family
+from perdure.bases.family import Family, hushed
+from perdure.bases.outline import EMBEDDED, IN_CACHE, available, source
 from perdure.errors import ModelError
 from perdure.plan import TOYBOX
 from perdure.score.sources import Reading, offline, short
@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 
 FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-IN_CACHE = "in the hub cache"
-EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
 
 
 def load(base: str, precision: str = "fp32", device: str | None = None, vae: str | None = None) -> Backbone:
@@ -50,19 +48,19 @@ def load(base: str, precision: str = "fp32", device: str | None = None, vae: str
 
 def pipeline(base: str, precision: str = "fp32", vae: str | None = None) -> tuple[Any, Family]:
     """A base model as the pipeline of diffusers that it is, on the CPU, and its family. Raises ModelError."""
-    source = _source(base)
-    _files(Path(source))
-    fetching = not os.path.isdir(source) and available(base) != IN_CACHE
+    found = source(base)
+    _files(Path(found))
+    fetching = not os.path.isdir(found) and available(base) != IN_CACHE
     with quiet(fetching):
-        index = _index(base, source)
+        index = _index(base, found)
     family = FAMILIES[index["_class_name"]]
     extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
-    if os.path.isdir(source):
-        extra["variant"] = checking.check_files(Path(source), index, base, without=("vae",) if vae else ())
+    if os.path.isdir(found):
+        extra["variant"] = checking.check_files(Path(found), index, base, without=("vae",) if vae else ())
     if family is stable_diffusion.FAMILY:
         extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     with quiet(fetching):
-        pipe = _from_pretrained(DiffusionPipeline, source, base, torch_dtype=DTYPES[precision], **extra)
+        pipe = _from_pretrained(DiffusionPipeline, found, base, torch_dtype=DTYPES[precision], **extra)
         checking.check_pipeline(pipe, base)
         pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
     return pipe, family
@@ -89,19 +87,15 @@ def peak_memory(device: torch.device) -> int:
 @contextmanager
 def quiet(fetching: bool = False) -> Iterator[None]:
     """No advice and deprecations of the libraries while a model is read, and bars only for what is fetched."""
-    levels = [(module, module.get_verbosity()) for module in (diffusers_logging, transformers_logging)]
-    bars = [(module, module.is_progress_bar_enabled()) for module, _ in levels]
+    bars = [(module, module.is_progress_bar_enabled()) for module in (diffusers_logging, transformers_logging)]
     try:
-        for module, _ in levels:
-            module.set_verbosity(logging.CRITICAL)  # what goes wrong is raised as well
+        for module, _ in bars:
             if not fetching:
                 module.disable_progress_bar()
-        with warnings.catch_warnings():
+        with hushed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for module, level in levels:
-            module.set_verbosity(level)
         for module, on in bars:
             if on:
                 module.enable_progress_bar()
@@ -135,50 +129,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in own if p.name != "figures.json")
 
 
-def available(base: str) -> str:
-    """In words: where a base would come from, without loading it."""
-    if base == TOYBOX:
-        there = (EMBEDDED / "model_index.json").is_file()
-        return "embedded in the package" if there else "weights not in this installation"
-    if os.path.isdir(base):
-        return f"local folder {base}"
-    return IN_CACHE if isinstance(try_to_load_from_cache(base, "model_index.json"), str) else "would be downloaded"
-
-
-def _source(base: str) -> str:
-    if "://" in base or "@" in base:
-        raise ModelError(
-            f"base {base}: give a hub id (owner/name) or a local diffusers folder; of a web address take the "
-            "owner/name in it, of a revision a folder downloaded at it"
-        )
-    if base == TOYBOX:
-        if not (EMBEDDED / "model_index.json").is_file():
-            raise ModelError("the embedded base is not in this installation; reinstall perdure, or name another base")
-        return str(EMBEDDED)
-    if os.path.exists(base) or base.startswith((".", "/", "~")) or base.count("/") > 1:
-        folder = Path(os.path.expanduser(base))
-        if not os.path.isdir(folder):
-            raise ModelError(f"base {base}: no such folder")
-        if not (folder / "model_index.json").is_file():
-            raise ModelError(
-                f"base {base} is not a diffusers pipeline (no model_index.json); convert a single-file checkpoint with "
-                "diffusers' from_single_file and save_pretrained"
-            )
-        return str(folder)
-    return base
-
-
-def _index(base: str, source: str) -> dict[str, Any]:
+def _index(base: str, found: str) -> dict[str, Any]:
     """The pipeline's model_index.json, of a family that can be taught."""
-    if os.path.isdir(source):
+    if os.path.isdir(found):
         try:
-            index = json.loads((Path(source) / "model_index.json").read_text(encoding="utf-8"))
+            index = json.loads((Path(found) / "model_index.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(f"base {base}: model_index.json cannot be read ({short(error)})") from None
         if not isinstance(index, dict):
             raise ModelError(f"base {base}: model_index.json cannot be read (it is no JSON object)")
     else:
-        index = dict(_from_pretrained(DiffusionPipeline, source, base, config_only=True))
+        index = dict(_from_pretrained(DiffusionPipeline, found, base, config_only=True))
     checking.check_index(index, base)
     name = index.get("_class_name", "?")
     if name not in FAMILIES:
@@ -190,9 +151,9 @@ def _autoencoder(name: str) -> Any:
     return _from_pretrained(AutoencoderKL, name, name)
 
 
-def _from_pretrained(cls: Any, source: str, name: str, config_only: bool = False, **options: Any) -> Any:
+def _from_pretrained(cls: Any, found: str, name: str, config_only: bool = False, **options: Any) -> Any:
     """`cls.from_pretrained`, or only its configuration, with the hub's many errors told in one sentence."""
-    local = os.path.isdir(source)
+    local = os.path.isdir(found)
     if not local and available(name) == "would be downloaded" and not offline():
         log.warning("%s is not in the hub cache; it will be downloaded", name)
 
@@ -207,8 +168,8 @@ def _from_pretrained(cls: Any, source: str, name: str, config_only: bool = False
 
     with Reading(told):
         if config_only:
-            return cls.load_config(source, local_files_only=offline())
-        return cls.from_pretrained(source, local_files_only=local or offline(), use_safetensors=True, **options)
+            return cls.load_config(found, local_files_only=offline())
+        return cls.from_pretrained(found, local_files_only=local or offline(), use_safetensors=True, **options)
 
 
 def versions() -> dict[str, str]:

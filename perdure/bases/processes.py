@@ -150,8 +150,9 @@ def several() -> Processes:
     return Processes()
 
 
-def accelerator(mixed: str, device: torch.device | None) -> Accelerator:
+def accelerator(precision: str, device: torch.device | None) -> Accelerator:
     """Accelerate keeps one precision and one device a process; start it anew where others are wanted."""
+    mixed = "no" if precision == "fp32" else precision
     if AcceleratorState._shared_state:
         state = AcceleratorState()
         if state.mixed_precision != mixed or (device is not None and state.device.type != device.type):

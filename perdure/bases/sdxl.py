@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
-from perdure.bases.family import Condition, Family
+from perdure.bases.family import Condition, Family, hushed
 
 
+@hushed()
 def encode(pipe: Any, prompts: list[str]) -> Condition:
     """text (n, tokens, width of both encoders), pooled (n, width of the second)."""
     text, _, pooled, _ = pipe.encode_prompt(

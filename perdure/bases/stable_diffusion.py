@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from perdure.bases.family import Condition, Family
+from perdure.bases.family import Condition, Family, hushed
 
 
+@hushed()
 def encode(pipe: Any, prompts: list[str]) -> Condition:
     """Hidden states of the text encoder: text (n, tokens, width)."""
     text, _ = pipe.encode_prompt(

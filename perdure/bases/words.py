@@ -14,12 +14,7 @@ from torch import Tensor, nn
 
 from perdure.errors import ModelError
 from perdure.method import Word, WordSpec
-from perdure.wording import replaced
-
-PLACES = 256
-"""Placeholders that are added to each tokenizer: the most vectors that one prompt's words can have together."""
-FIRST = 0x10F000
-"""Placeholders are characters of private use from here on: no prompt holds them, and no token is found in them."""
+from perdure.wording import FIRST, PLACES, Speech
 
 
 class Vocabulary:
@@ -37,19 +32,14 @@ class Vocabulary:
         return len(self.encoders)
 
     @contextmanager
-    def spoken(self, words: Mapping[str, Callable[[], Word]]) -> Iterator["Speech"]:
+    def spoken(self, words: Mapping[str, Callable[[], Word]]) -> Iterator[Speech]:
         """Text encoders that know these words, each asked for its vectors whenever a prompt is encoded.
 
         Prompts must be written with `Speech.write`.
         """
-        forms: dict[str, tuple[str, str]] = {}
-        used = 0
-        for token, word in words.items():
-            count = len(word().vectors[0])
-            forms[token] = (" ".join(chr(FIRST + number) for number in range(used, used + count)), word().dropped)
-            used += count
-        if used > PLACES:
-            raise ModelError(f"{used} learnt vectors at once; there is room for {PLACES}: recall fewer words")
+        speech = Speech({token: (len(word().vectors[0]), word().dropped) for token, word in words.items()})
+        if speech.used > PLACES:
+            raise ModelError(f"{speech.used} learnt vectors at once; there is room for {PLACES}: recall fewer words")
 
         def table(number: int) -> Tensor:
             return torch.cat([word().vectors[number] for word in words.values()])
@@ -58,7 +48,7 @@ class Vocabulary:
             if words:
                 for number, (encoder, size) in enumerate(zip(self.encoders, self._sizes, strict=True)):
                     hooks.enter_context(_vectors_in(encoder, size, partial(table, number)))
-            yield Speech(forms)
+            yield speech
 
     def begin(self, spec: WordSpec, token: str, noun: str, generator: torch.Generator) -> "LiveWord":
         """A trainable word for a token, begun as the spec says."""
@@ -68,22 +58,6 @@ class Vocabulary:
             vectors = torch.cat([_begun(init, table, tokenizer, token, noun, generator) for init in spec.inits])
             parts.append(_Mlp(vectors, generator) if spec.mlp else _Free(vectors))
         return LiveWord(parts, noun if spec.drop_noun else "")
-
-
-class Speech:
-    """How prompts are written with learnt words."""
-
-    def __init__(self, forms: Mapping[str, tuple[str, str]]) -> None:
-        self._forms = forms
-
-    def write(self, prompts: Sequence[str]) -> list[str]:
-        """Prompts in which tokens are placeholders, and nouns that a word has swallowed are gone."""
-        written = []
-        for prompt in prompts:
-            for token, (places, noun) in self._forms.items():
-                prompt = replaced(prompt, token, places, noun)
-            written.append(prompt)
-        return written
 
 
 class LiveWord:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from perdure import __version__, score
-from perdure.bases import loading
+from perdure.bases import loading, outline
 from perdure.plan import TOYBOX
 from perdure.score.sources import offline
 
@@ -29,8 +29,8 @@ def examine() -> dict[str, Any]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
         "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB",
         "network": "switched off (HF_HUB_OFFLINE)" if offline() else "allowed",
-        "embedded base": loading.available(TOYBOX),
-        **{f"base {name}": loading.available(hub_id) for name, hub_id in HUB_MODELS.items()},
+        "embedded base": outline.available(TOYBOX),
+        **{f"base {name}": outline.available(hub_id) for name, hub_id in HUB_MODELS.items()},
         "measures": ", ".join(score.names()),
     }
 

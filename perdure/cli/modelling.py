@@ -78,7 +78,7 @@ def teach(
     screen.tell(pictures.notes([concept]))
     with screen.working("loading libraries"):
         from perdure import run as running
-    row = running.teach(lineage, concept, screen.watch(), max_forgetting, device)
+    row = running.teach(lineage, concept, screen.watch(), max_forgetting, device, screen.tell)
     screen.console.print(screen.log_table(lineage))
     spent = row.record["seconds"]
     screen.say(f"lesson {row.number} took {spent['train']:.0f} s of training and {spent['evaluate']:.0f} s of scoring")
@@ -108,7 +108,9 @@ def draw(
     if not overwrite and os.path.lexists(out):
         raise PerdureError(f"{out} is there already; choose another --out, or say --overwrite")
     with screen.working("loading libraries"):
+        from perdure.bases import reading
         from perdure.drawing import draw
+    screen.tell(reading.too_long(lineage.plan(), [prompt]))
     draw.draw(lineage, prompt, out, count=count, seed=seed, after=after, concept=concept, device=device)
     screen.say(f"wrote {out}")
 

@@ -44,26 +44,31 @@ def run(
 
 def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, as_json: Json = False) -> None:
     """Check a plan and every image it names, and say what it would do. Trains nothing."""
+    from perdure.bases import reading
     from perdure.cli import screen
     from perdure.errors import PlanError
     from perdure.photos import pictures
     from perdure.plan import workload
 
     loaded = load_plan(plan, overrides, data)
-    problems = pictures.check(loaded.concepts, [loaded])
+    read = reading.check((run, ()) for run in loaded.runs)
+    problems = [*pictures.check(loaded.concepts, [loaded]), *read.problems]
     if problems:
         raise PlanError(problems)
     shown = [(concept, pictures.contents(concept)) for concept in loaded.sequence]
     if as_json:
-        typer.echo(json.dumps(described(loaded, shown), indent=1))
+        typer.echo(json.dumps(described(loaded, shown, read.notes), indent=1))
         return
     screen.console.print(screen.concepts_table(loaded, shown))
     screen.say(f"{screen.amount(loaded)}; {workload.of(loaded).images:,} evaluation images")
-    screen.tell([*loaded.notes, *pictures.notes(loaded.sequence)])
+    screen.tell([*loaded.notes, *read.notes, *pictures.notes(loaded.sequence)])
 
 
-def described(plan: "Plan", shown: Sequence[tuple["Concept", "Contents"]]) -> dict[str, Any]:
-    """What a plan would do, as plain values: identity, runs, concepts in order with what their pictures are, totals."""
+def described(plan: "Plan", shown: Sequence[tuple["Concept", "Contents"]], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a plan would do, as plain values: identity, runs, concepts in order with what their pictures are, totals.
+
+    notes: on the plan as a whole, beside its own.
+    """
     from perdure.plan import workload
 
     concepts = [
@@ -82,7 +87,7 @@ def described(plan: "Plan", shown: Sequence[tuple["Concept", "Contents"]]) -> di
         "base": plan.base,
         "fingerprint": plan.fingerprint(),
         "runs": [choice.label for choice in plan.methods] + ["joint"] * plan.joint,
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *notes],
         "concepts": concepts,
         **asdict(workload.of(plan)),
     }
@@ -112,5 +117,6 @@ def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = (
     if told := helpers.words(loaded):
         screen.say(told)
     screen.say(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
-    running.run(loaded, out, screen.watch(), device, partial(build_report, out, out), track)
+    tell = partial(screen.tell, most=FEW)
+    running.run(loaded, out, screen.watch(), device, partial(build_report, out, out), track, tell)
     write_report(out, out)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from perdure import files, images, method, score
 from perdure.bases.backbone import Backbone
-from perdure.bases.loading import EMBEDDED
+from perdure.bases.outline import EMBEDDED
 from perdure.drawing import sample
-from perdure.errors import LineageError, PlanError
+from perdure.errors import LineageError
 from perdure.lineage import Lineage
 from perdure.lineage.rows import building
 from perdure.memory import Memory, tensors
@@ -89,12 +89,6 @@ class Tools:
         choice, preserve = self.plan.methods[0], self.plan.training.preserve
         chosen = method.get(choice.name, choice.options)
         return preserving(chosen, preserve.weight, preserve.prompts) if preserve else chosen
-
-    def check_tokens(self) -> None:
-        """Raises PlanError where the method learns a word and a concept has no token that could become it."""
-        if self.method.adapter.words and (bare := [c.name for c in self.plan.concepts if not c.token]):
-            learns = f"method {self.plan.methods[0].name!r} learns a word for each concept's token"
-            raise PlanError(f"{learns}; give a `token` to {', '.join(map(repr, bare))}")
 
     @property
     def side(self) -> int:

@@ -68,7 +68,7 @@ def contents(concept: Concept) -> Contents:
         return Contents(tuple(caption for _, caption in scenes), len(references), ())
     train_files, reference_files = files_of(concept)
     written = captions.of(train_files)
-    notes = [*_left_out(concept), *_bare(concept, train_files, written)]
+    notes = [*_left_out(concept), *_bare(concept, train_files, written), *_named(concept, train_files, written)]
     told = tuple(caption for _, caption in _captioned(concept, train_files, written))
     return Contents(told, len(reference_files), tuple(notes))
 
@@ -166,6 +166,15 @@ def _bare(concept: Concept, files: Sequence[Path], written: dict[Path, str]) -> 
     return [f"{bare[0].parent}: no caption, and trained with {concept.prompt!r}: {folders.some(bare)}"]
 
 
+def _named(concept: Concept, files: Sequence[Path], written: dict[Path, str]) -> list[str]:
+    """The pictures whose captions do not call the concept, so that its phrase is put in front."""
+    silent = [file for file in files if file in written and not _calls(concept, _filled(concept, written[file]))]
+    if not silent:
+        return []
+    begin = f"captions without {concept.token or concept.phrase!r} begin with {concept.phrase + ', '!r}"
+    return [f"{silent[0].parent}: {begin} in training: {folders.some(silent)}"]
+
+
 def _captioned(concept: Concept, files: Iterable[Path], written: dict[Path, str]) -> list[tuple[Path, str]]:
     """Each file with its caption: what is written for it, else the concept's prompt."""
     return [(file, _caption(concept, written.get(file))) for file in files]
@@ -175,9 +184,16 @@ def _caption(concept: Concept, written: str | None) -> str:
     """A caption with its placeholders filled; the phrase is put in front where a caption does not mention it."""
     if written is None:
         return concept.prompt
-    caption = " ".join(fill(written, token=concept.token, noun=concept.noun).split())
-    calls = concept.token or concept.phrase
-    return caption if mentions(caption, calls) else f"{concept.phrase}, {caption}"
+    caption = _filled(concept, written)
+    return caption if _calls(concept, caption) else f"{concept.phrase}, {caption}"
+
+
+def _filled(concept: Concept, written: str) -> str:
+    return squeeze(fill(written, token=concept.token, noun=concept.noun))
+
+
+def _calls(concept: Concept, caption: str) -> bool:
+    return mentions(caption, concept.token or concept.phrase)
 
 
 def _scenes(concept: Concept) -> tuple[list[tuple[world.Scene, str]], list[world.Scene]]:

@@ -79,6 +79,15 @@ class MethodCard:
     options: tuple[Option, ...]
     words: int
     """Vectors that it learns in the place of each concept's token; 0 where it learns no word."""
+    drops_noun: bool | tuple[str, Any]
+    """Whether prompts lose the class noun behind a learnt word; (option, value): where the option has that value."""
+
+    def drops(self, options: Mapping[str, Any]) -> bool:
+        """Whether prompts lose the class noun behind a learnt word, with some options given."""
+        if isinstance(self.drops_noun, bool):
+            return self.drops_noun
+        name, value = self.drops_noun
+        return bool({**{option.name: option.default for option in self.options}, **options}[name] == value)
 
 
 def methods() -> tuple[str, ...]:
@@ -127,17 +136,22 @@ def card(name: str) -> MethodCard:
         guard=slots["guard"],
         consolidate=slots["consolidate"],
         options=tuple(_option(argument, default) for argument, default in arguments),
-        words=_words(factory),
+        **_words(factory),
     )
 
 
-def _words(factory: ast.FunctionDef) -> int:
-    """How many starts the method's `WordSpec(inits, ...)` names."""
+def _words(factory: ast.FunctionDef) -> dict[str, Any]:
+    """How many starts the method's `WordSpec(inits, drop_noun=...)` names, and when nouns are dropped."""
     spec = next((n for n in ast.walk(factory) if isinstance(n, ast.Call) and ast.unparse(n.func) == "WordSpec"), None)
     if spec is None:
-        return 0
+        return {"words": 0, "drops_noun": False}
     inits = spec.args[0] if spec.args else None
-    return len(inits.elts) if isinstance(inits, ast.Tuple) else 1
+    dropping = next((keyword.value for keyword in spec.keywords if keyword.arg == "drop_noun"), ast.Constant(False))
+    if isinstance(dropping, ast.Compare):  # noun == "drop"
+        drops: Any = (ast.unparse(dropping.left), ast.literal_eval(dropping.comparators[0]))
+    else:
+        drops = ast.literal_eval(dropping)
+    return {"words": len(inits.elts) if isinstance(inits, ast.Tuple) else 1, "drops_noun": drops}
 
 
 def _option(argument: ast.arg, default: ast.expr) -> Option:

@@ -61,11 +61,8 @@ class Plan(Section):
     def _consistent(self, info: ValidationInfo) -> "Plan":
         labels = [m.label for m in self.methods] + [JOINT] * self.joint
         new = info.context is NEW
-        problems = [
-            *_doubles("concept", [c.name for c in self.concepts], new),
-            *_clashes(self.concepts),
-            *_doubles("method", labels, new),
-        ]
+        problems = _doubles("concept", [c.name for c in self.concepts], new) + _clashes(self.concepts)
+        problems += _doubles("method", labels, new)
         if self.order is not None and sorted(self.order) != list(range(1, len(self.concepts) + 1)):
             problems.append(f"order {list(self.order)} is not an ordering of 1..{len(self.concepts)}")
         if self.protocol and self.protocol not in (known := yaml_file.read_packaged("compare/published.yaml")):
@@ -96,6 +93,11 @@ class Plan(Section):
         own = self.narrowed(self.methods[0].model_copy(update={"label": JOINT}))
         longer = own.training.model_copy(update={"steps": own.training.steps * len(self.concepts)})
         return own.model_copy(update={"training": longer, "joint": True})
+
+    @property
+    def runs(self) -> tuple["Plan", ...]:
+        """A plan of one method for each run, the joint one last."""
+        return (*map(self.narrowed, self.methods), *([self.joined()] if self.joint else ()))
 
     @property
     def priors(self) -> tuple[Prior, ...]:

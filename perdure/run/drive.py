@@ -6,7 +6,7 @@ from pathlib import Path
 
 from perdure import plan as plans
 from perdure.analysis.analyse import after_run as compare_lessons
-from perdure.bases import loading
+from perdure.bases import loading, reading
 from perdure.drawing.evaluate import Tools, record_concept
 from perdure.errors import PlanError
 from perdure.lineage import Lineage, agreement, branching
@@ -26,21 +26,29 @@ def run(
     device: str | None = None,
     after_lesson: Callable[[], object] = lambda: None,
     track: Sequence[str] = (),
+    tell: Callable[[Sequence[str]], object] = lambda notes: None,
 ) -> list[Lineage]:
-    """Run a plan: one lineage per method below `out`, resumed where it stopped, and tracked. Raises PerdureError."""
+    """Run a plan: one lineage per method below `out`, resumed where it stopped, and tracked. Raises PerdureError.
+
+    `tell` is given what should be known of the plan's words before anything is taught, a sentence each.
+    """
     trackers.check(track)
     if problems := pictures.check(plan.concepts, [plan]):
         raise PlanError(problems)
     backbone = helpers.load(plan, device)
     tools = Tools(plan, backbone, watch)
-    each = [replace(tools, plan=own) for own in (*map(plan.narrowed, plan.methods), *([plan.joined()] * plan.joint))]
-    for own in each:
-        own.check_tokens()
+    each = [replace(tools, plan=own) for own in plan.runs]
+    tell(reading.accept((own, _taught(out / own.methods[0].label)) for own in plan.runs))
     lineages = [open_or_create(out / own.plan.methods[0].label, own.plan) for own in each]  # refusals before training
     for own, lineage in zip(each, lineages, strict=True):
         with trackers.following(track, own.plan, lineage) as tracker:
             teach_plan(own, lineage, lineages[0], after_lesson, tracker=tracker)
     return lineages
+
+
+def _taught(folder: Path) -> list[str]:
+    """Names of the concepts that the lineage in a folder has been taught; none where there is no lineage."""
+    return Lineage(folder).concepts if is_model(folder) else []
 
 
 def open_or_create(folder: Path, plan: Plan) -> Lineage:
@@ -83,9 +91,13 @@ def teach_plan(
 
 
 def teach(
-    lineage: Lineage, concept: Concept, watch: Watch = silent, gate: float | None = None, device: str | None = None
-) -> Row:
-    """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`."""
+    lineage: Lineage, concept: Concept, watch: Watch = silent, gate: float | None = None, device: str | None = None,
+    tell: Callable[[Sequence[str]], object] = lambda notes: None,
+) -> Row:  # fmt: skip
+    """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`.
+
+    `tell` is given what should be known of its words before it is taught.
+    """
     with lineage.locked():  # held while the base is loaded: what is read of the model stays true
         known = lineage.plan()
         data = {**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}
@@ -94,7 +106,7 @@ def teach(
             raise PlanError(problems)
         agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
         tools = Tools(plan, helpers.load(plan, device), watch)
-        tools.check_tokens()
+        tell(reading.accept([(plan, lineage.concepts)]))
         row = teaching.lesson(tools, lineage, (concept,), gate=gate)
         lineage.write_plan(plan)
     return row

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perdure import files
+from perdure.bases import reading
 from perdure.errors import PlanError
 from perdure.photos import pictures
 from perdure.plan import yaml_file
@@ -58,10 +59,17 @@ def task(grid: Grid, root: Path) -> Task:
 
 
 def check(todo: Task) -> None:
-    """Look at every picture that the orders need. Raises PlanError with all that cannot be used."""
+    """Look at every picture that the orders need, and every word. Raises PlanError with all that cannot be used."""
     concepts = {concept.model_dump_json(): concept for order in todo.orders for concept in order.plan.concepts}
-    if problems := pictures.check(concepts.values(), [order.plan for order in todo.orders]):
+    read = reading.check((order.plan, _before(order)) for order in todo.orders if order.lessons != BASE)
+    seen = pictures.check(concepts.values(), [order.plan for order in todo.orders])
+    if problems := [*seen, *read.problems]:
         raise PlanError(problems)
+
+
+def _before(order: Order) -> list[str]:
+    """Names of the concepts that an order finds taught."""
+    return [concept.name for concept in order.plan.sequence][: order.begin]
 
 
 def paces(todo: Task, engine: Engine) -> Paces:

@@ -1,0 +1,138 @@
+"""What is known of a base without loading it: where it is, how it reads text, how many noise levels it has.
+
+Needs no torch, so that a plan is checked quickly.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from transformers import CLIPTokenizer
+
+from perdure.errors import ModelError
+from perdure.plan import TOYBOX
+from perdure.score.sources import HUB_ID, Reading
+from perdure.wording import FIRST, PLACES
+
+EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
+IN_CACHE = "in the hub cache"
+TIMESTEPS = 1000
+"""Noise levels where a scheduler's configuration names none, as in diffusers."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A text of which an encoder does not read all.
+
+    length, limit: in ids, both ends counted. kept: what is read. lost: the words of which not all is read.
+    """
+
+    length: int
+    limit: int
+    kept: str
+    lost: str
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The tokenizers of a base, placeholders of learnt words added, and the noise levels of its schedule."""
+
+    tokenizers: tuple[Any, ...]
+    timesteps: int
+
+    def ids(self, text: str) -> tuple[tuple[int, ...], ...]:
+        """The ids of a text for each tokenizer, without those of both ends."""
+        return tuple(tuple(_encoded(tokenizer, text)["input_ids"]) for tokenizer in self.tokenizers)
+
+    def known(self, text: str) -> tuple[tuple[int, ...], ...]:
+        """The ids that stand for something in the text: neither for what a tokenizer does not know nor for an end."""
+        nothing = [{t.unk_token_id, t.bos_token_id, t.eos_token_id} for t in self.tokenizers]
+        return tuple(tuple(i for i in ids if i not in none) for ids, none in zip(self.ids(text), nothing, strict=True))
+
+    def cut(self, text: str) -> Cut | None:
+        """What is cut off a text, by the tokenizer that keeps least of it; None where all is read."""
+        cuts = []
+        for tokenizer in self.tokenizers:
+            encoded, ends = _encoded(tokenizer, text), tokenizer.num_special_tokens_to_add()
+            length, limit = len(encoded["input_ids"]) + ends, tokenizer.model_max_length
+            if length > limit:
+                first = encoded["offset_mapping"][limit - ends][0]
+                cuts.append(Cut(length, limit, text[:first], text[text.rfind(" ", 0, first) + 1 :]))
+        return min(cuts, key=lambda cut: len(cut.kept), default=None)
+
+
+def _encoded(tokenizer: Any, text: str) -> Any:
+    return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+
+
+def of(base: str) -> Outline | None:
+    """The outline of a base; None for a hub id of which the cache has no tokenizer.
+
+    Raises ModelError for a local folder that is missing, no pipeline, or damaged.
+    """
+    found = source(base)
+    local = os.path.isdir(found)
+    cached = None if local else try_to_load_from_cache(found, "model_index.json")
+    folder = Path(cached).parent if isinstance(cached, str) else Path(found)
+    names = [name for name in ("tokenizer", "tokenizer_2") if (folder / name).is_dir()]
+    if not names and not local:
+        return None
+    if not names:
+        raise ModelError(f"base {base} is incomplete: its folder tokenizer/ is missing; download or copy it again")
+    return Outline(tuple(_tokenizer(folder / name, base) for name in names), _timesteps(folder, base))
+
+
+def _tokenizer(folder: Path, base: str) -> Any:
+    with Reading(lambda why: f"base {base}: its {folder.name}/ cannot be read ({why}); restore it from a copy"):
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        if not isinstance(tokenizer.model_max_length, int):
+            raise TypeError("its model_max_length is no number")
+    tokenizer.add_tokens([chr(FIRST + number) for number in range(PLACES)])
+    return tokenizer
+
+
+def _timesteps(folder: Path, base: str) -> int:
+    path = folder / "scheduler" / "scheduler_config.json"
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8")).get("num_train_timesteps", TIMESTEPS))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        raise ModelError(f"base {base}: scheduler/{path.name} cannot be read; restore it from a copy") from None
+
+
+def available(base: str) -> str:
+    """In words: where a base would come from, without loading it."""
+    if base == TOYBOX:
+        there = (EMBEDDED / "model_index.json").is_file()
+        return "embedded in the package" if there else "weights not in this installation"
+    if os.path.isdir(base):
+        return f"local folder {base}"
+    return IN_CACHE if isinstance(try_to_load_from_cache(base, "model_index.json"), str) else "would be downloaded"
+
+
+def source(base: str) -> str:
+    """The folder of a base, or its hub id. Raises ModelError for what is neither."""
+    if "://" in base or "@" in base:
+        raise ModelError(
+            f"base {base}: give a hub id (owner/name) or a local diffusers folder; of a web address take the "
+            "owner/name in it, of a revision a folder downloaded at it"
+        )
+    if base == TOYBOX:
+        if not (EMBEDDED / "model_index.json").is_file():
+            raise ModelError("the embedded base is not in this installation; reinstall perdure, or name another base")
+        return str(EMBEDDED)
+    if os.path.exists(base) or base.startswith((".", "/", "~")) or base.count("/") > 1:
+        folder = Path(os.path.expanduser(base))
+        if not os.path.isdir(folder):
+            raise ModelError(f"base {base}: no such folder")
+        if not (folder / "model_index.json").is_file():
+            raise ModelError(
+                f"base {base} is not a diffusers pipeline (no model_index.json); convert a single-file checkpoint with "
+                "diffusers' from_single_file and save_pretrained"
+            )
+        return str(folder)
+    if not HUB_ID.fullmatch(base):
+        raise ModelError(f"base {base}: there is no such folder, and it is no hub id (owner/name) either")
+    return base
