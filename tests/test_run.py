@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import paint
 
-from perdure import files, plan, run
+from perdure import files, plan, report, run
 from perdure import memory as memories
+from perdure.analysis import analyse
 from perdure.drawing.draw import draw
 from perdure.errors import GateRefused, ImageError, LineageError, ModelError, PlanError, TrainingError
 from perdure.lineage import Lineage
@@ -257,6 +258,18 @@ def test_missing_scorer_is_named_before_training(data, tmp_path):
     with pytest.raises(ModelError, match="nobody/nothing"):
         run.run(plan.build(values), tmp_path, device="cpu")
     assert not list(tmp_path.rglob("cells/*")) and not list(tmp_path.rglob("train.jsonl"))
+
+
+def test_lessons_that_move_nothing_end_like_others(data, tmp_path):
+    """At a rate below what float32 holds every update is 0: the run has its scores and its report, and says no more."""
+    values = changed(data, methods=["merge_init"], training={"learning_rate": 1e-60, "steps": 1})
+    values["concepts"] = values["concepts"][:2]
+    (lineage,) = run.run(plan.build(values), tmp_path, device="cpu")
+    scores = lineage.matrix("clip_i")
+    assert scores[2, 0] == scores[1, 0] == scores[0, 0] and np.isfinite(scores[2]).all()
+    assert report.build([lineage], tmp_path, "x").is_file() and not (lineage.folder / "analysis.json").exists()
+    with pytest.raises(LineageError, match="no lesson has moved any weight"):
+        analyse.analyse(lineage)
 
 
 def test_a_lesson_that_diverges_leaves_the_model_as_it_was(own, data, tmp_path):

@@ -20,16 +20,23 @@ CHEAP = 100_000_000
 """Moved weights times lessons up to which a run compares its lessons by itself: some seconds on one core."""
 
 
-@torch.no_grad()
 def analyse(lineage: Lineage, watch: Watch = silent) -> Analysis:
-    """Compare all lessons. Raises LineageError for a lineage without lessons, or a damaged one.
+    """Compare all lessons. Raises LineageError for a lineage without lessons or moved weights, or a damaged one.
 
     Memory: one projection of every lesson at a time. Time: about T x weights x rank for the numbers, and for dense
     updates one symmetric eigenvalue problem a projection and lesson.
     """
-    rows = lineage.lessons
-    if not rows:
+    if not lineage.lessons:
         raise LineageError(f"{lineage.folder} has no lesson to analyse; teach it one")
+    if (found := _compared(lineage, watch)) is None:
+        raise LineageError(f"{lineage.folder}: no lesson has moved any weight, so there is nothing to compare")
+    return found
+
+
+@torch.no_grad()
+def _compared(lineage: Lineage, watch: Watch) -> Analysis | None:
+    """The lessons compared; None where none has moved any weight."""
+    rows = lineage.lessons
     with mistakes.understood(lineage.folder / "lineage.json", MethodChoice):
         choice = MethodChoice.model_validate(lineage.settings["methods"][0])
     rules = method.get(choice.name, choice.options).consolidate
@@ -46,9 +53,7 @@ def analyse(lineage: Lineage, watch: Watch = silent) -> Analysis:
             if any(update is not None for update in updates):
                 found[name] = of_updates(updates)
             advance(1, "")
-    if not found:
-        raise LineageError(f"{lineage.folder}: no lesson has moved any weight, so there is nothing to compare")
-    return _analysis(lineage, found, apart=rules.knows != "nothing", facts=stored[-1].facts)
+    return _analysis(lineage, found, apart=rules.knows != "nothing", facts=stored[-1].facts) if found else None
 
 
 def _analysis(lineage: Lineage, found: dict[str, Sums], apart: bool, facts: Mapping[str, object]) -> Analysis:
@@ -72,9 +77,10 @@ def _analysis(lineage: Lineage, found: dict[str, Sums], apart: bool, facts: Mapp
 
 
 def after_run(lineage: Lineage) -> None:
-    """Compare the lessons of a finished run and keep the outcome, unless it is there or would take long."""
-    if len(lineage.lessons) > 1 and record.read(lineage) is None and work(lineage) <= CHEAP:
-        record.write(lineage, analyse(lineage))
+    """Compare the lessons of a finished run and keep the outcome, unless it is there, or empty, or would take long."""
+    wanted = len(lineage.lessons) > 1 and record.read(lineage) is None and work(lineage) <= CHEAP
+    if wanted and (found := _compared(lineage, silent)) is not None:
+        record.write(lineage, found)
 
 
 def work(lineage: Lineage) -> int:
