@@ -311,7 +311,7 @@ def lineages(rng: random.Random, stock: Stock, folder: Path) -> None:
 
 def archives(rng: random.Random, stock: Stock, folder: Path) -> None:
     """A zip or tar archive."""
-    from perdure.datasets import archives
+    from perdure.datasets import fetching
 
     path = folder / "set.zip"
     path.write_bytes(stock.archive.read_bytes())
@@ -321,7 +321,7 @@ def archives(rng: random.Random, stock: Stock, folder: Path) -> None:
         )
     for _ in range(rng.randrange(1, 3)):
         path.write_bytes(spoil_bytes(rng, path.read_bytes()))
-    archives.unpack(path, folder / "out", lambda name: name.endswith((".png", ".jpg", ".txt")))
+    fetching.unpack(path, folder / "out", lambda name: name.endswith((".png", ".jpg", ".txt")))
 
 
 def models(rng: random.Random, stock: Stock, folder: Path) -> None:

@@ -12,13 +12,14 @@ import pytest
 from conftest import paint
 from test_compare import make
 
-from perdure import cli, plan, run
-from perdure.advise import advise, asking, budget, design, following, probe, trial, verdict, words
+from perdure import cli, plan
+from perdure.advise import advise, asking, design, trial, verdict, words
 from perdure.advise.design import Cost, Design, Speed
 from perdure.advise.verdict import Standing
 from perdure.cli import screen
 from perdure.errors import LineageError, PlanError, TrainingError
 from perdure.lineage import Lineage
+from perdure.run import drive
 
 TOYBOX = {"methods": ["naive", "merge_init", "magmax"], "concepts": {"toybox": {"subjects": 5}}}
 
@@ -30,18 +31,18 @@ TOYBOX = {"methods": ["naive", "merge_init", "magmax"], "concepts": {"toybox": {
     ("text", "seconds"), [("20min", 1200), ("2h", 7200), ("90s", 90), ("20", 1200), ("1.5 h", 5400), ("5M", 300)]
 )
 def test_a_budget_is_a_span_of_time(text, seconds):
-    assert budget.parse(text) == seconds
+    assert design.seconds_of(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "0", "-5min", "20 minutes", "1h30", "nan", "inf"])
 def test_what_is_no_span_is_refused(text):
     with pytest.raises(PlanError, match="write 90s, 20min or 2h"):
-        budget.parse(text)
+        design.seconds_of(text)
 
 
 @pytest.mark.parametrize("seconds", [1, 59.2, 91, 1000, 5399, 5401, 90000])
 def test_a_shown_budget_reads_back_as_no_less(seconds):
-    assert seconds <= budget.parse(budget.show(seconds)) <= seconds * 1.1 + 60
+    assert seconds <= design.seconds_of(design.duration(seconds)) <= seconds * 1.1 + 60
 
 
 # --- designs -------------------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def test_a_budget_that_is_too_short_is_told_one_that_is_not():
     with pytest.raises(PlanError, match="too short") as told:
         design.choose(methods, toybox, 30, used=5)
     enough = str(told.value).split("take about ")[1].split()[0]
-    made = design.choose(methods, toybox, budget.parse(enough), used=5)
+    made = design.choose(methods, toybox, design.seconds_of(enough), used=5)
     assert (len(made.methods), made.concepts, made.rounds) == (2, 2, 1)
 
 
@@ -331,7 +332,7 @@ def test_the_next_command_begins_a_model_with_the_same_settings():
     from perdure.plan import yaml_file
 
     asked = plan.build({**TOYBOX, "methods": [{"name": "magmax", "operand": "delta"}], "training": {"steps": 7}})
-    line = shlex.split(following.init_line(asked, asked.methods[0]))
+    line = shlex.split(asking.init_line(asked, asked.methods[0]))
     assert line[:3] == ["perdure", "init", "mymodel"]
     sets = tuple(value for key, value in zip(line, line[1:], strict=False) if key == "--set")
     base = {"base": "toybox", "method": "merge_init"}
@@ -347,7 +348,7 @@ def quick(monkeypatch, plan_data):
     """A pico plan of two methods and two concepts, a measured speed, two rounds at most; time passes as `tell` says."""
     monkeypatch.setattr(design, "most_rounds", lambda methods: 2)
     made = speed("naive", "merge_init", step=1e-6, lesson=0, image=0, steps=2)
-    monkeypatch.setattr(probe, "measure", lambda *args, **options: (made, {}))
+    monkeypatch.setattr(trial, "measure", lambda *args, **options: (made, {}))
     plan_data |= {"methods": ["naive", "merge_init"], "concepts": plan_data["concepts"][:2]}
     plan_data["training"] |= {"steps": 2}
     plan_data["sampling"] |= {"images_per_prompt": 1, "steps": 1}
@@ -412,16 +413,16 @@ def test_a_method_that_diverges_is_left_out(quick, tmp_path, monkeypatch):
     third = quick.methods[0].model_copy(update={"label": "third"})
     asked = quick.model_copy(update={"methods": (*quick.methods, third)})
     made = speed("naive", "merge_init", "third", step=1e-6, lesson=0, image=0, steps=2)
-    monkeypatch.setattr(probe, "measure", lambda *args, **options: (made, {}))
+    monkeypatch.setattr(trial, "measure", lambda *args, **options: (made, {}))
     monkeypatch.setattr(design, "most_rounds", lambda methods: 1)
-    real = run.teach_plan
+    real = drive.teach_plan
 
     def teach(tools, lineage, first, **options):
         if lineage.folder.name == "third":
             raise TrainingError("the loss is not finite")
         real(tools, lineage, first, **options)
 
-    monkeypatch.setattr(run, "teach_plan", teach)
+    monkeypatch.setattr(drive, "teach_plan", teach)
     found = advise.advise(asked, 1000, tmp_path, "cpu", clock=Clock())
     assert {s.label for s in found.verdict.standings} == {"naive", "merge_init"}
     assert any("third is out: the loss is not finite" in caution for caution in found.cautions)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from perdure import files, method, plan, report, run
+from perdure import files, method, plan, records, report, run
 from perdure import memory as memories
-from perdure.analysis import analyse, record, sums, updates
+from perdure.analysis import analyse, record, updates
 from perdure.cli import app, screen
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
@@ -37,7 +37,7 @@ def whole(matrix):
 
 def met(*those, apart=False):
     """The figures of a pair of updates of one projection."""
-    return {name: m[0, 1] for name, m in sums.pooled([sums.of_updates(those)], apart).pairs.items()}
+    return {name: m[0, 1] for name, m in analyse.pooled([analyse.of_updates(those)], apart).pairs.items()}
 
 
 # --- hand-made updates ---------------------------------------------------------------------------------------------
@@ -70,15 +70,15 @@ def test_disjoint_and_overlapping_masks():
     one, two = whole([[1.0, 2, 0, 0]]), whole([[0, 0, 3.0, 0]])
     apart = met(one, two)
     assert apart["shared entries"] == 0 and math.isnan(apart["sign conflict"]) and apart["cosine"] == 0
-    part = sums.pooled([sums.of_updates([one, whole([[0, 5.0, 1, 1]])])])
+    part = analyse.pooled([analyse.of_updates([one, whole([[0, 5.0, 1, 1]])])])
     assert part.pairs["shared entries"][0, 1] == pytest.approx(1 / 2)
     assert part.pairs["shared entries"][1, 0] == pytest.approx(1 / 3)
     assert part.moved.tolist() == [0.5, 0.75] and part.norms == pytest.approx([math.sqrt(5), math.sqrt(27)])
 
 
 def test_overturned_counts_what_stands_the_other_way_in_the_end():
-    found = sums.of_updates([whole([[1.0, 1, 1, -1]]), whole([[-3.0, -0.5, 0, 0]]), whole([[5.0, -2, 0, 3]])])
-    part = sums.pooled([found])
+    found = analyse.of_updates([whole([[1.0, 1, 1, -1]]), whole([[-3.0, -0.5, 0, 0]]), whole([[5.0, -2, 0, 3]])])
+    part = analyse.pooled([found])
     assert part.pairs["overturned"][0].tolist() == [0, 0.25, 0.5]  # -2 .5 1 -1, then 3 -1.5 1 2
     assert math.isnan(part.pairs["overturned"][1, 0])
 
@@ -88,9 +88,9 @@ def test_factors_and_dense_matrices_give_the_same_numbers(monkeypatch):
     pairs = [(torch.randn(3, 7, generator=draw), torch.randn(9, 3, generator=draw)) for _ in range(3)]
     factors = [updates.Update(down=a.double(), up=b.double()) for a, b in pairs]
     dense = [updates.Update(dense=(b.double() @ a.double())) for a, b in pairs]
-    expected = sums.of_updates(factors)
-    monkeypatch.setattr(sums, "BLOCK", 50)  # two rows at a time
-    for found in (sums.of_updates(dense), sums.of_updates([factors[0], dense[1], factors[2]])):
+    expected = analyse.of_updates(factors)
+    monkeypatch.setattr(analyse, "BLOCK", 50)  # two rows at a time
+    for found in (analyse.of_updates(dense), analyse.of_updates([factors[0], dense[1], factors[2]])):
         for name in ("dot", "both", "opposed", "turned", "inputs", "outputs", "random_inputs"):
             assert np.allclose(getattr(found, name), getattr(expected, name), equal_nan=True), name
     matrix = [u.dense for u in dense]
@@ -103,16 +103,16 @@ def test_factors_and_dense_matrices_give_the_same_numbers(monkeypatch):
 
 
 def test_a_lesson_that_left_a_layer_alone_counts_as_nothing_there():
-    part = sums.pooled([sums.of_updates([low([1, 1], [1, 1]), None])])
+    part = analyse.pooled([analyse.of_updates([low([1, 1], [1, 1]), None])])
     assert part.norms.tolist() == [2, 0] and part.moved.tolist() == [1, 0]
     assert all(math.isnan(part.pairs[m][0, 1]) for m in ("sign conflict", "cosine", "input overlap"))
     assert part.pairs["shared entries"][0, 1] == 0
 
 
 def test_layers_are_pooled_by_their_weights():
-    small = sums.of_updates([whole([[1.0]]), whole([[-1.0]])])
-    large = sums.of_updates([whole([[1.0, 1, 1]]), whole([[1.0, 1, 1]])])
-    pooled = sums.pooled([small, large])
+    small = analyse.of_updates([whole([[1.0]]), whole([[-1.0]])])
+    large = analyse.of_updates([whole([[1.0, 1, 1]]), whole([[1.0, 1, 1]])])
+    pooled = analyse.pooled([small, large])
     assert pooled.pairs["sign conflict"][0, 1] == 0.25 and pooled.pairs["cosine"][0, 1] == pytest.approx(0.5)
     assert pooled.weights == 4 and pooled.rms.tolist() == [1, 1]
 
@@ -198,9 +198,9 @@ def test_choices_of_weights_are_reported(tmp_path):
 
 def test_shared_entries_by_chance():
     """Lesson 1 moves 1 of 4 and 4 of 4 entries of two projections, lesson 2 moves 2 and 1: expected 0.5 + 1 shared."""
-    first = sums.of_updates([whole([[1.0, 0, 0, 0]]), whole([[1.0, 1, 0, 0]])])
-    second = sums.of_updates([whole([[1.0, 1, 1, 1]]), whole([[0, 0, 1.0, 0]])])
-    expected = sums.shared_at_random([first, second])
+    first = analyse.of_updates([whole([[1.0, 0, 0, 0]]), whole([[1.0, 1, 0, 0]])])
+    second = analyse.of_updates([whole([[1.0, 1, 1, 1]]), whole([[0, 0, 1.0, 0]])])
+    expected = analyse.shared_at_random([first, second])
     assert expected[0, 1] == pytest.approx(1.5 / 5) and expected[1, 0] == pytest.approx(1.5 / 3)
 
 
@@ -215,7 +215,7 @@ def test_the_record_is_read_back_and_never_when_stale(tmp_path):
         assert np.allclose(kept.parts["cross"].pairs[measure], matrix, rtol=1e-5, equal_nan=True), measure
     (lineage.folder / "lessons" / "003-c2").rename(tmp_path / "gone")  # as `undo` leaves it
     assert record.read(lineage) is None
-    (lineage.folder / record.FILE).write_text("{")
+    (lineage.folder / records.ANALYSIS_FILE).write_text("{")
     assert record.read(lineage) is None
 
 
@@ -328,6 +328,6 @@ def test_ten_lessons_fit_and_more_get_a_hint(tmp_path, monkeypatch, lessons, fit
 
 def test_a_model_that_may_not_be_written_is_still_shown(tmp_path):
     lineage = three(tmp_path / "m")
-    (lineage.folder / record.FILE).mkdir()
+    (lineage.folder / records.ANALYSIS_FILE).mkdir()
     done = CliRunner().invoke(app, ["analyse", str(lineage.folder)])
     assert done.exit_code == 0 and "by chance" in done.stdout and "not kept for the report" in done.stderr

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from perdure import compare, plan
 from perdure.cli import app
-from perdure.compare import album, drawings, page, published, study, tables, terminal, words
+from perdure.compare import drawings, page, published, study, tables, words
 from perdure.errors import LineageError, PlanError
 from perdure.lineage import Lineage
 
@@ -284,7 +284,7 @@ def test_pareto_front_keeps_what_nobody_beats():
 
 
 def test_charts_are_files_of_their_own(whole, tmp_path):
-    written = album.write(whole, tmp_path)
+    written = page.write(whole, tmp_path)
     keys = ("trade-off", "mean", "first", "carried", "seconds")
     assert {path.name for path in written} == {f"{key}-{m}.svg" for key in keys for m in ("dino", "clip_i")}
     for path in written:
@@ -405,7 +405,7 @@ def test_published_beside_another_model_is_marked(whole):
     assert naive.cells[column][1] == whole.spread("dino", "forgetting_reference", "naive")
     text = tables.table_tex(whole, shown)
     assert "naive (published, other model and data) & 0.402" in text and "over T concepts" in text
-    assert "another model" in str(terminal.published_table(shown).title)
+    assert "another model" in str(tables.published_table(shown).title)
     with pytest.raises(PlanError, match="did you mean 'low-rank-styles'"):
         published.beside(whole, "low-rank-style")
 
@@ -434,7 +434,7 @@ def test_a_published_row_stands_beside_its_own_variant(tmp_path):
     text = page.render(page.view(of(tmp_path), "x", shown))
     assert "magmax (operand=delta)" in text and "magmax-paper (not the published variant)" in text
     assert "magmax, operand=delta (published" in tables.table_tex(of(tmp_path), shown)
-    cells = [str(cell) for column in terminal.published_table(shown).columns for cell in column.cells]
+    cells = [str(cell) for column in tables.published_table(shown).columns for cell in column.cells]
     assert "magmax-paper (not the published variant)" in cells
     told = compare.as_json(of(tmp_path), shown)["published"]
     assert told["other_variants"] == ["ortho-rows", "magmax-paper"] and told["variants"]["magmax"] == {

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from perdure import datasets, plan
-from perdure.datasets import archives, customconcept101, dreambooth, unlearncanvas
+from perdure.datasets import customconcept101, dreambooth, fetching, unlearncanvas
 from perdure.errors import DataError
 from perdure.images import sha256_of
 from perdure.photos import pictures
@@ -166,7 +166,7 @@ def test_links_swollen_files_and_nonsense_in_archives_are_refused(tmp_path, copy
     with pytest.raises(DataError, match="is not a sound zip or tar archive"):
         datasets.get("dreambooth", tmp_path / "out", tmp_path / "junk.zip")
     archive = zipped(copy, tmp_path / "large.zip", "")
-    monkeypatch.setattr(archives, "LARGEST", 100)
+    monkeypatch.setattr(fetching, "LARGEST", 100)
     with pytest.raises(DataError, match="more than 100 bytes"):
         datasets.get("dreambooth", tmp_path / "out", archive)
 
@@ -174,22 +174,22 @@ def test_links_swollen_files_and_nonsense_in_archives_are_refused(tmp_path, copy
 def test_what_an_archive_unpacks_to_has_a_bound_in_all(tmp_path, copy, monkeypatch):
     archive = zipped(copy, tmp_path / "main.zip", "")
     size = sum((copy / file).stat().st_size for file in (*dreambooth.PICTURES, *dreambooth.TEXTS))
-    monkeypatch.setattr(archives, "SWOLLEN", 0)
-    monkeypatch.setattr(archives, "LARGEST", size)
-    assert archives.unpack(archive, tmp_path / "just", dreambooth.DATASET.wanted).is_dir()
-    monkeypatch.setattr(archives, "LARGEST", size - 1)
+    monkeypatch.setattr(fetching, "SWOLLEN", 0)
+    monkeypatch.setattr(fetching, "LARGEST", size)
+    assert fetching.unpack(archive, tmp_path / "just", dreambooth.DATASET.wanted).is_dir()
+    monkeypatch.setattr(fetching, "LARGEST", size - 1)
     with pytest.raises(DataError, match=r"main\.zip: unpacks to more than 0 times its size"):
         datasets.get("dreambooth", tmp_path / "out", archive)
     assert not (tmp_path / "out").exists()
 
 
 def test_archives_that_swell_are_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST", 1_000_000)
+    monkeypatch.setattr(fetching, "LARGEST", 1_000_000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for file in dreambooth.PICTURES[:40]:
             packed.writestr(file, bytes(900_000))
     with pytest.raises(DataError, match="unpacks to more than 10 times its size"):
-        archives.unpack(tmp_path / "bomb.zip", tmp_path / "unpacked", dreambooth.DATASET.wanted)
+        fetching.unpack(tmp_path / "bomb.zip", tmp_path / "unpacked", dreambooth.DATASET.wanted)
     assert sum(path.stat().st_size for path in (tmp_path / "unpacked").rglob("*.jpg")) < 2_000_000
 
 

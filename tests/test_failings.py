@@ -9,8 +9,8 @@ from PIL import Image
 
 from perdure import plan, run, score
 from perdure.lineage import Lineage
-from perdure.report import failings as shown
 from perdure.report import reading
+from perdure.report import tables as shown
 from perdure.score import failings
 from perdure.score.measure import Measure
 from perdure.score.measures.mmd import mmd

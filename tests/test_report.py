@@ -18,7 +18,7 @@ from perdure import files, plan, report
 from perdure.analysis import record
 from perdure.lineage import Lineage
 from perdure.report import figures, grid, lines, reading, samples, summary, tables, words
-from perdure.report.outdated import outdated
+from perdure.report.reading import outdated
 from perdure.toybox import world
 
 DECAY = {
@@ -431,7 +431,7 @@ def test_parts_of_numbers_and_colours():
         "0 B", "999 B", "1.0 kB", "1.3 MB", "186 MB", "2.5 GB"
     ]  # fmt: skip
     assert [summary.seconds(v) for v in (0.25, 42, 600, 9000)] == ["0.2 s", "42 s", "10 min", "2.5 h"]
-    from perdure.report import charts, colours, svg
+    from perdure.report import charts, svg
 
     assert [svg.short_number(v) for v in (0.7134, -0.042, 1.5, 12.34, float("nan"))] == [
         ".713",
@@ -440,8 +440,8 @@ def test_parts_of_numbers_and_colours():
         "12.3",
         "–",
     ]
-    lightness = [sum(colours.sequential(k / 20)) for k in range(21)]
+    lightness = [sum(svg.sequential(k / 20)) for k in range(21)]
     assert lightness == sorted(lightness, reverse=True)
-    assert colours.share_of(1, 0, 4, "lower") == 0.75 and colours.share_of(1, 1, 1) == 0.5
+    assert svg.share_of(1, 0, 4, "lower") == 0.75 and svg.share_of(1, 1, 1) == 0.5
     assert charts.steps_of(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert "evil<" not in svg.heat_map(np.ones((2, 1)), ["evil<", "b"], ["c"], [], (0, 1), "higher", "t")

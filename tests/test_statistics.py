@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perdure.compare import paired, statistics
+from perdure.compare import statistics
 
 GRID = {
     (o, s): v for o, row in zip("abc", [[1.0, 2.0], [3.0, 5.0], [8.0, 6.0]], strict=True) for s, v in enumerate(row)
@@ -55,18 +55,18 @@ A, B = [0.9, 0.7, 0.8, 0.95, 0.6, 0.85, 0.75, 0.9], [0.5, 0.4, 0.5, 0.5, 0.3, 0.
 
 @pytest.mark.parametrize("seeds", [1, 2, 5])
 def test_difference_is_over_orders_with_seeds_averaged_inside(seeds):
-    found = paired.difference(by_order(A, seeds), by_order(B, seeds), "higher")
+    found = statistics.difference(by_order(A, seeds), by_order(B, seeds), "higher")
     twin = stats.ttest_rel(A, B).confidence_interval(0.95)
     assert (found.n, found.wins, found.ties, found.share) == (8, 8, 0, 1.0), "seeds make no further orders"
     assert (found.mean, found.low, found.high) == pytest.approx((np.mean(A) - np.mean(B), twin.low, twin.high))
     assert found.interval == "t" and found.p == pytest.approx(2 / 2**8) and found.verdict == "better"
-    assert paired.difference(by_order(A, seeds), by_order(B, seeds), "lower").verdict == "worse"
-    assert paired.difference(by_order(B, seeds), by_order(A, seeds), "higher").share == 0
+    assert statistics.difference(by_order(A, seeds), by_order(B, seeds), "lower").verdict == "worse"
+    assert statistics.difference(by_order(B, seeds), by_order(A, seeds), "higher").share == 0
 
 
 def test_only_seeds_in_common_are_averaged():
     a, b = {("x", 0): 1.0, ("x", 1): 9.0, ("y", 0): 2.0, ("z", 1): 3.0}, {("x", 0): 0.5, ("y", 0): 1.0, ("z", 0): 5.0}
-    found = paired.difference(a, b, "higher")
+    found = statistics.difference(a, b, "higher")
     assert (found.n, found.mean) == (2, pytest.approx((0.5 + 1.0) / 2))
     orders, table = statistics.common([a, b])
     assert orders == ["x", "y"] and table.tolist() == [[1.0, 0.5], [2.0, 1.0]]
@@ -84,18 +84,18 @@ def flips(gaps):
     "gaps", [[3.0, -1.0, 2.0, 2.5, -0.5, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -0.5], [-1.0] * 5 + [2.0]]
 )
 def test_sign_flips_are_counted_exactly(gaps):
-    found = paired.difference(by_order(gaps), by_order([0] * len(gaps)), "higher")
+    found = statistics.difference(by_order(gaps), by_order([0] * len(gaps)), "higher")
     assert found.p == pytest.approx(flips(gaps))
 
 
 def test_below_six_orders_there_is_no_p():
     """Of four orders, the published protocol's number, even a difference that never varies has p = .125."""
     for n in range(2, 6):
-        found = paired.difference(by_order([0.5 + k / 9 for k in range(n)], 2), by_order([0.0] * n, 2), "higher")
+        found = statistics.difference(by_order([0.5 + k / 9 for k in range(n)], 2), by_order([0.0] * n, 2), "higher")
         assert math.isnan(found.p) and math.isnan(found.corrected) and found.verdict == "ahead" and not found.enough
-        assert paired.least_p(n) == flips([1.0] * n) > 0.05
-    assert paired.least_p(4) == 0.125 and found.low > 0, "the interval alone does not settle it"
-    assert [paired.least_orders(m) for m in (0, 1, 2, 3, 6, 15)] == [6, 6, 7, 7, 8, 10]
+        assert statistics.least_p(n) == flips([1.0] * n) > 0.05
+    assert statistics.least_p(4) == 0.125 and found.low > 0, "the interval alone does not settle it"
+    assert [statistics.least_orders(m) for m in (0, 1, 2, 3, 6, 15)] == [6, 6, 7, 7, 8, 10]
     assert all(m * flips([1.0] * n) < 0.05 for m, n in ((1, 6), (3, 7), (6, 8))) and 6 * flips([1.0] * 7) > 0.05
 
 
@@ -104,19 +104,19 @@ def test_holm_is_the_closed_test():
     for p in ([0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.9], [0.02], [0.03, 0.01, 1.0, 0.01, 0.2]):
         sets = [s for size in range(1, len(p) + 1) for s in combinations(range(len(p)), size)]
         closed = [max(min(1, len(s) * min(p[j] for j in s)) for s in sets if i in s) for i in range(len(p))]
-        assert paired.holm(p) == pytest.approx(closed)
-    assert paired.holm([]) == []
+        assert statistics.holm(p) == pytest.approx(closed)
+    assert statistics.holm([]) == []
 
 
 def test_differences_are_corrected_for_their_number():
     rng = np.random.default_rng(0)
     methods = {name: by_order(rng.normal(mean, 0.1, 9)) for name, mean in (("a", 1.0), ("b", 0.6), ("c", 0.55))}
     methods["d"] = {(order, 0): 0.5 for order in range(3)}
-    found = paired.differences(methods, "higher")
+    found = statistics.differences(methods, "higher")
     assert list(found) == list(combinations("abcd", 2)) and {d.comparisons for d in found.values()} == {6}
     known = {pair: d for pair, d in found.items() if "d" not in pair}
     for (a, b), d in known.items():
-        alone = paired.difference(methods[a], methods[b], "higher")
+        alone = statistics.difference(methods[a], methods[b], "higher")
         assert (d.p, d.mean, d.low) == (alone.p, alone.mean, alone.low) and d.p < d.corrected
     assert found["a", "b"].corrected == pytest.approx(6 * min(d.p for d in known.values()))
     assert found["a", "b"].verdict == "better" and math.isnan(found["a", "d"].corrected)
@@ -143,7 +143,7 @@ def test_effects_of_orders_alone_make_no_winner(orders, trials):
     def settles(scores):
         methods = {name: {(o, s): float(own[o, s]) for o in range(orders) for s in (0, 1)}
                    for name, own in zip("abc", scores, strict=True)}  # fmt: skip
-        return any(d.verdict in ("better", "worse") for d in paired.differences(methods, "higher").values())
+        return any(d.verdict in ("better", "worse") for d in statistics.differences(methods, "higher").values())
 
     rate = np.mean([settles(scores) for scores in x])
     assert rate <= (0.0 if orders == 4 else 0.05)
@@ -157,12 +157,12 @@ def test_degenerate_differences_say_so():
         (0.5, -0.5, 0.5): ("t", "open"), (nan, 0.5): ("none", "ahead"),
     }  # fmt: skip
     for gaps, (interval, verdict) in cases.items():
-        found = paired.difference(by_order(gaps), by_order([0.0] * len(gaps)), "higher")
+        found = statistics.difference(by_order(gaps), by_order([0.0] * len(gaps)), "higher")
         assert (found.interval, found.verdict) == (interval, verdict), gaps
         assert found.n == sum(not math.isnan(g) for g in gaps)
-    point = paired.difference(by_order([0.25] * 4), by_order([0.0] * 4), "higher")
+    point = statistics.difference(by_order([0.25] * 4), by_order([0.0] * 4), "higher")
     assert point.low == point.high == point.mean == 0.25
-    none = paired.difference({("a", 0): 1.0}, {("a", 1): 1.0}, "higher")
+    none = statistics.difference({("a", 0): 1.0}, {("a", 1): 1.0}, "higher")
     assert none.verdict == "unpaired" and math.isnan(none.share)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure import files, report
-from perdure.advise import asking, budget, design, following, page, probe, trial, verdict, words
+from perdure.advise import asking, design, page, trial, verdict, words
 from perdure.advise.page import Advice
 from perdure.advise.trial import Trial
 from perdure.advise.verdict import Verdict
@@ -72,13 +72,13 @@ def _begun(
     tell: Callable[[str], None],
 ) -> Trial:  # fmt: skip
     """Measure and design. Raises PlanError where the budget is too short."""
-    speed, failed = probe.measure(
+    speed, failed = trial.measure(
         tools, _with(plan, len(plan.concepts)), tell, enough=lambda: used() > MEASURING * seconds
     )
     made = design.choose(speed, plan, seconds, used())
     if len(made.methods) < len(speed.methods):
         left, all_of_them = len(speed.methods) - len(made.methods), len(speed.methods)
-        needed = budget.show(design.needed(speed, plan, all_of_them, 2) + used())
+        needed = design.duration(design.needed(speed, plan, all_of_them, 2) + used())
         tell(f"{left} of {all_of_them} methods are left out for want of time; all need about --budget {needed}")
     known = Trial(mark, made, speed, failed, {}, used())
     trial.write(known, out)
@@ -92,8 +92,8 @@ def _written(plan: Plan, known: Trial, out: Path, seconds: float) -> Advice:
         raise PlanError([f"method {label} is out: {why}" for label, why in known.failed.items()])
     if not complete:
         raise PlanError(
-            f"--budget {budget.show(seconds)} ended before every method was run once; the same command with a larger "
-            f"--budget goes on from there (about {budget.show(known.used + _missing(known, out))} in all)"
+            f"--budget {design.duration(seconds)} ended before every method was run once; the same command with a "
+            f"larger --budget goes on from there (about {design.duration(known.used + _missing(known, out))} in all)"
         )
     lineages = [{label: Lineage(trial.folder_of(out, n, label)) for label in known.labels} for n in complete]
     found = verdict.of(lineages)
@@ -124,8 +124,8 @@ def _next(plan: Plan, found: Verdict, out: Path) -> tuple[str, ...]:
         (out / PLAN).unlink(missing_ok=True)
         return ()
     choice = next(choice for choice in plan.methods if choice.label == found.choice)
-    files.write_text(out / PLAN, following.plan_text(plan, choice))
-    return f"perdure run {out / PLAN}", following.init_line(plan, choice)
+    files.write_text(out / PLAN, asking.plan_text(plan, choice))
+    return f"perdure run {out / PLAN}", asking.init_line(plan, choice)
 
 
 def as_json(advice: Advice, known: Trial) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """What is asked: a folder of concepts (or a plan), the methods to choose from, and what there is to judge them by."""
 
+import json
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from perdure import plan as plans
 from perdure.errors import PlanError, did_you_mean
 from perdure.photos import pictures
-from perdure.plan import Concept, Plan, describe, fingerprint, portable, yaml_file
+from perdure.plan import Concept, MethodChoice, Plan, describe, fingerprint, portable, yaml_file
 from perdure.wording import name_from
 
 CANDIDATES = ("naive", "merge_init", "merge_ortho", "magmax", "c_lora", "cns")
@@ -90,3 +92,38 @@ def holding_out(concept: Concept) -> Concept:
 def mark(plan: Plan) -> str:
     """A fingerprint of all that is asked but the time."""
     return fingerprint([portable(plan.settings()), [describe(concept) for concept in plan.concepts]])
+
+
+SECTIONS = ("vae", "training", "sampling", "scoring", "seed")
+"""Keys of a plan that `perdure init` needs besides base and method."""
+
+
+def plan_text(plan: Plan, choice: MethodChoice) -> str:
+    """The whole plan, full lessons and all concepts, with one method."""
+    return plans.plan_text(plan.model_copy(update={"methods": (choice,)}))
+
+
+def init_line(plan: Plan, choice: MethodChoice, name: str = "mymodel") -> str:
+    """The `perdure init` command of a model that is taught like this plan, with one method."""
+    words = ["perdure", "init", name]
+    if plan.base != plans.TOYBOX:
+        words += ["--base", plan.base]
+    if choice.options:
+        words += ["--set", f"method={json.dumps({'name': choice.name, **choice.options})}"]
+    else:
+        words += ["--method", choice.name]
+    usual = plans.build({"base": plan.base, "method": choice.name}).settings()
+    own = plan.narrowed(choice).settings()
+    for key in SECTIONS:
+        for at, value in _differing(usual[key], own[key], key):
+            words += ["--set", f"{at}={json.dumps(value)}"]
+    return shlex.join(words)
+
+
+def _differing(usual: Any, own: Any, at: str) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of what is not as usual."""
+    if isinstance(usual, dict) and isinstance(own, dict) and usual:
+        for key, value in own.items():
+            yield from _differing(usual.get(key), value, f"{at}.{key}")
+    elif usual != own:
+        yield at, own

@@ -3,15 +3,39 @@
 A round runs every method once with one order of the concepts and one seed, so that methods are compared in pairs.
 """
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from perdure.advise import budget as spans
-from perdure.compare.paired import least_orders
+from perdure.compare.statistics import least_orders
 from perdure.errors import PlanError
 from perdure.plan import MethodChoice, Plan, fingerprint
 from perdure.plan.workload import lighter
+
+UNITS = {"": 60.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+"""Unit -> seconds; a plain number means minutes."""
+
+
+def seconds_of(text: str) -> float:
+    """Seconds in `90s`, `20min`, `2h`, or a plain number of minutes. Raises PlanError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    if found is None or found[2] not in UNITS or not float(found[1]) > 0:
+        raise PlanError(
+            f"--budget {text!r} is not a span of time; write 90s, 20min or 2h (a plain number means minutes)"
+        )
+    return float(found[1]) * UNITS[found[2]]
+
+
+def duration(seconds: float) -> str:
+    """A span in the form that `seconds_of` reads, rounded up: 45s, 17min, 2.5h."""
+    if seconds <= 90:
+        return f"{math.ceil(seconds)}s"
+    if seconds <= 90 * 60:
+        return f"{math.ceil(seconds / 60)}min"
+    return f"{math.ceil(seconds / 360) / 10:g}h"
+
 
 MARGIN = 0.9
 """Share of the time that the runs are to fill; the rest is for what measuring did not see."""
@@ -87,8 +111,8 @@ def choose(speed: Speed, plan: Plan, seconds: float, used: float = 0.0) -> Desig
                     most = 1 + int((room - one.seconds) / each + 1e-9)
                     return _design(speed, plan, labels[:count], level, max(rounds, min(most, most_rounds(count))))
     raise PlanError(
-        f"--budget {spans.show(seconds)} is too short: 2 methods on 2 concepts, once, would take about "
-        f"{spans.show(needed(speed, plan, 2, 1) + used)} on this machine; give that or more"
+        f"--budget {duration(seconds)} is too short: 2 methods on 2 concepts, once, would take about "
+        f"{duration(needed(speed, plan, 2, 1) + used)} on this machine; give that or more"
     )
 
 
@@ -137,7 +161,7 @@ def words(design: Design, speed: Speed) -> str:
     found = {design.steps(speed.methods[label].steps) for label in design.methods}
     return (
         f"{len(design.methods)} methods x {design.concepts} concepts x {_span(found)} steps, "
-        f"{design.rounds} round{'s' if design.rounds > 1 else ''}, about {spans.show(design.seconds)}"
+        f"{design.rounds} round{'s' if design.rounds > 1 else ''}, about {duration(design.seconds)}"
     )
 
 

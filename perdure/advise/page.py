@@ -5,10 +5,48 @@ from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 
-from perdure.advise import terminal, words
-from perdure.advise.verdict import Verdict
+from perdure.advise import words
+from perdure.advise.verdict import Standing, Verdict
+from perdure.report import summary
 from perdure.report.svg import frame
+
+COLUMNS = ("method", "average ↑", "forgetting ↓", "learning ↑", "first in", "behind in", "carries", "per lesson")
+
+
+def table(verdict: Verdict) -> Table:
+    """The methods, and the base below them; what breaks the rules is marked."""
+    shown = Table(title=Text(f"{words.extent(verdict)}; shares are of resamples"), box=SIMPLE_HEAD, padding=0)
+    for column in COLUMNS:
+        first = column == COLUMNS[0]
+        shown.add_column(Text(column), justify="left" if first else "right", no_wrap=first)
+    for standing in verdict.standings:
+        mark = "*" if words.notes(standing.strict, standing.knows, standing.breach) else ""
+        style = "bold" if standing.label == verdict.choice else ""
+        shown.add_row(Text(f"{standing.label}{mark}"), *cells(standing), style=style)
+    shown.add_row("untouched base", summary.plain(verdict.base), *[""] * (len(COLUMNS) - 2), style="dim")
+    return shown
+
+
+def cells(standing: Standing) -> list[str]:
+    """The numbers of one method as text."""
+    ahead = words.percent(standing.beaten) if standing.beaten == standing.beaten else "–"
+    scores = (standing.average, standing.forgetting, standing.learning)
+    costs = (summary.size(standing.carried), summary.seconds(standing.seconds))
+    return [*map(summary.plain, scores), words.percent(standing.best), ahead, *costs]
+
+
+def footnotes(verdict: Verdict) -> list[str]:
+    """What the marks in the table mean."""
+    return [
+        f"* {s.label} {' and '.join(found)}"
+        for s in verdict.standings
+        if (found := words.notes(s.strict, s.knows, s.breach))
+    ]
+
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 720, 150, 60, 34, 26
 """Of the chart, in pixels."""
@@ -35,9 +73,9 @@ def render(advice: Advice, title: str) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     verdict = advice.verdict
-    rows = [(s, terminal.cells(s), words.notes(s.strict, s.knows, s.breach)) for s in verdict.standings]
+    rows = [(s, cells(s), words.notes(s.strict, s.knows, s.breach)) for s in verdict.standings]
     return environment.get_template("advice.html.j2").render(
-        advice=advice, verdict=verdict, title=title, rows=rows, columns=terminal.COLUMNS, chart=chart(verdict),
+        advice=advice, verdict=verdict, title=title, rows=rows, columns=COLUMNS, chart=chart(verdict),
         extent=words.extent(verdict), pictures=advice.pictures.relative_to(advice.page.parent).as_posix(),
     )  # fmt: skip
 

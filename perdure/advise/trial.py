@@ -1,20 +1,61 @@
 """The runs themselves: round by round within the time, resumed where they stopped. Each run is an ordinary lineage."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from perdure import files, records
-from perdure.advise import budget as spans
 from perdure.advise import design as designs
-from perdure.advise.design import Design, Speed
-from perdure.advise.probe import LEFT_OUT
+from perdure.advise.design import Cost, Design, Speed, duration
+from perdure.bases import reading
 from perdure.drawing.evaluate import Tools
-from perdure.errors import LineageError
+from perdure.errors import LineageError, ModelError, PerdureError, PlanError, TrainingError
 from perdure.lineage import Lineage
 from perdure.plan import Plan
-from perdure.run import drive
+from perdure.run import drive, pace
+
+LEFT_OUT = (TrainingError, ModelError, PlanError)
+"""What speaks against one method, and not against them all."""
+
+
+def measure(
+    tools: Tools,
+    plan: Plan,
+    tell: Callable[[str], None],
+    enough: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[Speed, dict[str, str]]:
+    """The speed of each method on the plan's first two concepts, and why those are left out that cannot run.
+
+    Once two methods are measured and `enough` says that there is no time for more, the others are taken to be as slow
+    as the slowest of those. Raises PerdureError where fewer than two methods can run. Nothing is kept.
+    """
+    costs: dict[str, Cost] = {}
+    failed: dict[str, PerdureError] = {}
+    images: list[float] = []
+    for choice in plan.methods:
+        own = plan.narrowed(choice)
+        if len(costs) >= 2 and enough():
+            known = costs.values()
+            slowest = max(c.step for c in known), max(c.lesson for c in known)
+            costs[choice.label] = Cost(*slowest, own.training.steps)
+            continue
+        tell(f"measuring {choice.label} ...")
+        try:
+            mine = replace(tools, plan=own)
+            reading.accept([(own, ())])
+            found = pace.measure(mine, clock, drawing=not images)
+        except LEFT_OUT as error:
+            failed[choice.label] = error
+            continue
+        images.append(found.image)
+        costs[choice.label] = Cost(found.step, found.lesson, own.training.steps)
+    if len(costs) < 2:
+        raise next(iter(failed.values()))
+    return Speed(costs, images[0]), {label: str(error) for label, error in failed.items()}
+
 
 STATE = "trial.json"
 """What has been decided and spent so far; with the lineages it is all that resuming needs."""
@@ -89,7 +130,8 @@ def conduct(
     for number in _numbers(trial):
         again = _next_round(trial, out, number)
         if again and clock() + again > seconds:
-            tell(f"another round would take about {spans.show(again)}: --budget {spans.show(clock() + again)} would do")
+            needed = duration(clock() + again)
+            tell(f"another round would take about {duration(again)}: --budget {needed} would do")
             break
         for label in trial.labels:
             if finished(out, number, label, trial.design.concepts):

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from perdure.compare import paired, statistics
+from perdure.compare import statistics
 from perdure.compare.statistics import LEVEL, RESAMPLES, Pair
 from perdure.lineage import Lineage
 from perdure.report import reading, summary
@@ -183,7 +183,7 @@ def _settled(x: np.ndarray, lead: int) -> list[bool]:
     methods: dict[str, dict[Pair, float]] = {
         str(m): {(r, 0): float(value) for r, value in enumerate(x[:, :, m].mean(axis=1))} for m in order
     }
-    found = paired.differences(methods, "higher")
+    found = statistics.differences(methods, "higher")
     return [m != lead and found[str(lead), str(m)].verdict == "better" for m in range(x.shape[2])]
 
 

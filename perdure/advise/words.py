@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from perdure.advise.design import Design, Speed, most_rounds
 from perdure.advise.verdict import BEHIND, Standing, Verdict
-from perdure.compare.paired import least_p
+from perdure.compare.statistics import least_p
 from perdure.compare.words import listed
 from perdure.plan import Plan
 from perdure.report import summary
-from perdure.report.rules import KNOWN
+from perdure.report.reading import KNOWN
 
 FLOOR = "naive"
 """The method that does nothing against forgetting."""

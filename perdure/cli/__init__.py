@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from perdure.cli import advising, comparing, exporting, looking, modelling, planning, running, sweeping, toybox
+from perdure.cli import exporting, looking, modelling, planning, running, sweeping
 from perdure.errors import PerdureError
 from perdure.toybox.pretrain import cli as pretrain
 from perdure.wording import printable
@@ -21,10 +21,10 @@ app = typer.Typer(
     help="Teach one text-to-image diffusion model concept after concept, and see what each lesson cost.",
 )
 for command in (
-    running.demo, running.run, running.check, advising.advise,
+    running.demo, running.run, running.check, planning.advise,
     modelling.init, modelling.teach, modelling.draw, modelling.log, modelling.undo, modelling.fsck,
     exporting.export, exporting.what,
-    looking.methods, looking.report, comparing.compare, looking.analyse, looking.doctor,
+    looking.methods, looking.report, sweeping.compare, looking.analyse, looking.doctor,
 ):  # fmt: skip
     app.command()(command)
 
@@ -33,7 +33,7 @@ plan_app.command("new")(planning.plan_new)
 data_app = typer.Typer(no_args_is_help=True, help="Fetch the data sets of the published protocols.")
 data_app.command("get")(planning.data_get)
 toybox_app = typer.Typer(no_args_is_help=True, help="The embedded base: its world, and how it is pretrained.")
-toybox_app.command("draw")(toybox.toybox_draw)
+toybox_app.command("draw")(planning.toybox_draw)
 toybox_app.add_typer(pretrain.app, name="pretrain")
 sweep_app = typer.Typer(cls=sweeping.Group, no_args_is_help=True, help="`perdure sweep GRID`: run a grid.")
 sweep_app.command(sweeping.RUN)(sweeping.sweep)

@@ -60,9 +60,9 @@ def report(
     write_report(folder, out or folder)
     if figures:
         from perdure.cli import screen
-        from perdure.report import album
+        from perdure.report import figures as drawn
 
-        written = album.write(taught_in(folder), (out or folder) / "figures")
+        written = drawn.write(taught_in(folder), (out or folder) / "figures")
         screen.say(f"figures: {len(written)} pictures in {(out or folder) / 'figures'}")
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from perdure.cli.options import Device, Overrides
+
 
 def plan_new(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds one sub-folder of images per concept.")],
@@ -57,3 +59,59 @@ def data_get(
     pick = datasets.Pick(**asked) if asked else None  # type: ignore[arg-type]
     got = datasets.get(name, out, source, screen.watch(), pick)
     screen.say(f"{got.folder}: {got.copied} files copied, {got.kept} were there already; all verified")
+
+
+def advise(
+    concepts: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Holds one sub-folder of images per concept; or a plan file.")
+    ],
+    budget: Annotated[str, typer.Option(help="How long it may take: 90s, 20min, 2h.")] = "20min",
+    methods: Annotated[str, typer.Option(help="Methods to choose from, comma-separated, the most wanted first.")] = "",
+    base: Annotated[str | None, typer.Option(help="`toybox` (default), a hub id, or a local diffusers folder.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the advice.")] = Path("runs/advice"),
+    overrides: Overrides = None,
+    device: Device = None,
+) -> None:
+    """Which method suits your concepts: short runs of several within a time budget, and how sure the result is.
+
+    Stop it and start it again as you like; the same command with a larger budget goes on with more rounds.
+    """
+    from perdure.advise import design
+    from perdure.cli import screen
+    from perdure.photos import pictures
+
+    seconds = design.seconds_of(budget)
+    names = tuple(name.strip() for name in methods.split(",") if name.strip())
+    with screen.working("loading libraries"):
+        from perdure.advise import advise as advising
+        from perdure.advise import asking, page
+    plan = asking.plan_of(concepts, names, base, tuple(overrides or ()))
+    screen.tell([*plan.notes, *pictures.notes(plan.concepts)])
+    advice = advising.advise(plan, seconds, out, device, screen.watch(), screen.say)
+    screen.console.print(page.table(advice.verdict))
+    for line in (*page.footnotes(advice.verdict), advice.headline, advice.reason, *advice.cautions):
+        screen.say(line)
+    screen.say(f"advice: {advice.page.absolute().as_uri()}")
+    for command in advice.next:
+        screen.say(f"next: {command}")
+
+
+def toybox_draw(
+    out: Annotated[Path, typer.Option(help="Folder for the sheets.")] = Path("toybox"),
+) -> None:
+    """Draw sheets of the world: classes, contexts, styles, subjects."""
+    from perdure.cli import screen
+    from perdure.files import write_png
+    from perdure.toybox import world
+    from perdure.toybox.world import sheets
+
+    pictures = {
+        "classes": sheets.class_sheet(),
+        "contexts": sheets.context_sheet(),
+        "styles-seen": sheets.style_sheet(world.SEEN_STYLES),
+        "styles-held-out": sheets.style_sheet(world.HELD_OUT_STYLES),
+        "subjects": sheets.subject_sheet(world.subjects(10)),
+    }
+    for name, picture in pictures.items():
+        write_png(out / f"{name}.png", picture)
+    screen.say(f"wrote {', '.join(pictures)} to {out}")

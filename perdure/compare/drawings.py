@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from perdure.compare import plot
 from perdure.compare.gathering import Entry
-from perdure.compare.paired import Difference
 from perdure.compare.plot import Axis, Name
+from perdure.compare.statistics import Difference
 from perdure.compare.study import COST, Study
 from perdure.report import lines, summary
 from perdure.report.reading import Run

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from perdure.compare import drawings, paired, words
+from perdure import files
+from perdure.compare import drawings, statistics, words
 from perdure.compare.drawings import Chart, Look
-from perdure.compare.paired import Difference
 from perdure.compare.published import Beside
-from perdure.compare.statistics import Spread
+from perdure.compare.statistics import Difference, Spread
 from perdure.compare.study import COMPARED, COST, COSTS, FAILING, FAILINGS, FIGURES, Figure, Study
 from perdure.report.summary import ARROWS, plain
 from perdure.report.svg import short_number
@@ -167,7 +168,7 @@ def _contest(study: Study, measure: str, figure: Figure) -> Contest:
     better = study.better(measure, figure.key)
     rows = tuple((a, b, d, words.interval(d), words.p_value(d), drawings.forest(d, reach, better)) for a, b, d in found)
     standing = study.standing(measure, figure.key)
-    enough = standing.n >= paired.least_orders()
+    enough = standing.n >= statistics.least_orders()
     best = {row: f"{100 * share:.0f} %" if enough else "–" for row, share in standing.best.items()}
     ranks = tuple((row, f"{rank:.2f}", best[row]) for row, rank in standing.rank.items())
     return Contest(figure.title, words.finding(study, measure, figure.key), rows, ranks, standing.n)
@@ -208,3 +209,25 @@ def _beside(study: Study, beside: Beside) -> BesideView:
 
 def _here(spread: Spread | None) -> str:
     return words.plus_minus(spread, short_number) if spread else "–"
+
+
+STYLE = '{% include "charts.css.j2" %}{% include "compare.css.j2" %}svg { background: var(--paper); }'
+
+
+def write(study: Study, folder: Path) -> list[Path]:
+    """Trade-off, curves and fronts of each measure as `KEY-MEASURE.svg`; returns their paths."""
+    style = environment().from_string(STYLE).render()
+    written = []
+    for measure in study.measures:
+        found = [drawings.trade_off(study, measure), *drawings.curves(study, measure), *drawings.fronts(study, measure)]
+        for chart in filter(None, found):
+            path = folder / f"{chart.key}-{measure}.svg"
+            files.write_text(path, standing_alone(chart.svg, style))
+            written.append(path)
+    return written
+
+
+def standing_alone(svg: Markup, style: str) -> str:
+    """An inline `svg` element as a file: with its namespace, and the page's style inside."""
+    head, body = str(svg).split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{body}'

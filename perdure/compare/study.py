@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from perdure.compare import gathering, paired, statistics
+from perdure.compare import gathering, statistics
 from perdure.compare.gathering import Entry
-from perdure.compare.paired import Difference
-from perdure.compare.statistics import Effects, Pair, Spread
+from perdure.compare.statistics import Difference, Effects, Pair, Spread
 from perdure.errors import PlanError, did_you_mean
 from perdure.plan import fingerprint
-from perdure.report import failings, reading, summary
+from perdure.report import reading, summary, tables
 from perdure.report.reading import Run
 from perdure.score import matrix
 from perdure.score.matrix import Direction
@@ -139,7 +138,7 @@ class Study:
         found = {}
         for measure, figure in self.values:
             rows = {row: self.values[measure, figure][row] for row in self.ranked(measure, figure)}
-            found[measure, figure] = paired.differences(rows, self.better(measure, figure), self.seed)
+            found[measure, figure] = statistics.differences(rows, self.better(measure, figure), self.seed)
         return found
 
     def differences(self, measure: str, figure: str) -> list[tuple[str, str, Difference]]:
@@ -214,7 +213,7 @@ def _values(entries: Sequence[Entry], measures: Sequence[str]) -> dict[Key, dict
     for entry in entries:
         found = {m: _figures(entry.run, m) for m in measures} | {
             COST: summary.costs(entry.run),
-            FAILING: failings.figures(entry.run),
+            FAILING: tables.failing_figures(entry.run),
         }
         for measure, figure in keys:
             values[measure, figure][entry.row][entry.pair] = found[measure][figure]

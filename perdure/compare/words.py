@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
-from perdure.compare import paired
-from perdure.compare.paired import Difference
+from perdure.compare import statistics
 from perdure.compare.published import Beside, Line, Order
-from perdure.compare.statistics import Spread
+from perdure.compare.statistics import Difference, Spread
 from perdure.compare.study import COMPARED, Study
 from perdure.report.summary import signed
 from perdure.report.svg import short_number
@@ -94,7 +93,7 @@ def _numbers(difference: Difference) -> str:
 
 def too_few(difference: Difference) -> str:
     """How many orders a verdict takes."""
-    needed = paired.least_orders(difference.comparisons)
+    needed = statistics.least_orders(difference.comparisons)
     among = f" among {difference.comparisons} comparisons" if difference.comparisons > 1 else ""
     return f"a verdict{among} takes {needed}"
 
@@ -125,7 +124,7 @@ def cautions(study: Study) -> list[str]:
         fewest = min(found, key=lambda d: d.n)
         told.append(
             f"{_orders(fewest.n)}, whatever the seeds, settle{'s' if fewest.n == 1 else ''} nothing: the exact "
-            f"sign-flip test cannot give less than p = {paired.least_p(fewest.n):.3g} there; {too_few(fewest)}."
+            f"sign-flip test cannot give less than p = {statistics.least_p(fewest.n):.3g} there; {too_few(fewest)}."
         )
     pairs = {frozenset(entry.pair for entry in study.of(row)) for row in study.contenders}
     if len(pairs) > 1:

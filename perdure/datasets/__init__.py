@@ -9,9 +9,8 @@ import tempfile
 from pathlib import Path
 
 from perdure.datasets import celeba_hq, customconcept101, dreambooth, landmarks, unlearncanvas
-from perdure.datasets.archives import unpack
 from perdure.datasets.dataset import Copy, Dataset, Pick
-from perdure.datasets.installing import Fetched, check, install
+from perdure.datasets.fetching import Fetched, check, install, unpack
 from perdure.errors import DataError, did_you_mean
 from perdure.progress import Watch, silent
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from perdure.datasets.dataset import Chosen, Copy, Dataset, Pick
-from perdure.datasets.installing import some
+from perdure.datasets.fetching import some
 from perdure.errors import DataError
 from perdure.progress import Watch
 

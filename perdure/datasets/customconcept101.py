@@ -11,7 +11,7 @@ from perdure import images
 from perdure.datasets import fetching
 from perdure.datasets.choosing import CONCEPT, within
 from perdure.datasets.dataset import Chosen, Copy, Dataset, Pick
-from perdure.datasets.installing import some
+from perdure.datasets.fetching import some
 from perdure.errors import DataError
 from perdure.plan.folders import list_images
 from perdure.progress import Watch

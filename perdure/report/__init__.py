@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from perdure import files
 from perdure.lineage import Lineage
-from perdure.report import failings, inline, lines, reading, summary, svg, tables, view
+from perdure.report import lines, reading, samples, summary, svg, tables, view
 from perdure.score.matrix import FORMULAS
 
 
@@ -35,8 +35,8 @@ def render(page: view.Page) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals.update(
-        picture=cache(inline.picture), number=svg.short_number, bar=_bar, formulas=FORMULAS,
-        failing_headings=failings.HEADINGS, budget_headings=lines.BUDGET_HEADINGS, size=summary.size,
+        picture=cache(samples.picture), number=svg.short_number, bar=_bar, formulas=FORMULAS,
+        failing_headings=tables.FAILING_HEADINGS, budget_headings=lines.BUDGET_HEADINGS, size=summary.size,
     )  # fmt: skip
     return environment.get_template("report.html.j2").render(page=page)
 

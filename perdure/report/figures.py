@@ -1,16 +1,47 @@
 """Figures for papers, drawn with matplotlib: PNG or PDF by the path's suffix. Same lineages, same bytes."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perdure import files
 from perdure.lineage import Lineage
-from perdure.report import lines, plotting, reading
-from perdure.report.colours import MARKERS, METHODS, ink_on, sequential, share_of
+from perdure.report import grid, lines, reading, samples
 from perdure.report.reading import Run
-from perdure.report.svg import short_number
+from perdure.report.samples import Column, Grid, Line, Sample
+from perdure.report.svg import MARKERS, METHODS, SCALE, Rgb, css, ink_on, sequential, share_of, short_number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def blank(width: float, height: float) -> "Figure":
+    """An empty figure; sides in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=200)
+
+
+def colour_map(better: str, scale: Sequence[Rgb] = SCALE) -> Any:
+    """A scale of the reports for matplotlib; its deep end is the better one."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    found = LinearSegmentedColormap.from_list("perdure", [css(colour) for colour in scale])
+    return found if better == "higher" else found.reversed()
+
+
+def save(figure: "Figure", path: Path) -> Path:
+    """Written whole, PNG or PDF by the path's suffix, without times or versions in it."""
+    kind = path.suffix.lower().lstrip(".") or "png"
+    dateless = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=dateless.get(kind))
+    files.write_bytes(path, buffer.getvalue())
+    return path
+
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,10 +60,10 @@ def heatmap(lineage: Lineage, measure: str, path: Path) -> Path:
     shown = [name for name in run.concepts if run.has(measure, name)]
     S = run.scores[measure][:, [run.concepts.index(name) for name in shown]]
     cell = 0.55 if len(shown) <= NUMBERS_UP_TO else 0.2
-    figure = plotting.figure(1.9 + cell * S.shape[1], 1.3 + cell * 0.75 * S.shape[0])
+    figure = blank(1.9 + cell * S.shape[1], 1.3 + cell * 0.75 * S.shape[0])
     axes = figure.add_subplot()
     low, high = float(np.nanmin(S)), float(np.nanmax(S))
-    image = axes.imshow(S, cmap=plotting.colour_map(run.direction(measure)), vmin=low, vmax=high, aspect="auto")
+    image = axes.imshow(S, cmap=colour_map(run.direction(measure)), vmin=low, vmax=high, aspect="auto")
     axes.set_facecolor("#eeeae0")
     axes.set_xticks(range(len(shown)), shown, rotation=40, ha="right", fontsize=8)
     rows = ["base", *(f"{i} {lines.taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1))]
@@ -45,7 +76,7 @@ def heatmap(lineage: Lineage, measure: str, path: Path) -> Path:
     bar = figure.colorbar(image, ax=axes, fraction=0.04)
     bar.set_label(measure, fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    return plotting.save(figure, path)
+    return save(figure, path)
 
 
 def curves(lineages: Sequence[Lineage], measure: str, path: Path) -> Path:
@@ -57,7 +88,7 @@ def curves(lineages: Sequence[Lineage], measure: str, path: Path) -> Path:
     _check(runs, measure)
     longest = max(runs, key=lambda run: run.lessons)
     first = next(name for name in longest.concepts if longest.has(measure, name))
-    figure = plotting.figure(11.0, 2.7)
+    figure = blank(11.0, 2.7)
     left, middle, right = figure.subplots(1, 3)
     for k, run in enumerate(runs):
         if first in run.concepts:
@@ -77,7 +108,7 @@ def curves(lineages: Sequence[Lineage], measure: str, path: Path) -> Path:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
-    return plotting.save(figure, path)
+    return save(figure, path)
 
 
 def _line(axes: "Axes", run: Run, number: int, values: Sequence[float], lessons: int) -> None:
@@ -96,3 +127,52 @@ def _check(runs: Sequence[Run], measure: str) -> None:
     if not any(measure in run.scores for run in runs):
         taken = sorted({m for run in runs for m in run.scores})
         raise ValueError(f"{measure!r} was not taken; taken: {', '.join(taken) or 'nothing yet'}")
+
+
+MOST_SAMPLES = 10
+"""Concepts side by side in a before-and-after sheet."""
+
+
+def write(lineages: Sequence[Lineage], folder: Path) -> list[Path]:
+    """Grids, score matrices, before-and-after sheets and curves as PNG; returns their paths."""
+    runs = reading.read(lineages)
+    written = []
+    for run in runs:
+        if not run.joint:
+            written += [
+                grid.draw(samples.grid(run, samples.ranges([run])), folder / f"grid-{run.label}.png"),
+                grid.draw(before_after(run), folder / f"before-after-{run.label}.png"),
+            ]
+        written += [heatmap(run.lineage, m, folder / f"scores-{run.label}-{m}.png") for m in run.scores]
+    written += [curves(lineages, m, folder / f"curves-{m}.png") for m in reading.measures_of(runs)]
+    first = next(run.concepts[0] for run in runs)
+    compared = samples.comparison(runs, first, samples.ranges(runs))
+    return written if compared is None else [*written, grid.draw(compared, folder / f"compared-{first}.png")]
+
+
+def before_after(run: Run, image: int = 0, most: int = MOST_SAMPLES) -> Grid:
+    """A column a concept: a reference, what the base drew, and what was drawn right after the concept's own lesson.
+
+    Below each picture the mean score of all pictures like it; below a reference the likeness of references to one
+    another, which is what a perfect lesson would score.
+    """
+    names = [run.concepts[j] for j in samples.pick(len(run.concepts), most)]
+    limits = samples.ranges([run])
+    heads = ("reference", "base", "after its lesson")
+    columns = [
+        (_reference(run, name, limits), *(samples.sample(run, i, name, run.primary(name), limits, image) for i in rows))
+        for name in names
+        for rows in [(0, run.own_row(name))]
+    ]
+    lines = tuple(
+        Line(head, "", "", run.primary(names[0]) or "", tuple(column[i] for column in columns))
+        for i, head in enumerate(heads)
+    )
+    return Grid(run.label, tuple(Column(name, run.facts[name]["concept"]["class"]) for name in names), lines, "")
+
+
+def _reference(run: Run, name: str, limits: dict[str, tuple[float, float]]) -> Sample:
+    measure = run.primary(name)
+    ceiling = run.ceiling(measure, name) if measure else float("nan")
+    share = share_of(ceiling, *limits[measure], run.direction(measure)) if measure in limits else 0.0
+    return Sample("reference", samples.reference_of(run, name), ceiling, share, f"{name}, a real picture")

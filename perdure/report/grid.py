@@ -10,9 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from perdure import files
 from perdure.lineage import Lineage
 from perdure.report import reading, samples
-from perdure.report.colours import css, sequential
 from perdure.report.samples import Grid, Line, Sample
-from perdure.report.svg import short_number
+from perdure.report.svg import css, sequential, short_number
 
 PAPER, INK, SOFT, RULE, MARK = "#fbfaf6", "#1a2328", "#5d6970", "#e4dfd3", "#c2410c"
 GAP, HEAD, FOOT, EDGE = 10, 48, 22, 20

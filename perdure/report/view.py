@@ -10,9 +10,10 @@ import numpy as np
 from markupsafe import Markup
 
 from perdure.plan import yaml_file
-from perdure.report import failings, lines, samples, summary, svg, weights
+from perdure.report import lines, samples, summary, svg, tables, weights
 from perdure.report.charts import spark
 from perdure.report.reading import Run, measures_of, primaries
+from perdure.report.tables import Failings
 from perdure.report.words import Finding, finding
 
 KEPT = 4
@@ -52,7 +53,7 @@ class Page:
     runs: tuple[Run, ...]
     colours: dict[str, int]
     tables: tuple[summary.Table, ...]
-    failings: tuple[failings.Failings, ...]
+    failings: tuple[Failings, ...]
     other_tables: tuple[summary.Table, ...]
     comparison: samples.Grid | None
     grids: tuple[samples.Grid, ...]
@@ -81,7 +82,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
         runs=tuple(runs),
         colours=colours,
         tables=tuple(summary.table(runs, m) for m in first),
-        failings=failings.table(runs),
+        failings=tables.failings(runs),
         other_tables=tuple(summary.table(runs, m) for m in measures if m not in first),
         comparison=samples.comparison(runs, started.concepts[0], limits) if started else None,
         grids=tuple(samples.grid(run, limits) for run in runs if run.lessons),

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from perdure.analysis.record import ALL, KINDS, MEASURES, Analysis
 from perdure.report import samples, svg
 from perdure.report.charts import Series, line_chart
-from perdure.report.colours import DIVERGING, SCALE, Rgb
 from perdure.report.lines import Chart
 from perdure.report.reading import Run
+from perdure.report.svg import DIVERGING, SCALE, Rgb
 
 SHOWN = 12
 """Lessons shown at most in a map of pairs."""

@@ -11,9 +11,8 @@ import numpy as np
 
 from perdure import files
 from perdure.analysis.record import ALL, MEASURES, Analysis, Part
-from perdure.report import plotting
-from perdure.report.colours import DIVERGING, SCALE, ink_on, sequential, share_of
-from perdure.report.svg import short_number, shortened
+from perdure.report import figures
+from perdure.report.svg import DIVERGING, SCALE, ink_on, sequential, share_of, short_number, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,13 +61,13 @@ def pairs(found: Analysis, path: Path) -> Path:
     shown = found.telling
     side = 1.1 + max(0.24, 0.46 if len(found.lessons) <= NUMBERS_UP_TO else 0.2) * len(found.lessons)
     rows = -(-len(shown) // 3)
-    figure = plotting.figure(3 * (side + 0.9), rows * (side + 0.2))
+    figure = figures.blank(3 * (side + 0.9), rows * (side + 0.2))
     for k, measure in enumerate(shown):
         axes = figure.add_subplot(rows, 3, k + 1)
         matrix = np.where(np.eye(len(found.lessons), dtype=bool), np.nan, found.parts[ALL].pairs[measure])
         names = [f"{n} {shortened(name, 14)}" for n, name in enumerate(found.lessons, 1)]
         _heat(axes, matrix, names, names, measure, numbers=len(names) <= NUMBERS_UP_TO)
-    return plotting.save(figure, path)
+    return figures.save(figure, path)
 
 
 def sizes(found: Analysis, path: Path) -> Path:
@@ -76,10 +75,10 @@ def sizes(found: Analysis, path: Path) -> Path:
     names = [f"{n} {shortened(name, 14)}" for n, name in enumerate(found.lessons, 1)]
     matrix = np.stack([part.rms for part in found.parts.values()], axis=1)
     scale = 10.0 ** np.floor(np.log10(np.nanmax(matrix))) if np.nanmax(matrix) > 0 else 1.0
-    figure = plotting.figure(2.6 + 0.46 * len(found.parts), 1.4 + 0.3 * len(names))
+    figure = figures.blank(2.6 + 0.46 * len(found.parts), 1.4 + 0.3 * len(names))
     numbers = len(names) <= 2 * NUMBERS_UP_TO
     _heat(figure.add_subplot(), matrix / scale, names, list(found.parts), f"size per weight / {scale:.0e}", numbers)
-    return plotting.save(figure, path)
+    return figures.save(figure, path)
 
 
 def layers(found: Analysis, path: Path) -> Path:
@@ -89,12 +88,12 @@ def layers(found: Analysis, path: Path) -> Path:
     columns = [f"{i + 1}-{j + 1}" for i, j in both]
     rows = [layer_name(projection) for projection in found.layers]
     height = 0.13 * len(rows) if len(rows) <= NAMES_UP_TO else 12.0
-    figure = plotting.figure(2.2 + len(shown) * max(1.5, 0.13 * len(both)), 1.2 + height)
+    figure = figures.blank(2.2 + len(shown) * max(1.5, 0.13 * len(both)), 1.2 + height)
     for k, (measure, axes) in enumerate(zip(shown, np.atleast_1d(figure.subplots(1, len(shown))), strict=True)):
         matrix = np.array([[part.pairs[measure][pair] for pair in both] for part in found.layers.values()])
         _heat(axes, matrix, rows if k == 0 else [""] * len(rows), columns, measure, numbers=False)
         axes.tick_params(labelsize=5)
-    return plotting.save(figure, path)
+    return figures.save(figure, path)
 
 
 def layer_name(projection: str) -> str:
@@ -117,7 +116,7 @@ def _heat(
     if signed:
         low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
     scale = DIVERGING if signed else SCALE
-    axes.imshow(matrix, cmap=plotting.colour_map("higher", scale), vmin=low, vmax=high, aspect="auto")
+    axes.imshow(matrix, cmap=figures.colour_map("higher", scale), vmin=low, vmax=high, aspect="auto")
     axes.set_facecolor("#eeeae0")
     axes.set_title(f"{title}\n{low:.2f} to {high:.2f}", fontsize=8)
     step = 1 if len(rows) <= NAMES_UP_TO else len(rows) // 40

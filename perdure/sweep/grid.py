@@ -27,8 +27,20 @@ from perdure.plan import Plan, mistakes, sources, yaml_file
 from perdure.plan.fields import Name, Section
 from perdure.plan.yaml_file import Lines
 from perdure.sweep import axes as reading
-from perdure.sweep.axes import LISTED, METHODS, ORDERS, OWN_AXES, SEEDS, Ordering, Value
-from perdure.sweep.draft import Change, Draft, Place, below, without_methods
+from perdure.sweep.axes import (
+    LISTED,
+    METHODS,
+    ORDERS,
+    OWN_AXES,
+    SEEDS,
+    Change,
+    Draft,
+    Ordering,
+    Place,
+    Value,
+    below,
+    without_methods,
+)
 from perdure.wording import name_from
 
 DIGITS = 8

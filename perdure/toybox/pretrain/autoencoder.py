@@ -10,8 +10,8 @@ from torch import Tensor
 
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures, to_pixels, to_tensor
 from perdure.toybox.pretrain.draws import Order, numpy_draws, torch_draws
+from perdure.toybox.pretrain.files import log_line
 from perdure.toybox.pretrain.filters import random_filter
-from perdure.toybox.pretrain.log import log_line
 from perdure.toybox.pretrain.photos import TRAINING_PHOTOS, load_photos, random_picture
 from perdure.toybox.pretrain.precision import half_precision
 from perdure.toybox.pretrain.recipe import AutoencoderRecipe, Recipe

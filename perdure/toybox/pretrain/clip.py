@@ -14,7 +14,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from perdure.toybox.pretrain.contrast import distorted, paired_loss
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
 from perdure.toybox.pretrain.draws import Order, torch_draws
-from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.files import log_line
 from perdure.toybox.pretrain.precision import half_precision
 from perdure.toybox.pretrain.recipe import Recipe
 from perdure.toybox.pretrain.scorers import build_clip, embed, image_features, text_features

@@ -1,8 +1,10 @@
 """Tensors, arrays and folders that appear whole or not at all; text and JSON are written by `perdure.files`."""
 
 import io
+import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -45,3 +47,12 @@ def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
         os.replace(target, stale)
     os.replace(fresh, target)
     shutil.rmtree(stale, ignore_errors=True)
+
+
+def log_line(work: Path, stage: str, **values: float | int | str) -> None:
+    """Append one measurement; numbers are rounded to five digits."""
+    rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in values.items()}
+    line = json.dumps({"time": time.strftime("%H:%M:%S"), **rounded})
+    with open(work / f"{stage}.jsonl", "a", encoding="utf-8") as handle:
+        handle.write(line + "\n")
+    print(stage, line, flush=True)

@@ -10,7 +10,7 @@ from transformers import ViTModel
 from perdure.toybox.pretrain.contrast import distorted, paired_loss, same_against_other
 from perdure.toybox.pretrain.data import to_tensor
 from perdure.toybox.pretrain.draws import numpy_draws, torch_draws
-from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.files import log_line
 from perdure.toybox.pretrain.precision import half_precision
 from perdure.toybox.pretrain.recipe import PICTURE_SIDE, Recipe
 from perdure.toybox.pretrain.scorers import build_instance_encoder, embed, image_features

@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 from perdure.files import read_json, write_json
 from perdure.toybox.pretrain.autoencoder import load_autoencoder, load_exported, train_autoencoder, train_decoder
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
-from perdure.toybox.pretrain.latents import Latents
+from perdure.toybox.pretrain.feed import Latents
 from perdure.toybox.pretrain.processes import run_together
 from perdure.toybox.pretrain.recipe import Recipe
 from perdure.toybox.pretrain.tokenizer import build_tokenizer

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from perdure.toybox.pretrain.base import build_base
 from perdure.toybox.pretrain.draws import numpy_draws
-from perdure.toybox.pretrain.log import log_line
+from perdure.toybox.pretrain.files import log_line
 from perdure.toybox.pretrain.precision import half_precision
 from perdure.toybox.pretrain.recipe import Recipe
 from perdure.toybox.pretrain.tokenizer import encode
