@@ -37,7 +37,7 @@ def data(pico, pico_clip, photos):
             "prompts": {"subject": ["{concept} in snow", "{concept} on beach"], "style": ["{concept}"]},
             "images_per_prompt": 3, "steps": 1, "guidance": 1.0, "batch_size": 2,
         },
-        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}, "drift": 2},
+        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}},
     }  # fmt: skip
 
 
