@@ -114,6 +114,15 @@ def test_targets(backbone):
         assert tuple(backbone.unet.get_parameter(f"{name}.weight").shape) == shape
 
 
+def test_targets_that_a_base_does_not_have_are_named(pico, tmp_path):
+    pipe = StableDiffusionPipeline.from_pretrained(pico)
+    plain = {"down_block_types": ("DownBlock2D",) * 2, "mid_block_type": None, "up_block_types": ("UpBlock2D",) * 2}
+    pipe.unet = UNet2DConditionModel.from_config({**pipe.unet.config, **plain})
+    pipe.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ModelError, match="targets: attention is nothing in this base"):
+        loading.load(str(tmp_path / "bare"), device="cpu").projections("attention")
+
+
 def test_everything_is_frozen_and_in_evaluation_mode(backbone):
     for module in (backbone.unet, backbone.pipe.vae, backbone.pipe.text_encoder):
         assert not module.training and not any(p.requires_grad for p in module.parameters())
@@ -326,8 +335,9 @@ def test_loss_is_the_formula(backbone, gamma):
 
 
 def test_velocity_and_noise_are_told_apart(sd, sd_v):
-    assert sd_v.noising.config.prediction_type == "v_prediction" and sd.noising.config.prediction_type == "epsilon"
-    assert sd.noising.alphas_cumprod.equal(sd_v.noising.alphas_cumprod)
+    one, two = sd.objective.schedule, sd_v.objective.schedule
+    assert one.config.prediction_type == "epsilon" and two.config.prediction_type == "v_prediction"
+    assert one.alphas_cumprod.equal(two.alphas_cumprod)
     assert float(sd.loss(batch_of(sd)).detach()) != float(sd_v.loss(batch_of(sd_v)).detach())
 
 

@@ -69,7 +69,7 @@ def test_the_model_before_this_lesson_is_the_base_and_the_past(name, pico, backb
         model = context.model
         batch = model.batches("test", 1, 2)[0]
         past = chosen.consolidate.recall(memory, method.Wanted(context.concept))
-        noisy = backbone.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+        noisy = backbone.objective.noised(batch.latents, batch.noise, batch.timesteps)
         for predicted, delta in ((model.before(batch), past), (model.under(Delta(), batch), Delta())):
             unet = plain(pico, delta).unet
             with torch.no_grad():

@@ -207,7 +207,7 @@ def test_preservation_on_top_of_merge_init_is_lwf(taught):
 
 def by_hand(backbone, batch, prompts, gamma=None):
     """Error of each image under its own prompt, one at a time, and weighted by min(SNR, gamma) / SNR."""
-    kept, errors = backbone.noising.alphas_cumprod, []
+    kept, errors = backbone.objective.schedule.alphas_cumprod, []
     for k, prompt in enumerate(prompts):
         ratio = kept[batch.timesteps[k]]
         noisy = ratio.sqrt() * batch.latents[k] + (1 - ratio).sqrt() * batch.noise[k]

@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import (
     DDIMScheduler,
-    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from diffusers.training_utils import compute_snr
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,6 +22,7 @@ from perdure.bases.family import Condition, Family
 from perdure.bases.laying import Laying, Moved
 from perdure.bases.processes import accelerator, several
 from perdure.bases.words import Vocabulary
+from perdure.errors import ModelError
 from perdure.memory.delta import Delta
 from perdure.method import Weights, Word
 from perdure.wording import Speech
@@ -62,7 +61,7 @@ class Backbone:
         self.dtype: torch.dtype = pipe.unet.dtype  # asked once: diffusers walks all modules to answer
         self.vocabulary = Vocabulary(pipe)
         self._speech = Speech({})
-        self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
+        self.objective = family.objective(pipe)
         self._linears = {
             name: module
             for name, module in self.unet.named_modules()
@@ -74,8 +73,10 @@ class Backbone:
     # --- projections, adapters, deltas ----------------------------------------------------------------------------
 
     def projections(self, targets: str) -> dict[str, tuple[int, int]]:
-        """Names and shapes (out, in) of the target projections."""
+        """Names and shapes (out, in) of the target projections. Raises ModelError where there are none."""
         names = [name for name in self._linears if name.endswith(TARGETS[targets])]
+        if not names:
+            raise ModelError(f"targets: {targets} is nothing in this base ({type(self.unet).__name__})")
         return {name: (self._linears[name].out_features, self._linears[name].in_features) for name in names}
 
     def attached(self, weights: Weights) -> AbstractContextManager[None]:
@@ -184,9 +185,16 @@ class Backbone:
 
     # --- loss -----------------------------------------------------------------------------------------------------
 
+    def noised(
+        self, latents: Tensor, condition: Condition, captions: Sequence[str], generator: torch.Generator
+    ) -> Batch:
+        """A batch of latents (b, c, h, w) with their noise and times: first the noise is drawn, then the times."""
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        return Batch(latents, noise, self.objective.times(latents, generator), condition, tuple(captions))
+
     def predict(self, batch: Batch) -> Tensor:
-        """The UNet's output (noise or velocity, as the base was trained) for the noised latents, float32."""
-        noisy = self.noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+        """The UNet's output for the noised latents, in what the base was trained to predict, float32."""
+        noisy = self.objective.noised(batch.latents, batch.noise, batch.timesteps)
         with self.accelerator.autocast():
             output = self.unet(
                 noisy.to(self.dtype), batch.timesteps, **self.family.unet_inputs(batch.condition), return_dict=False
@@ -202,14 +210,10 @@ class Backbone:
         return self.error(batch, self.predict(batch), min_snr).mean()
 
     def error(self, batch: Batch, predicted: Tensor, min_snr: float | None = None) -> Tensor:
-        """Mean squared error of a prediction for each image (b,); min-SNR weights of Hang et al. 2023, equation 6."""
-        velocity = self.noising.config.prediction_type == "v_prediction"
-        target = self.noising.get_velocity(batch.latents, batch.noise, batch.timesteps) if velocity else batch.noise
+        """Mean squared error of a prediction for each image (b,), weighted by min-SNR where that is given."""
+        target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         error = F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
-        if min_snr is not None:
-            snr = compute_snr(self.noising, batch.timesteps)
-            error = error * snr.clamp(max=min_snr) / (snr + 1 if velocity else snr).clamp(min=1e-8)
-        return error
+        return error if min_snr is None else self.objective.weighted(error, batch.timesteps, min_snr)
 
     @contextmanager
     def training(self, optimizer: torch.optim.Optimizer) -> Iterator[Any]:
@@ -218,11 +222,6 @@ class Backbone:
             yield self.accelerator.prepare(optimizer)
         finally:
             self.accelerator = accelerator(*self._wanted)
-
-    @property
-    def training_timesteps(self) -> int:
-        """Number of diffusion steps that the base was trained with."""
-        return int(self.noising.config.num_train_timesteps)
 
     # --- drawing --------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
-
+from perdure.bases.family import Family
 from perdure.errors import ModelError
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
@@ -14,7 +13,6 @@ LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 WEIGHED = ("unet", "vae", "text_encoder", "text_encoder_2")
 """Parts of a pipeline that have weights."""
-PREDICTIONS = ("epsilon", "v_prediction")
 
 
 def check_index(index: Mapping[str, Any], base: str) -> None:
@@ -74,26 +72,13 @@ def _incomplete(base: str, what: str) -> ModelError:
     return ModelError(f"base {base} is incomplete: {what} is missing; download or copy it again")
 
 
-def check_pipeline(pipe: Any, base: str) -> None:
-    """Refuse a base whose objective or latents are not those that lessons are trained with."""
-    scheduler, unet, vae = pipe.scheduler, pipe.unet.config, pipe.vae.config
-    name, predicts = type(scheduler).__name__, scheduler.config.get("prediction_type", "epsilon")
-    flows = "FlowMatch" in name or scheduler.config.get("use_flow_sigmas")
-    if flows or isinstance(scheduler, EDMEulerScheduler | EDMDPMSolverMultistepScheduler):
-        raise ModelError(f"base {base} is noised as {name} says; perdure teaches UNets of the DDPM kind only")
-    if predicts not in PREDICTIONS:
-        known = " or ".join(PREDICTIONS)
-        raise ModelError(f"base {base} predicts {predicts!r}; perdure teaches bases that predict {known}")
-    if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
-        raise ModelError(f"base {base}: its autoencoder shifts latents (latents_mean, latents_std), which is not known")
+def check_pipeline(pipe: Any, family: Family, base: str) -> None:
+    """Refuse a base whose objective or latents are not those that lessons are trained with, or that is damaged."""
+    if problem := family.unlike(pipe):
+        raise ModelError(f"base {base}{problem}")
     for part in ("tokenizer", "tokenizer_2"):
         if (tokenizer := pipe.components.get(part)) is not None:
             most, encoder = max(tokenizer.get_vocab().values(), default=0), part.replace("tokenizer", "text_encoder")
             rows = pipe.components[encoder].get_input_embeddings().num_embeddings
             if most >= rows:
                 raise ModelError(f"base {base} is damaged: {part}/ has a word {most}, and {encoder}/ has {rows} words")
-    if unet.in_channels != vae.latent_channels:
-        raise ModelError(
-            f"base {base}: its UNet takes {unet.in_channels} channels and its autoencoder has {vae.latent_channels}; "
-            "inpainting and editing models cannot be taught, name the text-to-image model they were made from"
-        )

@@ -10,6 +10,8 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from perdure.bases.objective import Objective
+
 Condition = Mapping[str, Tensor]
 """Everything the UNet is told beside latents and time, each tensor with a leading batch dimension."""
 
@@ -44,3 +46,7 @@ class Family:
     """Keyword arguments of the UNet's forward."""
     pipeline_inputs: Callable[[Condition, Condition], dict[str, Any]]
     """(prompts, negative prompts) -> keyword arguments of the sampling pipeline."""
+    objective: Callable[[Any], Objective]
+    """(pipeline) -> what its network was trained to do."""
+    unlike: Callable[[Any], str]
+    """(pipeline) -> why it cannot be taught although it is of this class, to follow "base NAME"; "" where it can."""

@@ -61,7 +61,7 @@ def pipeline(base: str, precision: str = "fp32", vae: str | None = None) -> tupl
         extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     with quiet(fetching):
         pipe = _from_pretrained(DiffusionPipeline, found, base, torch_dtype=DTYPES[precision], **extra)
-        checking.check_pipeline(pipe, base)
+        checking.check_pipeline(pipe, family, base)
         pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
     return pipe, family
 

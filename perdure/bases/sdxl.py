@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from perdure.bases import unets
 from perdure.bases.family import Condition, Family, hushed
 
 
@@ -45,4 +46,7 @@ def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]
     }
 
 
-FAMILY = Family("sdxl", "StableDiffusionXLPipeline", encode, unguided, sized, unet_inputs, pipeline_inputs)
+FAMILY = Family(
+    "sdxl", "StableDiffusionXLPipeline", encode, unguided, sized, unet_inputs, pipeline_inputs, unets.objective,
+    unets.unlike,
+)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from perdure.bases import unets
 from perdure.bases.family import Condition, Family, hushed
 
 
@@ -34,4 +35,7 @@ def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]
     return {"prompt_embeds": condition["text"], "negative_prompt_embeds": negative["text"]}
 
 
-FAMILY = Family("stable-diffusion", "StableDiffusionPipeline", encode, unguided, sized, unet_inputs, pipeline_inputs)
+FAMILY = Family(
+    "stable-diffusion", "StableDiffusionPipeline", encode, unguided, sized, unet_inputs, pipeline_inputs,
+    unets.objective, unets.unlike,
+)  # fmt: skip

@@ -41,15 +41,12 @@ class Examples:
     def batch(self, backbone: Backbone, size: int, draw: Draw, step: int, purpose: str = "") -> Batch:
         """The batch of one step: every view once an epoch, in an order drawn anew each epoch."""
         index = [self._position(size * step + k, draw, purpose) for k in range(size)]
-        generator = draw(f"{purpose}noise", step)
         latents = self.latents[index]
         if self.deviation is not None:
             spread = torch.randn(latents.shape, generator=draw(f"{purpose}posterior", step)).to(latents)
             latents = latents + self.deviation[index] * spread
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        timesteps = torch.randint(0, backbone.training_timesteps, (size,), generator=generator).to(latents.device)
-        captions = tuple(self.captions[i] for i in index)
-        return Batch(latents, noise, timesteps, rows(self.condition, index), captions)
+        captions = [self.captions[i] for i in index]
+        return backbone.noised(latents, rows(self.condition, index), captions, draw(f"{purpose}noise", step))
 
     def _position(self, count: int, draw: Draw, purpose: str) -> int:
         epoch, place = divmod(count, len(self))

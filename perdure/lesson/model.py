@@ -67,16 +67,11 @@ class LessonModel:
 
     def batch_of(self, latents: Tensor, captions: Sequence[str], purpose: str, step: int) -> Batch:
         """A noised batch of other images (b, c, h, w)."""
-        generator = self.random(f"{purpose} noise", step)
-        like = self.examples.latents
-        noise = torch.randn(latents.shape, generator=generator).to(like)
-        timesteps = torch.randint(0, self.backbone.training_timesteps, (len(latents),), generator=generator).to(
-            like.device
-        )
         sizes = {
             name: tensor[:1].expand(len(latents), *tensor.shape[1:]) for name, tensor in self.examples.condition.items()
         }
-        plain = Batch(latents.to(like), noise, timesteps, sizes, tuple(captions))
+        generator = self.random(f"{purpose} noise", step)
+        plain = self.backbone.noised(latents.to(self.examples.latents), sizes, captions, generator)
         return self.backbone.reworded(plain, captions)
 
     def predict(self, batch: Batch, prompts: Sequence[str] | None = None) -> Tensor:
