@@ -48,7 +48,7 @@ class Diffusion:
 
     def weighted(self, error: Tensor, times: Tensor, min_snr: float) -> Tensor:
         """Min-SNR weights of Hang et al. 2023, equation 6."""
-        snr = compute_snr(self.schedule, times)
+        snr: Tensor = compute_snr(self.schedule, times)
         return error * snr.clamp(max=min_snr) / (snr + 1 if self._velocity else snr).clamp(min=1e-8)
 
     @property
