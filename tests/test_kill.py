@@ -46,7 +46,7 @@ def killed(pico, pico_clip, photos, tmp_path_factory):
 
 def test_every_moment_falls_into_the_run(killed):
     assert all(attempt["killed"] for attempt in killed["attempts"])
-    assert {attempt["lessons"] for attempt in killed["attempts"]} == {0, 1, 2}
+    assert {attempt["lessons"] for attempt in killed["attempts"]} >= {0, 1, 2}
 
 
 def test_resumed_runs_end_bit_equal(killed):
