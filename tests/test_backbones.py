@@ -518,7 +518,7 @@ def test_what_is_no_base(pico, tmp_path):
         "https://huggingface.co/owner/name": "give a hub id",
         "owner/name@main": "give a hub id",
         "somebody/nothing": "neither a local folder nor in the hub cache",
-        "nothing-at-all": "neither a local folder nor in the hub cache",
+        "nothing-at-all": "no such folder, and it is no hub id",
     }
     for base, word in cases.items():
         with pytest.raises(ModelError, match=word) as caught:

@@ -379,7 +379,7 @@ def test_check_run_and_teach_tell_what_was_left_out(perdure, pico, tmp_path):
         f"base: {pico}\nmethod: naive\nconcepts: [{{name: cat, images: cat, token: zwz, class: cat}}]\n"
     )
     code, out, _ = perdure("check", "plan.yaml")
-    assert code == 0 and out.count("note: concept 'cat': ") == 7
+    assert code == 0 and out.count("HEIC is not read here") == 7
     assert len(json.loads(perdure("check", "plan.yaml", "--json")[1])["concepts"][0]["notes"]) == 7
     _, out, _ = perdure("run", "plan.yaml", "--device", "nowhere")
     assert out.count("note: concept 'cat': ") == 5 and "note: 2 more; `perdure check` shows them all" in out
