@@ -1,6 +1,7 @@
 """The shape of the package, read from its source: who may import whom, what is never used, how long things are."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -147,6 +148,13 @@ def test_imports_point_down():
     assert wrong == []
 
 
+def test_the_house_is_drawn_as_it_is():
+    """The table of docs/architecture.md has every room in its layer."""
+    text = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| \S", text, flags=re.MULTILINE)
+    assert rows == [(str(number), room) for number, layer in enumerate(LAYERS, 1) for room in layer]
+
+
 def test_no_circle_hides_behind_type_checking():
     """Only what must start without libraries names types of this package for the type checker alone."""
     hidden = {
@@ -212,6 +220,13 @@ def test_no_pickle_and_no_code_from_data():
             assert name not in ("np.load", "np.save") or options.get("allow_pickle") == "False", f"{path}:{call.lineno}"
             assert name != "yaml.load" or options.get("Loader") == "_Loader", f"{path}:{call.lineno}"
             assert "trust_remote_code" not in options, f"{path}:{call.lineno}"
+
+
+def test_the_wrong_formulas_name_code_that_is_there():
+    """`python -m tests.wrong` puts each of them in by hand; it takes too long to be run here."""
+    from tests.wrong import WRONG
+
+    assert [one.what for one in WRONG if (ROOT / one.file).read_text(encoding="utf-8").count(one.right) != 1] == []
 
 
 def test_the_loader_of_yaml_is_a_safe_one():
