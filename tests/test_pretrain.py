@@ -119,6 +119,7 @@ def test_interrupted_training_resumes_to_the_bit(trained, tmp_path, tokenizer):
     assert _digests(tmp_path / "work") == _digests(trained)
 
 
+@pytest.mark.slow
 def test_base_trains_in_two_processes(trained, tmp_path):
     """The processes share the work and end with one set of weights."""
     replace_folder(tmp_path / "work", lambda folder: _copy_data(trained, folder))
@@ -161,6 +162,7 @@ def test_an_interrupted_flow_resumes_to_the_bit(flowed, parts, tmp_path, tokeniz
     assert _digests(tmp_path / "work", "flow") == _digests(flowed, "flow")
 
 
+@pytest.mark.slow
 def test_flow_trains_in_two_processes(flowed, parts, tmp_path):
     replace_folder(tmp_path / "work", lambda folder: _copy_data(flowed, folder))
     stages.run_stage("flow", replace(PICO, processes=2), tmp_path / "work", parts=parts)
