@@ -58,7 +58,7 @@ WRONG = (
           "(before - now).square().sum()", (f"{TWINS}guards.py", "-k", "cns and both")),
     Wrong("the smaller of two", "parts/consolidate.py", "new.abs() >= old.abs()", "new.abs() <= old.abs()",
           (f"{TWINS}merging.py", "tests/test_formulas.py", "-k", "magmax")),
-    Wrong("min-SNR of a velocity as of noise", "bases/backbone.py", "(snr + 1 if velocity else snr)", "snr",
+    Wrong("min-SNR of a velocity as of noise", "bases/objective.py", "(snr + 1 if self._velocity else snr)", "snr",
           (f"{TWINS}merging.py", "-k", "velocity")),
     Wrong("prior preservation without its weight", "lesson/train.py", "loss += training.prior.weight * backbone.loss(",
           "loss += backbone.loss(", (f"{TWINS}merging.py", "-k", "everything and naive")),
