@@ -23,9 +23,10 @@ from torch import nn
 
 from perdure import method
 from perdure.bases import loading
-from perdure.bases.backbone import SCHEDULERS
 from perdure.bases.batch import Batch, rows
+from perdure.bases.families import sdxl, stable_diffusion
 from perdure.bases.laying import Laying
+from perdure.bases.objective import Diffusion
 from perdure.drawing import sample
 from perdure.errors import ModelError, TrainingError
 from perdure.lesson import examples, train
@@ -105,13 +106,13 @@ def test_targets(backbone):
     every, cross = backbone.projections("attention"), backbone.projections("cross_kv")
     attentions = {name.rsplit(".attn", 1)[0] for name in every}
     assert len(every) == 8 * len(attentions) and len(cross) == 2 * len(attentions) and cross.items() <= every.items()
-    assert len(attentions) == sum(1 for name, _ in backbone.unet.named_modules() if name.endswith("attn1"))
-    width = backbone.unet.config.cross_attention_dim
+    assert len(attentions) == sum(1 for name, _ in backbone.network.named_modules() if name.endswith("attn1"))
+    width = backbone.pipe.unet.config.cross_attention_dim
     assert all(".attn2.to_k" in name or ".attn2.to_v" in name for name in cross)
     assert {into for _, into in cross.values()} == {width}
     for name, shape in every.items():
         assert name.endswith((".to_q", ".to_k", ".to_v", ".to_out.0"))
-        assert tuple(backbone.unet.get_parameter(f"{name}.weight").shape) == shape
+        assert tuple(backbone.network.get_parameter(f"{name}.weight").shape) == shape
 
 
 def test_targets_that_a_base_does_not_have_are_named(pico, tmp_path):
@@ -124,7 +125,7 @@ def test_targets_that_a_base_does_not_have_are_named(pico, tmp_path):
 
 
 def test_everything_is_frozen_and_in_evaluation_mode(backbone):
-    for module in (backbone.unet, backbone.pipe.vae, backbone.pipe.text_encoder):
+    for module in (backbone.network, backbone.pipe.vae, backbone.pipe.text_encoder):
         assert not module.training and not any(p.requires_grad for p in module.parameters())
 
 
@@ -132,7 +133,7 @@ def test_everything_is_frozen_and_in_evaluation_mode(backbone):
 
 
 def parameters(backbone):
-    return dict(backbone.unet.named_parameters())
+    return dict(backbone.network.named_parameters())
 
 
 def same(before, after):
@@ -248,17 +249,17 @@ def fill(adapter, delta):
 
 
 def test_an_adapter_leaves_no_trace(backbone):
-    before = {name: tensor.clone() for name, tensor in backbone.unet.state_dict().items()}
-    objects, kinds = parameters(backbone), [type(module) for module in backbone.unet.modules()]
+    before = {name: tensor.clone() for name, tensor in backbone.network.state_dict().items()}
+    objects, kinds = parameters(backbone), [type(module) for module in backbone.network.modules()]
     for error in (None, KeyError):
         with pytest.raises(error) if error else torch.no_grad(), attached(backbone, 2, "attention") as adapter:
             assert len(adapter.named().values()) == 2 * len(backbone.projections("attention"))
             if error:
                 raise error
-        after = backbone.unet.state_dict()
+        after = backbone.network.state_dict()
         assert list(before) == list(after) and all(torch.equal(before[n], after[n]) for n in before)
-        assert same(objects, parameters(backbone)) and kinds == [type(m) for m in backbone.unet.modules()]
-        assert not hasattr(backbone.unet, "peft_config")
+        assert same(objects, parameters(backbone)) and kinds == [type(m) for m in backbone.network.modules()]
+        assert not hasattr(backbone.network, "peft_config")
 
 
 @pytest.mark.parametrize("targets", ["attention", "cross_kv"])
@@ -281,7 +282,7 @@ def test_gradients_reach_the_adapter_and_nothing_else(backbone):
         fill(adapter, some_delta(backbone, targets="cross_kv"))
         backbone.loss(batch_of(backbone)).backward()
         own = {id(p) for p in adapter.named().values()}
-        for module in (backbone.unet, backbone.pipe.vae, backbone.pipe.text_encoder):
+        for module in (backbone.network, backbone.pipe.vae, backbone.pipe.text_encoder):
             assert all((p.grad is not None) == (id(p) in own) for p in module.parameters())
         assert all(p.dtype == torch.float32 and p.grad.abs().max() > 0 for p in adapter.named().values())
 
@@ -296,7 +297,7 @@ def gradients(backbone):
 def test_gradient_checkpointing_gives_equal_gradients(backbone):
     plain = gradients(backbone)
     calls = []
-    block = backbone.unet.up_blocks[0].resnets[1]  # behind some adapters, so that gradients flow through it
+    block = backbone.network.up_blocks[0].resnets[1]  # behind some adapters, so that gradients flow through it
     handle = block.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
         backbone.gradient_checkpointing(True)
@@ -318,8 +319,10 @@ def naive_loss(backbone, batch, gamma, velocity):
     for k in range(len(batch.latents)):
         a = alphas[batch.timesteps[k]]
         x, noise = batch.latents[k : k + 1], batch.noise[k : k + 1]
-        told = backbone.family.unet_inputs(rows(batch.condition, [k]))
-        said = backbone.unet(a.sqrt() * x + (1 - a).sqrt() * noise, batch.timesteps[k], **told).sample
+        told = {"sdxl": sdxl, "stable-diffusion": stable_diffusion}[backbone.family.name].unet_inputs(
+            rows(batch.condition, [k])
+        )
+        said = backbone.network(a.sqrt() * x + (1 - a).sqrt() * noise, batch.timesteps[k], **told).sample
         error = (said - (a.sqrt() * noise - (1 - a).sqrt() * x if velocity else noise)).pow(2).mean()
         snr = a / (1 - a)
         weight = 1.0 if gamma is None else min(float(snr), gamma) / (snr + 1 if velocity else snr)
@@ -364,7 +367,7 @@ def test_batches_of_any_size_draw_the_same(backbone):
         assert max((a - b).abs().max() for a, b in zip(whole, parts, strict=True)) <= 1
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", Diffusion.solvers)
 def test_schedulers(backbone, scheduler):
     usual = backbone.pipe.scheduler
     drawn = draw(backbone, scheduler=scheduler, steps=4)
@@ -428,7 +431,7 @@ def test_sdxl_is_told_sizes_and_crops(xl):
     first, second = shown.condition["time_ids"].tolist()
     assert first == [40, 80, 0, 16, 32, 32]  # height, width, crop top, crop left, target
     assert second[:3] == [40, 80, 0] and 0 <= second[3] <= 32
-    inputs = xl.family.unet_inputs(shown.condition)
+    inputs = sdxl.unet_inputs(shown.condition)
     assert (
         inputs["added_cond_kwargs"]["text_embeds"].shape == (2, 16) and inputs["encoder_hidden_states"].shape[-1] == 40
     )
@@ -460,7 +463,7 @@ def test_half_precision_learns_and_draws(request, which, precision):
         memory = train.learn(backbone, method.get("merge_init", {"rank": 2}), Memory(), lesson, planned(how))
         assert {t.dtype for t in memory.tensors.values()} == {torch.float32}
         with backbone.laid(memory.delta()):
-            assert backbone.unet.get_parameter(f"{next(iter(memory.delta()))}.weight").dtype == backbone.dtype
+            assert backbone.network.get_parameter(f"{next(iter(memory.delta()))}.weight").dtype == backbone.dtype
             assert len(set(draw(backbone))) == 4
     finally:
         loading.load(folder, "fp32", "cpu")  # accelerate keeps one precision a process
@@ -602,7 +605,7 @@ def test_half_precision_files_and_shards_are_loaded_and_pickles_are_not(pico, sd
     pipe.save_pretrained(tmp_path / "bin", safe_serialization=False)
     for name in ("fp16", "shards"):
         loaded = loading.load(str(tmp_path / name), device="cpu")
-        assert all(torch.equal(p, loaded.unet.state_dict()[n]) for n, p in sd.unet.state_dict().items())
+        assert all(torch.equal(p, loaded.network.state_dict()[n]) for n, p in sd.network.state_dict().items())
     shard = sorted((tmp_path / "shards/unet").glob("*-00002-of-*.safetensors"))[0]
     shard.unlink()
     with pytest.raises(ModelError, match=f"incomplete: unet/{shard.name} is missing"):

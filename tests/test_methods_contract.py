@@ -51,14 +51,14 @@ UNTOUCHED: dict[str, bool] = {}
 @cache
 def taught(backbone, name, text):
     """The memories after each lesson, in one process; the first is empty."""
-    before = {key: tensor.clone() for key, tensor in backbone.unet.state_dict().items()}
+    before = {key: tensor.clone() for key, tensor in backbone.network.state_dict().items()}
     made = plan.build(json.loads(text))
     chain = [Memory()]
     for number, concept in enumerate(made.concepts, start=1):
         encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
         lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)
         chain.append(learn(backbone, method.get(name), chain[-1], lesson, made))
-    after = backbone.unet.state_dict()
+    after = backbone.network.state_dict()
     UNTOUCHED[name] = before.keys() == after.keys() and all(torch.equal(after[key], before[key]) for key in before)
     return chain
 

@@ -212,7 +212,7 @@ def by_hand(backbone, batch, prompts, gamma=None):
         ratio = kept[batch.timesteps[k]]
         noisy = ratio.sqrt() * batch.latents[k] + (1 - ratio).sqrt() * batch.noise[k]
         text = backbone.encode_prompts([prompt])["text"]
-        predicted = backbone.unet(noisy[None], batch.timesteps[k], encoder_hidden_states=text).sample[0]
+        predicted = backbone.network(noisy[None], batch.timesteps[k], encoder_hidden_states=text).sample[0]
         snr = ratio / (1 - ratio)
         weight = 1.0 if gamma is None else min(float(snr), gamma) / float(snr)
         errors.append(weight * (predicted - batch.noise[k]).square().mean())

@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_lesson(backbone, lesson, monkeypatc
     ):
         learn(backbone, NAIVE, memory, lesson, planned(training()))
     assert memory.digest == digest
-    assert not any("lora" in name for name, _ in backbone.unet.named_parameters())
+    assert not any("lora" in name for name, _ in backbone.network.named_parameters())
 
 
 def test_an_update_that_is_not_finite_is_not_remembered(backbone, lesson):

@@ -1,5 +1,6 @@
 """The frozen base model: adapters on top, deltas underneath, loss, and drawing."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -7,40 +8,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
 from PIL import Image
 from torch import Tensor, nn
 
 from perdure.bases.attaching import Attaching, input_norms
 from perdure.bases.batch import Batch
-from perdure.bases.family import Condition, Family
+from perdure.bases.family import Condition, Drawing, Family
 from perdure.bases.laying import Laying, Moved
 from perdure.bases.processes import accelerator, several
 from perdure.bases.words import Vocabulary
-from perdure.errors import ModelError
+from perdure.errors import ModelError, PlanError
 from perdure.memory.delta import Delta
-from perdure.method import Weights, Word
+from perdure.method import Targets, Weights, Word
+from perdure.plan import Sampling, Times, Training
 from perdure.wording import Speech
 
-SCHEDULERS = {
-    "ddim": DDIMScheduler,
-    "euler": EulerDiscreteScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-}
 DECODED = 1 << 20
 """Pixels that are decoded at a time: one image of 1024 x 1024, for which SDXL's decoder needs about 8 GB in float32."""
-ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
-TARGETS = {
-    "attention": ATTENTION,
-    "cross": tuple(f".attn2{end}" for end in ATTENTION),
-    "cross_kv": (".attn2.to_k", ".attn2.to_v"),
-}
 
 
 class Backbone:
@@ -57,34 +41,55 @@ class Backbone:
         self.pipe.set_progress_bar_config(disable=True)
         for module in (m for m in pipe.components.values() if isinstance(m, nn.Module)):
             module.requires_grad_(False).eval()
-        self.unet = pipe.unet
-        self.dtype: torch.dtype = pipe.unet.dtype  # asked once: diffusers walks all modules to answer
-        self.vocabulary = Vocabulary(pipe)
+        self.network = pipe.components[family.network]
+        self.dtype: torch.dtype = self.network.dtype  # asked once: diffusers walks all modules to answer
+        self.vocabulary = Vocabulary(pipe, family.words)
         self._speech = Speech({})
-        self.objective = family.objective(pipe)
+        self.objective, self.units = family.objective(pipe), family.units(pipe)
         self._linears = {
             name: module
-            for name, module in self.unet.named_modules()
-            if isinstance(module, nn.Linear) and name.endswith(ATTENTION)
+            for name, module in self.network.named_modules()
+            if isinstance(module, nn.Linear) and re.fullmatch(family.targets["attention"], name)
         }
-        self._attaching = Attaching(self.unet, self._linears)
+        self._attaching = Attaching(self.network, self._linears)
         self._laying = Laying(self._linears)
+
+    def check(self, training: Training, sampling: Sampling) -> None:
+        """Raises PlanError with what this base cannot do of a plan's settings."""
+        problems = [problem for problem in (self.objective.unfit(training.min_snr, training.times),) if problem]
+        if sampling.scheduler not in ("default", *self.objective.solvers):
+            known = ", ".join(("default", *self.objective.solvers))
+            problems.append(f"sampling.scheduler: {sampling.scheduler} does not fit this base; allowed: {known}")
+        if sampling.negative_prompt is not None and not self.family.negative:
+            problems.append(
+                "sampling.negative_prompt does nothing here: this base is told its guidance and draws without a "
+                "negative prompt; leave it null"
+            )
+        multiple = int(self.pipe.vae_scale_factor) * self.units.multiple
+        sides = {"training.resolution": training.resolution, "sampling.resolution": sampling.resolution or 0}
+        problems += [
+            f"{key}: {side} pixels cannot be divided among the tokens of this base; give a multiple of {multiple}"
+            for key, side in sides.items()
+            if self.units.multiple > 1 and side % multiple
+        ]
+        if problems:
+            raise PlanError(problems)
 
     # --- projections, adapters, deltas ----------------------------------------------------------------------------
 
-    def projections(self, targets: str) -> dict[str, tuple[int, int]]:
+    def projections(self, targets: Targets) -> dict[str, tuple[int, int]]:
         """Names and shapes (out, in) of the target projections. Raises ModelError where there are none."""
-        names = [name for name in self._linears if name.endswith(TARGETS[targets])]
+        names = [name for name in self._linears if re.fullmatch(self.family.targets[targets], name)]
         if not names:
-            raise ModelError(f"targets: {targets} is nothing in this base ({type(self.unet).__name__})")
+            raise ModelError(f"targets: {targets} is nothing in this base ({type(self.network).__name__})")
         return {name: (self._linears[name].out_features, self._linears[name].in_features) for name in names}
 
     def attached(self, weights: Weights) -> AbstractContextManager[None]:
-        """The UNet with trainable changes of some projections on top."""
+        """The network with trainable changes of some projections on top."""
         return self._attaching.attached(weights)
 
     def bare(self) -> AbstractContextManager[None]:
-        """The UNet with what is attached to it switched off."""
+        """The network with what is attached to it switched off."""
         return self._attaching.bare()
 
     def weight(self, projection: str) -> Tensor:
@@ -106,11 +111,11 @@ class Backbone:
         return input_norms(run, {name: self._linears[name] for name in projections})
 
     def laid(self, delta: Delta) -> AbstractContextManager[None]:
-        """The UNet with this delta under it and no other. Raises ModelError where it does not fit the base."""
+        """The network with this delta under it and no other. Raises ModelError where it does not fit the base."""
         return self._laying.laid(delta)
 
     def moved(self) -> Moved:
-        """What lies under the UNet now, as shapes."""
+        """What lies under the network now, as shapes."""
         return self._laying.moved()
 
     def as_first(self, moved: Moved) -> AbstractContextManager[None]:
@@ -119,7 +124,7 @@ class Backbone:
 
     def gradient_checkpointing(self, on: bool) -> None:
         """Trade time for memory: recompute activations in the backward pass."""
-        (self.unet.enable_gradient_checkpointing if on else self.unet.disable_gradient_checkpointing)()
+        (self.network.enable_gradient_checkpointing if on else self.network.disable_gradient_checkpointing)()
 
     # --- encoding -------------------------------------------------------------------------------------------------
 
@@ -144,16 +149,15 @@ class Backbone:
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Latents (n, c, h/f, w/f) in the UNet's units of images (n, 3, h, w) in [-1, 1], each drawn once."""
+        """Latents (n, c, h/f, w/f) in the network's units of images (n, 3, h, w) in [-1, 1], each drawn once."""
         drawn = [m + s * torch.randn(m.shape, generator=generator).to(m) for m, s in self._posteriors(images)]
-        return torch.cat(drawn).float() * float(self.pipe.vae.config.scaling_factor)
+        return self.units.of(torch.cat(drawn))
 
     @torch.no_grad()
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Means and deviations of the latents that `encode_images` draws; deviation 0 where nothing is drawn."""
         means, deviations = zip(*self._posteriors(images), strict=True)
-        scale = float(self.pipe.vae.config.scaling_factor)
-        return torch.cat(means).float() * scale, torch.cat(deviations).float() * scale
+        return self.units.of(torch.cat(means)), self.units.deviation(torch.cat(deviations))
 
     def _posteriors(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Mean and deviation (1, c, h/f, w/f) of each image, in the autoencoder's units."""
@@ -168,38 +172,46 @@ class Backbone:
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """RGB images of latents (n, c, h/f, w/f), decoded as many at a time as `DECODED` allows."""
         vae, images = self.pipe.vae, []
-        pixels = latents.shape[-2] * latents.shape[-1] * int(self.pipe.vae_scale_factor) ** 2
-        for some in torch.split(latents, max(1, DECODED // pixels)):
-            decoded = vae.decode(some.to(vae.dtype) / vae.config.scaling_factor).sample
+        for some in torch.split(latents, max(1, DECODED // (latents.shape[-1] * self._pixels) ** 2)):
+            decoded = vae.decode(self.units.back(some.to(vae.dtype))).sample
             images += self.pipe.image_processor.postprocess(decoded, output_type="pil")
         return images
 
     @property
     def latent_channels(self) -> int:
-        """Channels of the UNet's latents."""
-        return int(self.unet.config.in_channels)
+        """Channels of the network's latents."""
+        return self.units.channels
 
     def latent_side(self, pixels: int) -> int:
         """Side of the latents of an image with that many pixels a side."""
-        return pixels // int(self.pipe.vae_scale_factor)
+        return pixels // self._pixels
+
+    @property
+    def _pixels(self) -> int:
+        """Pixels a side of an image that make one latent."""
+        return int(self.pipe.vae_scale_factor) * self.units.fold
 
     # --- loss -----------------------------------------------------------------------------------------------------
 
     def noised(
-        self, latents: Tensor, condition: Condition, captions: Sequence[str], generator: torch.Generator
+        self,
+        latents: Tensor,
+        condition: Condition,
+        captions: Sequence[str],
+        generator: torch.Generator,
+        times: Times = "default",
     ) -> Batch:
         """A batch of latents (b, c, h, w) with their noise and times: first the noise is drawn, then the times."""
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        return Batch(latents, noise, self.objective.times(latents, generator), condition, tuple(captions))
+        drawn = self.objective.times(latents, times, generator)
+        return Batch(latents, noise, drawn, condition, tuple(captions))
 
     def predict(self, batch: Batch) -> Tensor:
-        """The UNet's output for the noised latents, in what the base was trained to predict, float32."""
+        """What the network predicts for the noised latents, as the base was trained to, float32."""
         noisy = self.objective.noised(batch.latents, batch.noise, batch.timesteps)
         with self.accelerator.autocast():
-            output = self.unet(
-                noisy.to(self.dtype), batch.timesteps, **self.family.unet_inputs(batch.condition), return_dict=False
-            )[0]
-        return torch.as_tensor(output).float()
+            output = self.family.predict(self.pipe, noisy.to(self.dtype), batch.timesteps, batch.condition)
+        return output.float()
 
     def reworded(self, batch: Batch, prompts: Sequence[str]) -> Batch:
         """The same noised images under other prompts, one for each image; sizes and crops stay."""
@@ -213,7 +225,7 @@ class Backbone:
         """Mean squared error of a prediction for each image (b,), weighted by min-SNR where that is given."""
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         error = F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
-        return error if min_snr is None else self.objective.weighted(error, batch.timesteps, min_snr)
+        return self.objective.weighted(error, batch.timesteps, min_snr)
 
     @contextmanager
     def training(self, optimizer: torch.optim.Optimizer) -> Iterator[Any]:
@@ -229,21 +241,14 @@ class Backbone:
     def draw(
         self, prompts: Condition, negative: Condition, latents: Tensor, steps: int, guidance: float, scheduler: str
     ) -> Tensor:
-        """Latents (n, c, h/f, w/f) in the UNet's units, drawn from initial noise, one for each row of the condition."""
+        """Latents (n, c, h/f, w/f) in the network's units, drawn from initial noise, one for each row of prompts."""
         usual = self.pipe.scheduler
-        self.pipe.scheduler = usual if scheduler == "default" else SCHEDULERS[scheduler].from_config(usual.config)
-        side = latents.shape[-1] * int(self.pipe.vae_scale_factor)
+        if scheduler != "default":
+            self.pipe.scheduler = self.objective.solvers[scheduler].from_config(usual.config)
+        how = Drawing(latents.shape[-1] * self._pixels, steps, guidance)
         try:
             with self.accelerator.autocast():
-                drawn = self.pipe(
-                    **self.family.pipeline_inputs(prompts, negative),
-                    latents=latents.to(self.device, self.dtype),
-                    height=side,
-                    width=side,
-                    num_inference_steps=steps,
-                    guidance_scale=guidance,
-                    output_type="latent",
-                ).images
+                drawn = self.family.draw(self.pipe, prompts, negative, latents.to(self.device, self.dtype), how)
         finally:
             self.pipe.scheduler = usual
-        return torch.as_tensor(drawn).float()
+        return drawn.float()

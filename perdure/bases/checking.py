@@ -11,7 +11,7 @@ from perdure.errors import ModelError
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 """Where the parts of a pipeline may come from (the last is diffusers' own name for its safety checker)."""
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-WEIGHED = ("unet", "vae", "text_encoder", "text_encoder_2")
+WEIGHED = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Parts of a pipeline that have weights."""
 
 
@@ -76,7 +76,7 @@ def check_pipeline(pipe: Any, family: Family, base: str) -> None:
     """Refuse a base whose objective or latents are not those that lessons are trained with, or that is damaged."""
     if problem := family.unlike(pipe):
         raise ModelError(f"base {base}{problem}")
-    for part in ("tokenizer", "tokenizer_2"):
+    for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         if (tokenizer := pipe.components.get(part)) is not None:
             most, encoder = max(tokenizer.get_vocab().values(), default=0), part.replace("tokenizer", "text_encoder")
             rows = pipe.components[encoder].get_input_embeddings().num_embeddings

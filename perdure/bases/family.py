@@ -1,19 +1,24 @@
-"""What differs between families of base models: how prompts are encoded and what the UNet and the pipeline want."""
+"""What differs between families of base models: everything that the lesson, methods, drawing and scores do not know."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from perdure.bases.objective import Objective
+from perdure.method import Targets
 
 Condition = Mapping[str, Tensor]
-"""Everything the UNet is told beside latents and time, each tensor with a leading batch dimension."""
+"""Everything the network is told beside latents and time, each tensor with a leading batch dimension."""
+Facts = list[tuple[int, int, int, int]]
+"""(height, width) of original images, and (top, left) of the crops that were taken of them."""
 
 
 @contextmanager
@@ -30,23 +35,113 @@ def hushed() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Units:
+    """Latents x (b, c, h, w) as the network takes them, of the autoencoder's z: x = (folded z - shift) * scale.
+
+    channels: c. shift, scale: numbers, or tensors (c, 1, 1). fold: latents a side of z that become channels of one of
+    x. patch: latents a side of x that make one token of the network.
+    """
+
+    channels: int
+    scale: Tensor | float = 1.0
+    shift: Tensor | float = 0.0
+    fold: int = 1
+    patch: int = 1
+
+    def of(self, z: Tensor) -> Tensor:
+        """x, float32."""
+        return (F.pixel_unshuffle(z, self.fold).float() - self.shift) * self.scale
+
+    def deviation(self, deviation: Tensor) -> Tensor:
+        """The deviation of x where that of z is known, float32."""
+        return F.pixel_unshuffle(deviation, self.fold).float() * self.scale
+
+    def back(self, x: Tensor) -> Tensor:
+        """z."""
+        return F.pixel_shuffle(x / self.scale + self.shift, self.fold)
+
+    @property
+    def multiple(self) -> int:
+        """What the side of z must be a multiple of."""
+        return self.fold * self.patch
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn: their side in pixels, denoising steps, and guidance, of which 1 is none."""
+
+    side: int
+    steps: int
+    guidance: float
+
+
+def plain_units(pipe: Any) -> Units:
+    """Latents scaled by the number that the autoencoder states."""
+    return Units(int(pipe.vae.config.latent_channels), float(pipe.vae.config.scaling_factor))
+
+
+def empty_prompt(pipe: Any, empty: Condition) -> Condition:
+    """The empty prompt."""
+    return empty
+
+
+def unsized(condition: Condition, facts: Facts, side: int) -> Condition:
+    """These models are not told about sizes and crops."""
+    return condition
+
+
+def nothing(pipe: Any) -> str:
+    """Nothing to say."""
+    return ""
+
+
+def called(pipe: Any, inputs: Mapping[str, Any], latents: Tensor, how: Drawing) -> Tensor:
+    """What a pipeline of diffusers draws from initial latents, as latents."""
+    return torch.as_tensor(
+        pipe(
+            **inputs,
+            latents=latents,
+            height=how.side,
+            width=how.side,
+            num_inference_steps=how.steps,
+            guidance_scale=how.guidance,
+            output_type="latent",
+        ).images
+    )
+
+
+@dataclass(frozen=True)
 class Family:
-    """One family of latent diffusion UNets."""
+    """One family of latent generators. `pipe` is the pipeline of diffusers; latents (b, c, h, w) are in `units`."""
 
     name: str
     pipeline: str
     """Class name in the folder's model_index.json."""
-    encode: Callable[[Any, list[str]], Condition]
-    """(pipeline, prompts) -> condition of the prompts, on the pipeline's device."""
-    unguided: Callable[[Any, Condition], Condition]
-    """(pipeline, condition of "") -> what the pipeline guides away from where no negative prompt is given."""
-    sized: Callable[[Condition, list[tuple[int, int, int, int]], int], Condition]
-    """(condition, (height, width, top, left) of each original image and crop, training side) -> condition."""
-    unet_inputs: Callable[[Condition], dict[str, Any]]
-    """Keyword arguments of the UNet's forward."""
-    pipeline_inputs: Callable[[Condition, Condition], dict[str, Any]]
-    """(prompts, negative prompts) -> keyword arguments of the sampling pipeline."""
+    network: str
+    """The part of the pipeline that is taught: unet or transformer."""
+    targets: Mapping[Targets, str]
+    """Role -> regular expression of the whole names of the linear layers that play it; `attention` holds the others."""
     objective: Callable[[Any], Objective]
-    """(pipeline) -> what its network was trained to do."""
-    unlike: Callable[[Any], str]
-    """(pipeline) -> why it cannot be taught although it is of this class, to follow "base NAME"; "" where it can."""
+    """(pipe) -> what its network was trained to do."""
+    encode: Callable[[Any, list[str]], Condition]
+    """(pipe, prompts) -> condition of the prompts, with `text` (b, tokens, width) in it, on the pipeline's device."""
+    predict: Callable[[Any, Tensor, Tensor, Condition], Tensor]
+    """(pipe, noised latents, times (b,), condition) -> what the network predicts, (b, c, h, w)."""
+    draw: Callable[[Any, Condition, Condition, Tensor, Drawing], Tensor]
+    """(pipe, prompts, negative prompts, initial latents, how) -> latents."""
+    unguided: Callable[[Any, Condition], Condition] = empty_prompt
+    """(pipe, condition of "") -> what the pipeline guides away from where no negative prompt is given."""
+    sized: Callable[[Condition, Facts, int], Condition] = unsized
+    """(condition, facts of each image, training side) -> condition."""
+    units: Callable[[Any], Units] = plain_units
+    """(pipe) -> how the network's latents follow from the autoencoder's."""
+    words: tuple[str, ...] = ()
+    """The text encoders that can learn words, as far as a pipeline has them."""
+    unlike: Callable[[Any], str] = nothing
+    """(pipe) -> why it cannot be taught although it is of this class, to follow "base NAME"; "" where it can."""
+    caution: Callable[[Any], str] = nothing
+    """(pipe) -> what should be known before it is taught, to follow "base NAME"; "" where nothing."""
+    negative: bool = True
+    """Whether a negative prompt does anything."""
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments with which diffusers reads the pipeline, such as parts that are left out."""

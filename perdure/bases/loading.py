@@ -18,8 +18,9 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from perdure.bases import checking, sdxl, stable_diffusion
+from perdure.bases import checking
 from perdure.bases.backbone import Backbone
+from perdure.bases.families import sd3, sdxl, stable_diffusion
 from perdure.bases.family import Family, hushed
 from perdure.bases.outline import EMBEDDED, IN_CACHE, available, source
 from perdure.errors import ModelError
@@ -33,7 +34,7 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
-FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY)}
+FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY, sd3.FAMILY)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -57,12 +58,13 @@ def pipeline(base: str, precision: str = "fp32", vae: str | None = None) -> tupl
     extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
     if os.path.isdir(found):
         extra["variant"] = checking.check_files(Path(found), index, base, without=("vae",) if vae else ())
-    if family is stable_diffusion.FAMILY:
-        extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    extra |= {part: None for part, value in index.items() if value == [None, None]} | dict(family.loading)
     with quiet(fetching):
         pipe = _from_pretrained(DiffusionPipeline, found, base, torch_dtype=DTYPES[precision], **extra)
         checking.check_pipeline(pipe, family, base)
         pipe.vae.to(torch.float32)  # encoding and decoding are a small part of the work and overflow in half precision
+    if told := family.caution(pipe):
+        log.warning("base %s%s", base, told)
     return pipe, family
 
 

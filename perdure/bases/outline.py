@@ -5,10 +5,12 @@ Needs no torch, so that a plan is checked quickly.
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
 from huggingface_hub import try_to_load_from_cache
 from transformers import CLIPTokenizer
 
@@ -53,7 +55,7 @@ class Outline:
         return tuple(tuple(i for i in ids if i not in none) for ids, none in zip(self.ids(text), nothing, strict=True))
 
     def cut(self, text: str) -> Cut | None:
-        """What is cut off a text, by the tokenizer that keeps least of it; None where all is read."""
+        """What is cut off a text by the tokenizer that keeps most of it; None where one reads all."""
         cuts = []
         for tokenizer in self.tokenizers:
             encoded, ends = _encoded(tokenizer, text), tokenizer.num_special_tokens_to_add()
@@ -61,7 +63,7 @@ class Outline:
             if length > limit:
                 first = encoded["offset_mapping"][limit - ends][0]
                 cuts.append(Cut(length, limit, text[:first], text[text.rfind(" ", 0, first) + 1 :]))
-        return min(cuts, key=lambda cut: len(cut.kept), default=None)
+        return max(cuts, key=lambda cut: len(cut.kept)) if len(cuts) == len(self.tokenizers) else None
 
 
 def _encoded(tokenizer: Any, text: str) -> Any:
@@ -77,7 +79,7 @@ def of(base: str) -> Outline | None:
     local = os.path.isdir(found)
     cached = None if local else try_to_load_from_cache(found, "model_index.json")
     folder = Path(cached).parent if isinstance(cached, str) else Path(found)
-    names = [name for name in ("tokenizer", "tokenizer_2") if (folder / name).is_dir()]
+    names = [name for name in ("tokenizer", "tokenizer_2", "tokenizer_3") if (folder / name).is_dir()]
     if not names and not local:
         return None
     if not names:
@@ -87,11 +89,21 @@ def of(base: str) -> Outline | None:
 
 def _tokenizer(folder: Path, base: str) -> Any:
     with Reading(lambda why: f"base {base}: its {folder.name}/ cannot be read ({why}); restore it from a copy"):
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = _class(folder).from_pretrained(str(folder), local_files_only=True)
         if not isinstance(tokenizer.model_max_length, int):
             raise TypeError("its model_max_length is no number")
     tokenizer.add_tokens([chr(FIRST + number) for number in range(PLACES)])
     return tokenizer
+
+
+def _class(folder: Path) -> Any:
+    """The class of a tokenizer by the pipeline's index; CLIP's where that names none."""
+    try:
+        _, name = json.loads((folder.parent / "model_index.json").read_text(encoding="utf-8"))[folder.name]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        name = ""
+    known = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9]+Tokenizer(Fast)?", name)
+    return getattr(transformers, name, CLIPTokenizer) if known else CLIPTokenizer
 
 
 def _timesteps(folder: Path, base: str) -> int:

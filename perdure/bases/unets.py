@@ -1,12 +1,25 @@
-"""What the families of UNets have in common: they were trained as DDPMs on plain latents."""
+"""What the families of UNets have in common: they were trained as DDPMs on scaled latents, and read text by attn2."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from diffusers import DDPMScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from torch import Tensor
 
+from perdure.bases.family import Condition, Drawing, called
 from perdure.bases.objective import Diffusion
+from perdure.method import Targets
 
 PREDICTIONS = ("epsilon", "v_prediction")
+ALL = r"(to_q|to_k|to_v|to_out\.0)"
+TARGETS: Mapping[Targets, str] = {
+    "attention": rf".*\.{ALL}",
+    "cross": rf".*\.attn2\.{ALL}",
+    "cross_kv": r".*\.attn2\.(to_k|to_v)",
+}
+WORDS = ("text_encoder", "text_encoder_2")
+Inputs = Callable[[Condition], dict[str, Any]]
 
 
 def objective(pipe: Any) -> Diffusion:
@@ -14,15 +27,34 @@ def objective(pipe: Any) -> Diffusion:
     return Diffusion(DDPMScheduler.from_config(pipe.scheduler.config))
 
 
+def predicting(inputs: Inputs) -> Callable[[Any, Tensor, Tensor, Condition], Tensor]:
+    """A family's `predict`, of what its UNet is told as keyword arguments."""
+
+    def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        return torch.as_tensor(pipe.unet(latents, times, **inputs(condition), return_dict=False)[0])
+
+    return predict
+
+
+def drawing(
+    inputs: Callable[[Condition, Condition], dict[str, Any]],
+) -> Callable[[Any, Condition, Condition, Tensor, Drawing], Tensor]:
+    """A family's `draw`, of what its pipeline is given as keyword arguments."""
+
+    def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, how: Drawing) -> Tensor:
+        return called(pipe, inputs(prompts, negative), latents, how)
+
+    return draw
+
+
 def unlike(pipe: Any) -> str:
     """Another objective, latents that are shifted, or more inputs than latents."""
     scheduler, unet, vae = pipe.scheduler, pipe.unet.config, pipe.vae.config
-    name, predicts = type(scheduler).__name__, scheduler.config.get("prediction_type", "epsilon")
-    flows = "FlowMatch" in name or scheduler.config.get("use_flow_sigmas")
-    if flows or isinstance(scheduler, EDMEulerScheduler | EDMDPMSolverMultistepScheduler):
+    name = type(scheduler).__name__
+    if isinstance(scheduler, EDMEulerScheduler | EDMDPMSolverMultistepScheduler):
         return f" is noised as {name} says; perdure teaches UNets of the DDPM kind only"
-    if predicts not in PREDICTIONS:
-        return f" predicts {predicts!r}; perdure teaches bases that predict {' or '.join(PREDICTIONS)}"
+    if problem := no_diffusion(pipe):
+        return problem
     if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
         return ": its autoencoder shifts latents (latents_mean, latents_std), which is not known"
     if unet.in_channels != vae.latent_channels:
@@ -30,4 +62,14 @@ def unlike(pipe: Any) -> str:
             f": its UNet takes {unet.in_channels} channels and its autoencoder has {vae.latent_channels}; "
             "inpainting and editing models cannot be taught, name the text-to-image model they were made from"
         )
+    return ""
+
+
+def no_diffusion(pipe: Any) -> str:
+    """Why a pipeline was not trained as a DDPM that predicts noise or velocity, to follow its name."""
+    config, name = pipe.scheduler.config, type(pipe.scheduler).__name__
+    if "FlowMatch" in name or config.get("use_flow_sigmas"):
+        return f" is noised as {name} says; perdure teaches UNets of the DDPM kind only"
+    if (predicts := config.get("prediction_type", "epsilon")) not in PREDICTIONS:
+        return f" predicts {predicts!r}; perdure teaches bases that predict {' or '.join(PREDICTIONS)}"
     return ""

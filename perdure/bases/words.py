@@ -18,10 +18,10 @@ from perdure.wording import FIRST, PLACES, Speech
 
 
 class Vocabulary:
-    """The tokenizers and text encoders of a pipeline, able to speak learnt words."""
+    """The tokenizers and text encoders of a pipeline that can learn words, able to speak them."""
 
-    def __init__(self, pipe: Any) -> None:
-        names = [name for name in ("text_encoder", "text_encoder_2") if pipe.components.get(name) is not None]
+    def __init__(self, pipe: Any, learning: Sequence[str]) -> None:
+        names = [name for name in learning if pipe.components.get(name) is not None]
         self.encoders = [pipe.components[name] for name in names]
         self.tokenizers = [pipe.components[name.replace("text_encoder", "tokenizer")] for name in names]
         self._sizes = [len(tokenizer) for tokenizer in self.tokenizers]

@@ -46,10 +46,11 @@ def export(
     chosen = choose(own, wish, base)
     agreement.on_base(lineage, loading.identity(base, vae))
     tell(f"{chosen.kind}: {chosen.reason}")
+    pipe, family = loading.pipeline(base, "fp32", vae)
+    if family.network != "unet":
+        raise PerdureError(f"base {base} is a {family.pipeline}; only models on UNets can be exported yet")
     with making.staged(out) as work:
-        exhibit, sizes = _written(
-            Making(lineage, own, chosen, wish, loading.pipeline(base, "fp32", vae)[0]), out, work, force, tell
-        )
+        exhibit, sizes = _written(Making(lineage, own, chosen, wish, pipe), out, work, force, tell)
         proof = prove(exhibit, lineage, own, pictures, device)
         if proof.failings:
             told = "; ".join(proof.failings)

@@ -15,7 +15,7 @@ from perdure.bases.backbone import Backbone
 from perdure.bases.batch import Batch, joined, rows
 from perdure.bases.family import Condition
 from perdure.photos.pictures import Picture
-from perdure.plan import Training
+from perdure.plan import Times, Training
 from perdure.seeds import derive
 
 RESIZE = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
@@ -38,7 +38,9 @@ class Examples:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def batch(self, backbone: Backbone, size: int, draw: Draw, step: int, purpose: str = "") -> Batch:
+    def batch(
+        self, backbone: Backbone, size: int, draw: Draw, step: int, purpose: str = "", times: Times = "default"
+    ) -> Batch:
         """The batch of one step: every view once an epoch, in an order drawn anew each epoch."""
         index = [self._position(size * step + k, draw, purpose) for k in range(size)]
         latents = self.latents[index]
@@ -46,7 +48,7 @@ class Examples:
             spread = torch.randn(latents.shape, generator=draw(f"{purpose}posterior", step)).to(latents)
             latents = latents + self.deviation[index] * spread
         captions = [self.captions[i] for i in index]
-        return backbone.noised(latents, rows(self.condition, index), captions, draw(f"{purpose}noise", step))
+        return backbone.noised(latents, rows(self.condition, index), captions, draw(f"{purpose}noise", step), times)
 
     def _position(self, count: int, draw: Draw, purpose: str) -> int:
         epoch, place = divmod(count, len(self))

@@ -62,7 +62,8 @@ class LessonModel:
     @torch.no_grad()
     def batches(self, purpose: str, count: int, size: int) -> list[Batch]:
         """Noised batches of the concept's own examples."""
-        plain = [self.examples.batch(self.backbone, size, self.random, step, f"{purpose} ") for step in range(count)]
+        times = self.plan.training.times
+        plain = [self.examples.batch(self.backbone, size, self.random, k, f"{purpose} ", times) for k in range(count)]
         return [self.backbone.reworded(batch, batch.captions) for batch in plain] if self.word else plain
 
     def batch_of(self, latents: Tensor, captions: Sequence[str], purpose: str, step: int) -> Batch:
@@ -70,8 +71,8 @@ class LessonModel:
         sizes = {
             name: tensor[:1].expand(len(latents), *tensor.shape[1:]) for name, tensor in self.examples.condition.items()
         }
-        generator = self.random(f"{purpose} noise", step)
-        plain = self.backbone.noised(latents.to(self.examples.latents), sizes, captions, generator)
+        generator, like = self.random(f"{purpose} noise", step), latents.to(self.examples.latents)
+        plain = self.backbone.noised(like, sizes, captions, generator, self.plan.training.times)
         return self.backbone.reworded(plain, captions)
 
     def predict(self, batch: Batch, prompts: Sequence[str] | None = None) -> Tensor:

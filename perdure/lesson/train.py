@@ -64,7 +64,7 @@ def learn(
     spec = method.adapter
     shapes = backbone.projections(spec.targets)
     weights = spec.weights(shapes, backbone.device)
-    begun = _begun(backbone, spec.words, lesson, draw) if spec.words else {}
+    begun = _begun(backbone, spec.words, lesson, draw) if spec.words and len(backbone.vocabulary) else {}
     adapter = Adapter(weights, [parameter for word in begun.values() for parameter in word.parameters()])
     words: dict[str, Callable[[], Word]] = {
         token: partial(lambda w: w, known) for token, known in words_of(memory).items()
@@ -140,13 +140,13 @@ def _loss(
 ) -> Tensor:  # fmt: skip
     """The loss of one step on this process's share of the batch, with prior and penalty."""
     share = backbone.processes.share
-    batch = share.of(lesson.examples.batch(backbone, training.batch_size, draw, step))
+    batch = share.of(lesson.examples.batch(backbone, training.batch_size, draw, step, times=training.times))
     if adapter.word_parameters:  # the prompt changes with every step
         batch = backbone.reworded(batch, batch.captions)
     predicted = backbone.predict(batch)
     loss = backbone.error(batch, predicted, training.min_snr).mean()
     if lesson.prior is not None and training.prior is not None:
-        own = share.of(lesson.prior.batch(backbone, training.batch_size, draw, step, purpose="prior "))
+        own = share.of(lesson.prior.batch(backbone, training.batch_size, draw, step, "prior ", training.times))
         loss += training.prior.weight * backbone.loss(own, training.min_snr)
     if protection.penalty is not None:
         loss += protection.penalty(Step(step, batch, predicted, share))

@@ -16,10 +16,10 @@ from perdure.errors import PlanError, did_you_mean
 from perdure.plan import mistakes, sources, yaml_file
 from perdure.plan.choice import MethodChoice
 from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
-from perdure.plan.sections import Concept, Drawn, Prior, Prompts, Sampling, Scoring, Training
+from perdure.plan.sections import Concept, Drawn, Prior, Prompts, Sampling, Scoring, Times, Training
 from perdure.wording import mentions, name_from, squeeze
 
-__all__ = ["TOYBOX", "Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Training"]
+__all__ = ["TOYBOX", "Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Times", "Training"]
 
 JOINT = "joint"
 """Label of the run that is taught all concepts at once."""

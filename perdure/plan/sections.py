@@ -10,6 +10,7 @@ from perdure.plan.fields import Beta, Files, Model, Name, Section
 from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
 
 Kind = Literal["subject", "style"]
+Times = Literal["default", "uniform", "sigmoid_normal"]
 
 
 class Drawn(Section):
@@ -121,6 +122,10 @@ class Training(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     min_snr: float | None = Field(None, gt=0)
     """Gamma of min-SNR weighting (Hang et al. 2023); 5 is usual, none by default."""
+    times: Times = "default"
+    """Noise levels that a step draws. By default as bases are trained: UNets at all alike; flow matching at the sigmoid
+    of a normal number, moved towards noise by the scheduler's shift, which `sigmoid_normal` and `uniform` leave out.
+    """
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """`adamw_8bit`: moments in 8 bits (Dettmers et al. 2022), by bitsandbytes."""
     resize: Literal["lanczos", "bilinear"] = "lanczos"

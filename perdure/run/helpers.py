@@ -1,5 +1,6 @@
 """One run on several processes: what the first asks of the others, and how they answer."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,9 @@ from perdure.errors import ModelError, PerdureError, TrainingError
 from perdure.lesson.examples import Examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
-from perdure.plan import Plan
+from perdure.plan import Plan, catalogue
+
+log = logging.getLogger(__name__)
 
 
 def join() -> None:
@@ -35,7 +38,7 @@ def join() -> None:
 
 
 def load(plan: Plan, device: str | None) -> Backbone:
-    """The base of a plan, on every process. Raises ModelError."""
+    """The base of a plan, on every process. Raises ModelError, and PlanError for settings that the base cannot have."""
     join()
     processes = several()
     if processes.count > 1 and device not in (None, processes.device):
@@ -44,6 +47,11 @@ def load(plan: Plan, device: str | None) -> Backbone:
         )
     where = plan.base, plan.training.precision, device, plan.vae
     backbone = loading.load(*where)
+    for own in plan.runs:
+        backbone.check(own.training, own.sampling)
+        if catalogue.card(own.methods[0].name).words and not len(backbone.vocabulary):
+            told = "method %s learns words, which base %s has no place for: token and noun stand for each concept"
+            log.warning(told, own.methods[0].name, plan.base)
     if processes.count > 1:
         processes.call(loading.load, *where)
         processes.helping = backbone

@@ -120,8 +120,8 @@ def _batches_kept(tape: Tape):
         tape.batches.setdefault(purpose, []).append(batch)
         return batch
 
-    def batch(self, backbone, size, draw, step, purpose=""):
-        return keep(purpose, own(self, backbone, size, draw, step, purpose))
+    def batch(self, backbone, size, draw, step, purpose="", times="default"):
+        return keep(purpose, own(self, backbone, size, draw, step, purpose, times))
 
     def batch_of(self, latents, captions, purpose, step):
         return keep(purpose, other(self, latents, captions, purpose, step))

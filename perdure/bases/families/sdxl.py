@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from perdure.bases import unets
-from perdure.bases.family import Condition, Family, hushed
+from perdure.bases.family import Condition, Facts, Family, hushed
 
 
 @hushed()
@@ -24,7 +24,7 @@ def unguided(pipe: Any, empty: Condition) -> Condition:
     return {name: torch.zeros_like(tensor) for name, tensor in empty.items()}
 
 
-def sized(condition: Condition, facts: list[tuple[int, int, int, int]], side: int) -> Condition:
+def sized(condition: Condition, facts: Facts, side: int) -> Condition:
     """Adds time_ids (n, 6): original height and width, crop top and left, target height and width."""
     ids = [(height, width, top, left, side, side) for height, width, top, left in facts]
     return {**condition, "time_ids": torch.tensor(ids, dtype=torch.float32, device=condition["text"].device)}
@@ -47,6 +47,16 @@ def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]
 
 
 FAMILY = Family(
-    "sdxl", "StableDiffusionXLPipeline", encode, unguided, sized, unet_inputs, pipeline_inputs, unets.objective,
-    unets.unlike,
-)  # fmt: skip
+    name="sdxl",
+    pipeline="StableDiffusionXLPipeline",
+    network="unet",
+    targets=unets.TARGETS,
+    objective=unets.objective,
+    encode=encode,
+    predict=unets.predicting(unet_inputs),
+    draw=unets.drawing(pipeline_inputs),
+    unguided=unguided,
+    sized=sized,
+    words=unets.WORDS,
+    unlike=unets.unlike,
+)

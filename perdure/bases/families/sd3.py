@@ -1,0 +1,55 @@
+"""Stable Diffusion 3 and 3.5: a transformer whose text and picture attend jointly (Esser et al. 2024)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perdure.bases import flows
+from perdure.bases.family import Condition, Drawing, Family, called, hushed
+
+
+@hushed()
+def encode(pipe: Any, prompts: list[str]) -> Condition:
+    """text (n, tokens of CLIP and T5, width), pooled (n, width of both CLIPs)."""
+    text, _, pooled, _ = pipe.encode_prompt(prompts, None, None, device=pipe.device, do_classifier_free_guidance=False)
+    return {"text": text, "pooled": pooled}
+
+
+def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+    """The velocity; the transformer is told times in thousandths."""
+    return torch.as_tensor(
+        pipe.transformer(
+            hidden_states=latents,
+            timestep=1000 * times,
+            encoder_hidden_states=condition["text"],
+            pooled_projections=condition["pooled"],
+            return_dict=False,
+        )[0]
+    )
+
+
+def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, how: Drawing) -> Tensor:
+    """Guided away from the negative prompt."""
+    inputs = {
+        "prompt_embeds": prompts["text"],
+        "pooled_prompt_embeds": prompts["pooled"],
+        "negative_prompt_embeds": negative["text"],
+        "negative_pooled_prompt_embeds": negative["pooled"],
+    }
+    return called(pipe, inputs, latents, how)
+
+
+FAMILY = Family(
+    name="sd3",
+    pipeline="StableDiffusion3Pipeline",
+    network="transformer",
+    targets=flows.JOINT,
+    objective=flows.objective(patch=2),
+    encode=encode,
+    predict=predict,
+    draw=draw,
+    units=flows.shifted(patch=2),
+    words=("text_encoder", "text_encoder_2"),
+    unlike=flows.unlike(channels=1),
+)

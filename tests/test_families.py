@@ -1,0 +1,269 @@
+"""Families of transformers beside diffusers and peft used by hand: a training step, a picture, times."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from conftest import planned
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from peft import LoraConfig
+from PIL import Image
+
+from perdure import method
+from perdure.bases import loading
+from perdure.errors import ModelError, PlanError
+from perdure.lesson import examples
+from perdure.lesson.train import Lesson, learn
+from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
+from perdure.parts.adapter import lora
+from perdure.photos.pictures import Picture
+from perdure.plan import Prompts, Sampling, Training
+
+PROMPTS = ["a photo of zwz dog", "cat in snow"]
+SAMPLING = Sampling(prompts=Prompts(subject=("{concept}",), style=("{concept}",)))
+
+
+@dataclass
+class Hand:
+    """A family by hand: what it predicts, how its pipeline is called, and how many projections play each role."""
+
+    said: Any
+    """(pipe, noised latents, times, prompts) -> what is predicted, (b, c, h, w)."""
+    roles: tuple[int, int, int]
+    call: Any = lambda latents, guidance: {"latents": latents, "guidance_scale": guidance}
+    target: Any = lambda latents, noise, times: noise - latents
+    noised: Any = lambda latents, noise, s: (1 - s.view(-1, 1, 1, 1)) * latents + s.view(-1, 1, 1, 1) * noise
+
+
+def sd3_said(pipe, noisy, s, prompts):
+    text, _, pooled, _ = pipe.encode_prompt(prompts, prompts, prompts, do_classifier_free_guidance=False)
+    return pipe.transformer(noisy, text, pooled, 1000 * s).sample
+
+
+HANDS = {
+    "sd3": Hand(sd3_said, (3 * 8 + 3, 3 * 4 - 1, 3 * 2)),  # three blocks, of which the last gives no text back
+}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = tiny.saved(getattr(tiny, name), tmp_path_factory.mktemp(name) / "base")
+        return str(made[name])
+
+    return folder
+
+
+@pytest.fixture(scope="module", params=HANDS)
+def family(request, folders):
+    """(by hand, the backbone, the plain pipeline)"""
+    plain = DiffusionPipeline.from_pretrained(folders(request.param))
+    plain.set_progress_bar_config(disable=True)
+    for module in plain.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.requires_grad_(False).eval()
+    return HANDS[request.param], loading.load(folders(request.param), device="cpu"), plain
+
+
+def shown(backbone, count=2):
+    pictures = [Picture(Image.effect_noise((36, 40), 60 + k).convert("RGB"), PROMPTS[k % 2]) for k in range(count)]
+    return examples.encode(backbone, pictures, Training(resolution=32, posterior="each_step"), 0, "dog")
+
+
+def some_delta(backbone):
+    draw = torch.Generator().manual_seed(3)
+    pairs = {
+        name: (torch.randn(2, into, generator=draw) * 0.3, torch.randn(out, 2, generator=draw) * 0.3)
+        for name, (out, into) in backbone.projections("attention").items()
+    }
+    return pairs, Delta({name: Change.low_rank(*pair) for name, pair in pairs.items()})
+
+
+def test_roles(family):
+    hand, backbone, _ = family
+    names = [set(backbone.projections(targets)) for targets in ("attention", "cross", "cross_kv")]
+    assert tuple(map(len, names)) == hand.roles and names[2] <= names[1] <= names[0]
+
+
+def test_a_training_step_is_the_one_by_hand(family):
+    """Loss and gradients of a LoRA by peft on diffusers' own modules, for the noise and times that a lesson drew."""
+    hand, backbone, pipe = family
+    pairs, _ = some_delta(backbone)
+    batch = shown(backbone).batch(backbone, 2, lambda purpose, step: torch.Generator().manual_seed(step), 0)
+    weights = lora(2, "attention").weights(backbone.projections("attention"), backbone.device)
+    with torch.no_grad():
+        for name, pair in weights.factors.items():
+            for factor, value in zip(pair, pairs[name], strict=True):
+                factor.copy_(value)
+    with backbone.attached(weights):
+        loss = backbone.loss(batch)
+        loss.backward()
+    pipe.transformer.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=list(pairs)))
+    try:
+        layers = [pipe.transformer.get_submodule(name) for name in pairs]
+        for layer, (a, b) in zip(layers, pairs.values(), strict=True):
+            layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = a.clone(), b.clone()
+        noisy = hand.noised(batch.latents, batch.noise, batch.timesteps)
+        said = hand.said(pipe, noisy, batch.timesteps, list(batch.captions))
+        expected = (said - hand.target(batch.latents, batch.noise, batch.timesteps)).square().mean()
+        expected.backward()
+        torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+        for layer, (a, b) in zip(layers, weights.factors.values(), strict=True):
+            torch.testing.assert_close(a.grad, layer.lora_A["default"].weight.grad, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(b.grad, layer.lora_B["default"].weight.grad, atol=1e-5, rtol=1e-4)
+        still = [name for name, (a, _) in weights.factors.items() if not a.grad.any()]
+        assert len(still) <= 1  # the last joint block gives no text back, so that what its text asks for is not used
+    finally:
+        pipe.transformer.delete_adapters("default")
+
+
+def test_a_picture_is_the_one_of_the_plain_pipeline(family, tmp_path):
+    """The same latents and prompts, with the memory's change as a LoRA file that diffusers reads."""
+    hand, backbone, pipe = family
+    pairs, delta = some_delta(backbone)
+    side = backbone.latent_side(32)
+    noise = torch.randn(2, backbone.latent_channels, side, side, generator=torch.Generator().manual_seed(5))
+    prompts, empty = backbone.encode_prompts(PROMPTS), backbone.encode_negative(None)
+    negative = {name: tensor.expand(2, *tensor.shape[1:]) for name, tensor in empty.items()}
+
+    def ours(under):
+        with backbone.laid(under):
+            return backbone.decode(backbone.draw(prompts, negative, noise, 2, 3.0, "default"))
+
+    def theirs():
+        call = hand.call(noise.clone(), 3.0)
+        return pipe(prompt=list(PROMPTS), height=32, width=32, num_inference_steps=2, **call).images
+
+    letters = {"A": 0, "B": 1}
+    file = {f"transformer.{n}.lora_{c}.weight": pair[k] for n, pair in pairs.items() for c, k in letters.items()}
+    bare = theirs()
+    pipe.load_lora_weights(file)
+    try:
+        moved = theirs()
+    finally:
+        pipe.unload_lora_weights()
+    assert distance(ours(Delta()), bare) <= 1 and distance(ours(delta), moved) <= 1
+    assert distance(bare, moved) > 4
+
+
+def distance(some, others):
+    """The largest difference of pixels, of 255."""
+    arrays = [[torch.tensor(list(image.tobytes())) for image in images] for images in (some, others)]
+    return max(int((a - b).abs().max()) for a, b in zip(*arrays, strict=True))
+
+
+def test_latents_go_and_come_back(family):
+    _, backbone, _ = family
+    z = torch.randn(2, int(backbone.pipe.vae.config.latent_channels), 16, 16)
+    x = backbone.units.of(z)
+    side = backbone.latent_side(32)
+    assert x.shape == (2, backbone.latent_channels, side, side)
+    torch.testing.assert_close(backbone.units.back(x), z, atol=1e-5, rtol=1e-5)
+    mean, deviation = backbone.posterior(torch.rand(1, 3, 32, 32))
+    assert mean.shape == deviation.shape == (1, backbone.latent_channels, side, side) and deviation.min() > 0
+
+
+@pytest.mark.parametrize("name", ["naive", "c_lora", "cns"])
+def test_lessons_move_the_base_and_repeat_bit_for_bit(name, folders, family):
+    """Two lessons, twice: memories are the same, and learn something."""
+    _, backbone, _ = family
+    how = planned(Training(resolution=32, steps=2, batch_size=2, learning_rate=1e-2))
+    chosen = method.get(name)
+
+    def taught():
+        memory = Memory()
+        for number, (concept, token) in enumerate((("dog", "zwz"), ("cat", "sbu")), start=1):
+            lesson = Lesson(concept, number, shown(backbone), token, concept, f"{token} {concept}")
+            memory = learn(backbone, chosen, memory, lesson, how)
+        return memory
+
+    first = taught()
+    assert taught().digest == first.digest
+    assert sum(float(change.matrix().norm()) for change in first.delta().values()) > 0
+
+
+# --- times and refusals -------------------------------------------------------------------------------------------
+
+
+def flow(folders):
+    return loading.load(folders("sd3"), device="cpu")
+
+
+def test_times_of_flow_matching(folders):
+    backbone = flow(folders)
+    latents, objective = torch.zeros(4096, 16, 4, 4), backbone.objective
+
+    def drawn(how):
+        return objective.times(latents, how, torch.Generator().manual_seed(0))
+
+    plain, moved, alike = drawn("sigmoid_normal"), drawn("default"), drawn("uniform")
+    normal = torch.logit(plain)
+    assert abs(float(normal.mean())) < 0.06 and abs(float(normal.std()) - 1) < 0.04
+    torch.testing.assert_close(moved, 3 * plain / (1 + 2 * plain))  # the pipeline's scheduler says 3
+    assert abs(float(alike.mean()) - 0.5) < 0.02 and abs(float(alike.var()) - 1 / 12) < 0.01
+
+
+def test_a_dynamic_shift_is_the_one_that_pictures_are_drawn_with(folders):
+    schedule = flow(folders).objective.schedule
+    dynamic = type(schedule).from_config({**schedule.config, "use_dynamic_shifting": True})
+    objective = type(flow(folders).objective)(dynamic, 2)
+    for side in (32, 64, 128):
+        tokens = (side // 2) ** 2
+        mu = calculate_shift(tokens)
+        s = torch.sigmoid(torch.randn(8, generator=torch.Generator().manual_seed(1)))
+        times = objective.times(torch.zeros(8, 1, side, side), "default", torch.Generator().manual_seed(1))
+        torch.testing.assert_close(times, dynamic.time_shift(mu, 1.0, s))
+        assert math.isclose(objective.shift(tokens), math.exp(mu), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("training", "sampling", "word"),
+    [
+        ({"min_snr": 5.0}, {}, "training.min_snr weights the errors of a DDPM.*leave it null"),
+        ({}, {"scheduler": "ddim"}, "sampling.scheduler: ddim does not fit this base; allowed: default, euler"),
+        ({"resolution": 40}, {}, None),
+        ({"resolution": 72}, {}, None),
+        ({}, {"resolution": 24}, None),
+    ],
+)
+def test_settings_that_have_no_meaning_are_refused(folders, training, sampling, word):
+    backbone = flow(folders)
+    settings = Training(**{"resolution": 32, **training}), SAMPLING.model_copy(update=sampling)
+    if word is None:
+        backbone.check(*settings)  # tokens of 4 pixels
+    else:
+        with pytest.raises(PlanError, match=word):
+            backbone.check(*settings)
+
+
+def test_times_of_a_unet(pico):
+    backbone = loading.load(str(pico), device="cpu")
+    backbone.check(Training(resolution=32, times="uniform", min_snr=5.0), SAMPLING)
+    with pytest.raises(PlanError, match="times: sigmoid_normal is for bases of flow matching"):
+        backbone.check(Training(resolution=32, times="sigmoid_normal"), SAMPLING)
+
+
+def test_a_transformer_that_is_noised_otherwise_is_refused(folders, tmp_path):
+    pipe = DiffusionPipeline.from_pretrained(folders("sd3"))
+    from diffusers import DDIMScheduler
+
+    pipe.register_modules(scheduler=DDIMScheduler())
+    pipe.save_pretrained(tmp_path / "odd")
+    with pytest.raises(ModelError, match="is noised as DDIMScheduler says; its family is trained by flow matching"):
+        loading.load(str(tmp_path / "odd"), device="cpu")
+
+
+def test_sd3_without_its_third_encoder_is_loaded(folders, tmp_path):
+    pipe = DiffusionPipeline.from_pretrained(folders("sd3"), text_encoder_3=None, tokenizer_3=None)
+    pipe.save_pretrained(tmp_path / "two")
+    backbone = loading.load(str(tmp_path / "two"), device="cpu")
+    text = backbone.encode_prompts(["a photo of zwz dog"])["text"]
+    assert len(backbone.vocabulary) == 2 and not text[:, 77:].any()
