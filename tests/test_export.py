@@ -1,18 +1,24 @@
 """Exports: key sets, one alpha, shapes, metadata, and what each tool's rules read back, for each base and memory."""
 
 import json
+import os
 import resource
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import _pieces, _text_encoder
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from perdure import files, memory, plan
+from perdure import files, memory, plan, seeds
 from perdure.bases import loading
+from perdure.drawing import draw
 from perdure.errors import PerdureError
-from perdure.export import export, layouts, making, weights, what
+from perdure.export import export, layouts, making, original, weights, what
 from perdure.export import record as noted
 from perdure.export.choosing import Wish, choose, content
 from perdure.lineage import Lineage
@@ -94,12 +100,15 @@ def change_of(form, shape, k):
     return Change(dense=dense * (draw(out, into) > 1) if form == "masked" else 0.3 * dense)
 
 
-def lineage_of(folder, base, form, shapes, widths=(), method="merge_init"):
+def lineage_of(folder, base, form, shapes, widths=(), method="merge_init", sampling=None):
     """A model of two lessons with a memory of some form, written as the library writes it, not trained."""
     made = plan.build(
         {
             "name": "tiny", "base": str(base), "method": method, "training": {"resolution": 32, "steps": 1},
-            "sampling": {"prompts": {"subject": ["a photo of {concept}"], "style": ["{concept} image"]}, "steps": 2},
+            "sampling": {
+                "prompts": {"subject": ["a photo of {concept}"], "style": ["{concept} image"]}, "steps": 2,
+                **(sampling or {}),
+            },
         }
     )  # fmt: skip
     lineage = Lineage.create(folder, made, loading.identity(str(base)), loading.versions())
@@ -276,6 +285,153 @@ def test_a_wrong_file_is_told_by_weights_and_pictures(small, tmp_path):
     save_file({"emb_params": torch.zeros(2, widths[0])}, word)
     proof, _ = export.verify(lineage, path)
     assert proof.error < 1e-6 and proof.mean > 0.5 and len(proof.failings) == 1
+
+
+SCRIPT = """
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+pipe = StableDiffusionPipeline.from_pretrained("out")
+noise = load_file("noise.safetensors")["noise"]
+pipe("a photo of sbu on the beach", latents=noise, num_inference_steps=1, guidance_scale=3.0).images[0].save("it.png")
+"""
+
+
+def test_the_embedded_base_draws_without_this_package(tmp_path):
+    """A folder, drawn by a script of diffusers alone from the same noise: the same pictures, two-vector words too."""
+    pipe = loading.pipeline("toybox")[0]
+    shapes = {
+        n: tuple(m.weight.shape) for n, m in pipe.unet.named_modules() if n.endswith(("attn2.to_k", "attn2.to_v"))
+    }
+    lineage = lineage_of(
+        tmp_path / "m", "toybox", "pair", shapes, (128,), sampling={"steps": 1, "guidance": 3.0, "resolution": 64}
+    )
+    handed = export.export(lineage, tmp_path / "out", Wish(), pictures=0)
+    assert handed.choice.kind == "diffusers folder" and "nobody else has it" in handed.choice.reason
+    side = 64 // pipe.vae_scale_factor
+    noise = torch.randn(1, pipe.unet.config.in_channels, side, side, generator=seeds.generator(0, "latent", 0))
+    save_file({"noise": noise}, tmp_path / "noise.safetensors")
+    alone = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-I", "-c", SCRIPT], cwd=tmp_path, env=alone, check=True, capture_output=True)
+    theirs = np.asarray(Image.open(tmp_path / "it.png"), int)
+    prompt, sampling = "a photo of sbu cat on the beach", {"count": 1, "device": "cpu"}
+    ours, before = (
+        np.asarray(draw.draw(lineage, prompt, tmp_path / "ours.png", after=n, **sampling)[0], int) for n in (2, 0)
+    )
+    assert np.abs(ours - theirs).max() <= 1 and np.abs(ours - before).mean() > 2
+
+
+# --- names of the original layout ---
+
+FULL = {
+    "sd1": {"layers_per_block": 2, "down_block_types": DOWN, "up_block_types": UP},
+    "sdxl": {"layers_per_block": 2, "up_block_types": (*UP[1:3], "UpBlock2D")},
+}
+NAMES = {
+    "sd1": {
+        "down_blocks.0.attentions.1.norm": "input_blocks.2.1.norm",
+        "down_blocks.3.resnets.1.conv_shortcut": "input_blocks.11.0.skip_connection",
+        "down_blocks.2.downsamplers.0.conv": "input_blocks.9.0.op",
+        "up_blocks.0.upsamplers.0.conv": "output_blocks.2.1.conv",
+        "up_blocks.1.upsamplers.0.conv": "output_blocks.5.2.conv",
+        "up_blocks.3.attentions.2.proj_in": "output_blocks.11.1.proj_in",
+        "up_blocks.0.resnets.0.time_emb_proj": "output_blocks.0.0.emb_layers.1",
+        "mid_block.resnets.1.norm2": "middle_block.2.out_layers.0",
+        "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0",
+    },
+    "sdxl": {
+        "down_blocks.1.attentions.0.transformer_blocks.1.ff": "input_blocks.4.1.transformer_blocks.1.ff",
+        "down_blocks.2.attentions.1.proj_out": "input_blocks.8.1.proj_out",
+        "up_blocks.0.upsamplers.0.conv": "output_blocks.2.2.conv",
+        "up_blocks.1.attentions.2.norm": "output_blocks.5.1.norm",
+        "up_blocks.2.resnets.2.conv1": "output_blocks.8.0.in_layers.2",
+        "add_embedding.linear_1": "label_emb.0.0",
+    },
+}  # fmt: skip
+"""From the full-size models' published checkpoints, and ComfyUI's unet_to_diffusers (comfy/utils.py)."""
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_blocks_are_numbered_as_in_the_full_size_models(kind):
+    assert {name: original.unet_name(name, FULL[kind]) for name in NAMES[kind]} == NAMES[kind]
+
+
+# --- what ---
+
+
+def lora(layout, alphas=(2.0,), rank=2):
+    """A small file in some layout, of names that trainers write."""
+    module = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    down, up = torch.randn(rank, 2048), torch.randn(32, rank)
+    flat = "lora_unet_" + module.replace(".", "_")
+    return {
+        "kohya": {
+            f"{flat.replace('attentions_0', f'attentions_{k}')}.{piece}": t.clone() for k, alpha in enumerate(alphas)
+            for piece, t in (("lora_down.weight", down), ("lora_up.weight", up), ("alpha", torch.tensor(alpha)))
+        },
+        "lycoris": {f"{flat.replace('lora_unet', 'lycoris')}.diff": up @ down},
+        "peft": {f"unet.{module}.lora_A.weight": down, f"unet.{module}.lora_B.weight": up},
+        "peft without unet.": {f"base_model.model.{module}.lora_A.weight": down, f"{module}.lora_B.weight": up},
+        "old diffusers": {
+            f"unet.{module.removesuffix('.to_k')}.processor.to_k_lora.{way}.weight": t
+            for way, t in (("down", down), ("up", up))
+        },
+    }[layout]  # fmt: skip
+
+
+READS = {
+    "kohya": ("ComfyUI", "A1111", "Forge", "InvokeAI", "diffusers"), "lycoris": ("ComfyUI", "Forge"),
+    "peft": ("diffusers",), "peft without unet.": (), "old diffusers": ("ComfyUI", "Forge", "diffusers"),
+}  # fmt: skip
+"""Which of the tools' own loaders moved all projections of such files, each tried on SD 1 and SDXL."""
+
+
+@pytest.mark.parametrize("layout", READS)
+def test_what_knows_every_layout_and_who_reads_it(layout, tmp_path):
+    path = tmp_path / "it.safetensors"
+    save_file(lora(layout), path)
+    seen = what.look(path)
+    assert (seen.kind, seen.layout, seen.family, seen.readers) == ("LoRA", layout, "sdxl", READS[layout])
+
+
+def test_what_warns_of_the_traps(tmp_path, perdure):
+    path = tmp_path / "it.safetensors"
+    strange = {f"strange.{k}": torch.zeros(1) for k in range(13)}
+    words = {"bundle_emb.zwz.string_to_param.*": torch.zeros(1, 768)}
+    save_file({**lora("kohya", (2.0, 4.0)), **strange, **words}, path, {"format": "pt", "ssmd_cover_images": '["x"]'})
+    seen = what.look(path)
+    told = " | ".join(seen.warnings)
+    for part in (
+        "2 different alphas",
+        "13 keys that no loader knows",
+        "Forge refuses",
+        "bundled",
+        "takes it for Stable",
+    ):
+        assert part in told
+    assert seen.pictures == 1 and seen.alphas == {2.0: 1, 4.0: 1}
+    code, out, _ = perdure("what", path, "--json")
+    assert code == 0 and json.loads(out)["warnings"] == list(seen.warnings)
+    code, out, _ = perdure("what", path)
+    assert code == 0 and "warning: 2 different alphas" in out
+    save_file({"clip_l": torch.zeros(2, 768), "clip_g": torch.zeros(2, 1280)}, path)
+    seen = what.look(path)
+    assert (seen.kind, seen.family, seen.vectors) == ("embedding", "sdxl", {"clip_g": (2, 1280), "clip_l": (2, 768)})
+    save_file({"<zwz>": torch.zeros(2, 768)}, path)
+    assert (what.look(path).family, "InvokeAI" in what.look(path).readers) == ("sd1", False)
+
+
+def test_what_reads_checkpoints(bases, tmp_path):
+    for kind in BASES:
+        held = original.checkpoint(bases(kind)[1])
+        path = tmp_path / f"{kind}.safetensors"
+        save_file({name: t.contiguous() for name, t in held.items()}, path)
+        seen = what.look(path)
+        assert (seen.kind, seen.family, seen.warnings) == ("checkpoint", kind, ())
+    bare = {n.replace("transformer.text_model.", "transformer."): t for n, t in load_file(path).items()}
+    save_file(bare, path)
+    assert "lack `text_model.`" in what.look(path).warnings[0]
 
 
 # --- which file, and which not ---
