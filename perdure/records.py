@@ -182,33 +182,6 @@ class Analysis(Record):
     selection: dict[str, dict[str, float]]
 
 
-class _Proof(Record):
-    found: int
-    expected: int
-    error: float
-    pictures: int
-    largest: int
-    mean: float
-
-
-class _Export(Record):
-    place: str
-    kind: str
-    reason: str
-    lesson: int
-    concepts: list[Name]
-    triggers: list[str]
-    bytes: int
-    proof: _Proof
-    when: str
-
-
-class Exports(Record):
-    """exports.json."""
-
-    exports: list[_Export]
-
-
 class Tracking(Record):
     """tracking.json."""
 

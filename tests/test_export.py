@@ -14,14 +14,14 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from perdure import files, memory, plan, seeds
+from perdure import files, memory, plan, report, seeds
 from perdure.bases import loading
 from perdure.drawing import draw
 from perdure.errors import PerdureError
 from perdure.export import export, layouts, making, original, weights, what
-from perdure.export import record as noted
 from perdure.export.choosing import Wish, choose, content
 from perdure.lineage import Lineage
+from perdure.lineage import exports as noted
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.method import Word, with_word
@@ -641,7 +641,9 @@ def test_nothing_is_overwritten_unless_it_is_said(exported, tmp_path, monkeypatc
     monkeypatch.setattr(making.shutil, "disk_usage", lambda path: type("U", (), {"free": 10})())
     with pytest.raises(PerdureError, match="are free there; make room first"):
         export.export(lineage, tmp_path / "full", Wish(), pictures=0)
-    assert [record["place"] for record in noted.read(lineage)] == [str(out)]
+    assert [entry["place"] for entry in noted.read(lineage.folder)] == [str(out)]
+    text = report.build([lineage], tmp_path / "report", title="exports").read_text()
+    assert "Exports</h2>" in text and "32 of 32 projections" in text and "holds it exactly" in text
 
 
 def test_what_is_wrong_is_not_handed_over(exported, tmp_path, monkeypatch):
@@ -655,4 +657,4 @@ def test_what_is_wrong_is_not_handed_over(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "adapter", wrong)
     with pytest.raises(PerdureError, match=r"was not handed over: the weights of .* are off by 5\.0e-01"):
         export.export(lineage, tmp_path / "out", Wish(), pictures=0)
-    assert not (tmp_path / "out").exists() and noted.read(lineage) == []
+    assert not (tmp_path / "out").exists() and noted.read(lineage.folder) == []

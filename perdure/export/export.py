@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -11,11 +12,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from perdure import files
 from perdure.bases import loading
 from perdure.errors import LineageError, ModelError, PerdureError
-from perdure.export import making, reading, record, weights
+from perdure.export import making, reading, weights
 from perdure.export.choosing import ADAPTER, CHECKPOINT, FOLDER, Choice, Content, Wish, called_by, choose, content
 from perdure.export.making import FACTS, Making
 from perdure.export.proof import Exhibit, Proof, prove
-from perdure.lineage import Lineage, agreement
+from perdure.lineage import Lineage, agreement, exports
 from perdure.score.sources import short
 
 Tell = Callable[[str], None]
@@ -55,9 +56,14 @@ def export(
         if proof.failings:
             told = "; ".join(proof.failings)
             raise PerdureError(f"the export is not what the memory holds, and was not handed over: {told}")
-    handed = Handed(out, chosen, sizes, own, proof)
-    record.write(lineage, out, chosen, own, sum(sizes.values()), proof)
-    return handed
+    entry = {
+        "place": str(out.absolute()), "kind": chosen.kind, "reason": chosen.reason, "lesson": own.lesson.number,
+        "concepts": [concept.name for concept in own.concepts], "triggers": list(own.triggers),
+        "bytes": sum(sizes.values()), "proof": asdict(proof),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    exports.note(lineage.folder, entry)
+    return Handed(out, chosen, sizes, own, proof)
 
 
 def _written(made: Making, out: Path, work: Path, force: bool, tell: Tell) -> tuple[Exhibit, dict[str, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from perdure.analysis import record as analyses
 from perdure.analysis.record import Analysis
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, exports
 from perdure.lineage.rows import Cell, Row
 from perdure.plan import yaml_file
 from perdure.score import matrix
@@ -139,6 +139,11 @@ class Run:
     def analysis(self) -> Analysis | None:
         """How its lessons meet in the weights, where that was computed for just these lessons."""
         return analyses.read(self.lineage) if self.lessons else None
+
+    @cached_property
+    def exports(self) -> list[dict[str, Any]]:
+        """What was exported of it, with the proof of each."""
+        return exports.read(self.lineage.folder)
 
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:

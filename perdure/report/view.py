@@ -61,6 +61,7 @@ class Page:
     heats: tuple[Heat, ...]
     curves: tuple[lines.Chart, ...]
     weights: weights.Weights | None
+    exported: tuple[Run, ...]
     concepts: tuple[ConceptView, ...]
     bytes_chart: Markup
     budget: tuple[lines.Budget, ...]
@@ -90,6 +91,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
         heats=tuple(_heat(runs, m, limits[m]) for m in measures if m in limits),
         curves=lines.curves(runs, first, colours),
         weights=weights.section(runs, colours),
+        exported=tuple(run for run in runs if run.exports),
         concepts=_concepts(runs),
         bytes_chart=lines.bytes_chart(runs, colours),
         budget=tuple(lines.budget(run) for run in runs if run.lessons),
