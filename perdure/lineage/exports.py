@@ -5,7 +5,6 @@ from typing import Any
 
 from perdure import files, records
 from perdure.errors import LineageError
-from perdure.plan.sections import Name
 from perdure.records import Record
 
 FILE = "exports.json"
@@ -27,7 +26,7 @@ class _Export(Record):
     kind: str
     reason: str
     lesson: int
-    concepts: list[Name]
+    concepts: list[str]
     triggers: list[str]
     bytes: int
     proof: _Proof
