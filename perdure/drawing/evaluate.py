@@ -1,5 +1,6 @@
 """One cell of the score matrix: a concept drawn from a memory, and scored."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,8 +148,9 @@ def _scored(
         told = plain if measure.without_token else per_image
         record["scores"][name] = measure.score_features(features[name], told, references[name])
         record["ceiling"][name] = measure.ceiling(references[name])
-        spec = dict(measure.spec)
-        record["measures"][name] = {"direction": measure.direction, "model": spec.get("model", ""), "spec": spec}
+        model = _without_path(measure.spec.get("model", ""))
+        spec = {**measure.spec, "model": model}
+        record["measures"][name] = {"direction": measure.direction, "model": model, "spec": spec}
     return record
 
 
@@ -195,7 +197,10 @@ def kept_features(
 
 def _features_file(lineage: Lineage, concept: Concept, measure: Measure, which: str) -> Path:
     kind = "" if which == "references" else f"-{which}"
-    return lineage.concept_folder(concept.name) / f"{measure.name}-{_tag(measure)}{kind}.safetensors"
+    by_content, with_place = (
+        lineage.concept_folder(concept.name) / f"{measure.name}-{tag}{kind}.safetensors" for tag in _tags(measure)
+    )
+    return by_content if by_content.exists() or not with_place.exists() else with_place
 
 
 def record_concept(tools: Tools, lineage: Lineage, concept: Concept) -> None:
@@ -222,6 +227,17 @@ def _sketched(own: Pictures) -> Sketch:
     return Sketch(facts, small)
 
 
-def _tag(measure: Measure) -> str:
-    """Features of one model or preprocessing are never taken for another's."""
-    return fingerprint({k: str(v) for k, v in measure.spec.items()})[:8]
+def _tags(measure: Measure) -> tuple[str, str]:
+    """Features of one model or preprocessing are never taken for another's; where known weights lie does not count.
+
+    The second is as lineages had it in which the place did count.
+    """
+    spec = {key: str(value) for key, value in measure.spec.items()}
+    places = ("model", "revision") if "weights_sha256" in spec else ()
+    content = {key: value for key, value in spec.items() if key not in places}
+    return fingerprint(content)[:8], fingerprint(spec)[:8]
+
+
+def _without_path(model: str) -> str:
+    """What a model is called in a record: its hub id, or the name of its folder."""
+    return Path(model).name if os.path.isabs(model) else model
