@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import _pieces, _text_encoder
 from PIL import Image
 from safetensors import safe_open
@@ -658,3 +659,29 @@ def test_what_is_wrong_is_not_handed_over(exported, tmp_path, monkeypatch):
     with pytest.raises(PerdureError, match=r"was not handed over: the weights of .* are off by 5\.0e-01"):
         export.export(lineage, tmp_path / "out", Wish(), pictures=0)
     assert not (tmp_path / "out").exists() and noted.read(lineage.folder) == []
+
+
+# --- places, and what stands beside ---
+
+
+def test_every_tool_finds_the_files_in_its_places(small, tmp_path):
+    """Where ComfyUI's models folder and the web UI's have them; A1111's card; the page of a hub folder."""
+    base, shapes, widths = small["xl"]
+    lineage = lineage_of(tmp_path / "m", base, "pair", shapes, widths)
+    words = {"embeddings/zwz.safetensors", "embeddings/sbu.safetensors"}
+    for to, own in (
+        ("", {"tiny.safetensors", "tiny.txt"}),
+        ("comfyui", {"loras/tiny.safetensors", "loras/tiny.txt"}),
+        ("a1111", {f"models/Lora/tiny.{end}" for end in ("safetensors", "txt", "json")}),
+        ("hub", {"pytorch_lora_weights.safetensors", "README.md"}),
+    ):
+        out = tmp_path / f"for-{to}"
+        written(lineage, loading.pipeline(str(base))[0], out, to=to)
+        assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == own | words
+    card = json.loads((tmp_path / "for-a1111" / "models" / "Lora" / "tiny.json").read_text())
+    assert (card["sd version"], card["activation text"]) == ("SDXL", "zwz dog, sbu")
+    _, front, body = (tmp_path / "for-hub" / "README.md").read_text().split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert (told["base_model_relation"], told["instance_prompt"]) == ("adapter", "zwz dog, sbu") and "`zwz dog`" in body
+    held = load_file(tmp_path / "for-" / "embeddings" / "sbu.safetensors")
+    assert {name: tuple(t.shape) for name, t in held.items()} == {"clip_l": (2, widths[0]), "clip_g": (2, widths[1])}

@@ -208,6 +208,8 @@ def staged(out: Path) -> Iterator[Path]:
             made = [path for path in work.rglob("*") if path.is_file()]
             for path in made:
                 path.chmod(work.stat().st_mode & 0o666)  # safetensors makes files that their owner alone can read
+                with path.open("r+b") as stream:
+                    os.fsync(stream.fileno())  # what libraries write is not on the disk yet
             for path in made if there else ():
                 files.make_folder((out / path.relative_to(work)).parent)
                 files.rename(path, out / path.relative_to(work))
