@@ -57,6 +57,105 @@ def sd3():
     )  # fmt: skip
 
 
+def flux():
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    (tokenizer, one), (tokenizer_2, two) = clip(16), t5()
+    transformer = FluxTransformer2DModel(
+        in_channels=64, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    return FluxPipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **FLOW),
+        vae=vae(shift_factor=0.1159, scaling_factor=0.3611), text_encoder=one, tokenizer=tokenizer, text_encoder_2=two,
+        tokenizer_2=tokenizer_2,
+    )  # fmt: skip
+
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+
+
+def qwen(kind, layers):
+    from transformers import Qwen2Tokenizer, Qwen3Config
+
+    words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *BYTES]
+    tokenizer = Qwen2Tokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": words[1:3]})
+    tokenizer.chat_template = CHAT
+    config = Qwen3Config(
+        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=16, max_position_embeddings=512, num_hidden_layers=layers,
+    )  # fmt: skip
+    return tokenizer, kind(config).eval()
+
+
+def flux2_klein():
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
+    from transformers import Qwen3ForCausalLM
+
+    tokenizer, text_encoder = qwen(Qwen3ForCausalLM, 28)
+    transformer = Flux2Transformer2DModel(
+        in_channels=128, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=96, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+    )  # fmt: skip
+    autoencoder = vae(AutoencoderKLFlux2, 32)
+    autoencoder.bn.running_mean.normal_()
+    autoencoder.bn.running_var.uniform_(0.5, 2.0)
+    return Flux2KleinPipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **FLOW),
+        vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer,
+    )  # fmt: skip
+
+
+def z_image():
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Model
+
+    tokenizer, text_encoder = qwen(Qwen3Model, 3)
+    transformer = ZImageTransformer2DModel(
+        in_channels=16, dim=48, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=32,
+        axes_dims=[8, 8, 8], axes_lens=[1024, 64, 64],
+    )  # fmt: skip
+    return ZImagePipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, **FLOW),
+        vae=vae(shift_factor=0.1159, scaling_factor=0.3611), text_encoder=text_encoder, tokenizer=tokenizer,
+    )  # fmt: skip
+
+
+def pixart(pipeline, **extra):
+    from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
+
+    tokenizer, text_encoder = t5()
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=8, num_layers=2,
+        cross_attention_dim=48, caption_channels=48, **extra,
+    )  # fmt: skip
+    return pipeline(
+        transformer=transformer, scheduler=DPMSolverMultistepScheduler(), vae=vae(channels=4, scaling_factor=0.5),
+        text_encoder=text_encoder, tokenizer=tokenizer,
+    )  # fmt: skip
+
+
+def pixart_alpha():
+    from diffusers import PixArtAlphaPipeline
+
+    return pixart(PixArtAlphaPipeline, sample_size=128)  # so large ones are told resolution and aspect ratio
+
+
+def pixart_sigma():
+    from diffusers import PixArtSigmaPipeline
+
+    return pixart(PixArtSigmaPipeline, sample_size=16)
+
+
 def saved(make, folder):
     """A pipeline in a folder, with weights that every part of a result depends on."""
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
@@ -63,3 +64,11 @@ def tokens(x: Tensor) -> Tensor:
 def picture(sequence: Tensor, height: int, width: int) -> Tensor:
     """A sequence (b, h w, c) as latents (b, c, h, w)."""
     return sequence.transpose(1, 2).reshape(len(sequence), -1, height, width)
+
+
+def places(x: Tensor, axes: int) -> Tensor:
+    """Where the tokens of latents (b, c, h, w) stand: (h w, axes), whole numbers: 0, row, column, and zeros behind."""
+    rows, columns = (torch.arange(size, device=x.device) for size in x.shape[-2:])
+    found = torch.zeros(len(rows) * len(columns), axes, dtype=torch.int64, device=x.device)
+    found[:, 1:3] = torch.cartesian_prod(rows, columns)
+    return found

@@ -20,7 +20,16 @@ from transformers.utils import logging as transformers_logging
 
 from perdure.bases import checking
 from perdure.bases.backbone import Backbone
-from perdure.bases.families import sd3, sdxl, stable_diffusion
+from perdure.bases.families import (
+    flux,
+    flux2_klein,
+    pixart_alpha,
+    pixart_sigma,
+    sd3,
+    sdxl,
+    stable_diffusion,
+    z_image,
+)
 from perdure.bases.family import Family, hushed
 from perdure.bases.outline import EMBEDDED, IN_CACHE, available, source
 from perdure.errors import ModelError
@@ -34,7 +43,8 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
-FAMILIES: dict[str, Family] = {f.pipeline: f for f in (stable_diffusion.FAMILY, sdxl.FAMILY, sd3.FAMILY)}
+KNOWN = (stable_diffusion, sdxl, sd3, flux, flux2_klein, z_image, pixart_alpha, pixart_sigma)
+FAMILIES: dict[str, Family] = {module.FAMILY.pipeline: module.FAMILY for module in KNOWN}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

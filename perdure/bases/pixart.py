@@ -1,0 +1,65 @@
+"""PixArt's alpha and Sigma: transformers that predict noise and read T5 by cross-attention (Chen et al. 2023, 2024)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from perdure.bases import unets
+from perdure.bases.family import Condition, Drawing, Units, called, hushed
+
+
+def encoding(longest: int) -> Callable[[Any, list[str]], Condition]:
+    """A family's `encode`: text (n, longest, width of T5), and mask (n, longest), 1 where a token is a prompt's own."""
+
+    @hushed()
+    def encode(pipe: Any, prompts: list[str]) -> Condition:
+        text, mask, _, _ = pipe.encode_prompt(prompts, False, device=pipe.device, max_sequence_length=longest)
+        return {"text": text, "mask": mask}
+
+    return encode
+
+
+def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+    """The noise; the second half of what comes out is a variance, which lessons leave alone."""
+    config = pipe.transformer.config
+    told: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+    if pipe.transformer.use_additional_conditions:
+        side = latents.shape[-1] * int(pipe.vae_scale_factor)
+        told = {
+            "resolution": latents.new_full((len(latents), 2), side),
+            "aspect_ratio": latents.new_ones(len(latents), 1),
+        }
+    predicted: Tensor = pipe.transformer(
+        latents,
+        encoder_hidden_states=condition["text"],
+        encoder_attention_mask=condition["mask"],
+        timestep=times,
+        added_cond_kwargs=told,
+        return_dict=False,
+    )[0]
+    return predicted[:, : config.in_channels]
+
+
+def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, how: Drawing) -> Tensor:
+    """Guided away from the negative prompt, at the very side that is asked for."""
+    inputs = {
+        "prompt_embeds": prompts["text"],
+        "prompt_attention_mask": prompts["mask"],
+        "negative_prompt": None,
+        "negative_prompt_embeds": negative["text"],
+        "negative_prompt_attention_mask": negative["mask"],
+        "use_resolution_binning": False,
+    }
+    return called(pipe, inputs, latents, how)
+
+
+def units(pipe: Any) -> Units:
+    """Latents scaled by the number that the autoencoder states; 2 x 2 of them are a token."""
+    patch = int(pipe.transformer.config.patch_size)
+    return Units(int(pipe.vae.config.latent_channels), float(pipe.vae.config.scaling_factor), patch=patch)
+
+
+def unlike(pipe: Any) -> str:
+    """Another objective than noise or velocity of a DDPM."""
+    return unets.no_diffusion(pipe)
