@@ -298,6 +298,7 @@ pipe("a photo of sbu on the beach", latents=noise, num_inference_steps=1, guidan
 """
 
 
+@pytest.mark.slow
 def test_the_embedded_base_draws_without_this_package(tmp_path):
     """A folder, drawn by a script of diffusers alone from the same noise: the same pictures, two-vector words too."""
     pipe = loading.pipeline("toybox")[0]
