@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from perdure.bases.batch import Batch
 from perdure.bases.family import Condition, Drawing, Family
 from perdure.bases.laying import Laying, Moved
 from perdure.bases.processes import accelerator, several
+from perdure.bases.regions import Regions
 from perdure.bases.words import Vocabulary
 from perdure.errors import ModelError, PlanError
 from perdure.memory.delta import Delta
@@ -113,6 +114,10 @@ class Backbone:
     def laid(self, delta: Delta) -> AbstractContextManager[None]:
         """The network with this delta under it and no other. Raises ModelError where it does not fit the base."""
         return self._laying.laid(delta)
+
+    def ready(self, delta: Delta) -> Callable[[], AbstractContextManager[None]]:
+        """The same, made once to be laid many times."""
+        return self._laying.ready(delta)
 
     def moved(self) -> Moved:
         """What lies under the network now, as shapes."""
@@ -237,17 +242,32 @@ class Backbone:
 
     # --- drawing --------------------------------------------------------------------------------------------------
 
+    def regional(self, regions: Regions | None, count: int) -> AbstractContextManager[None]:
+        """The pipeline with regions in the `count` pictures that it draws at once. Raises ModelError."""
+        if regions is None:
+            return nullcontext()
+        if self.family.regional is None:
+            raise ModelError(
+                f"bases of the family {self.family.name} have no cross-attention for regions to be drawn in; "
+                "draw with how: plain"
+            )
+        return self.family.regional(self.pipe, regions, count)
+
     @torch.no_grad()
     def draw(
-        self, prompts: Condition, negative: Condition, latents: Tensor, steps: int, guidance: float, scheduler: str
-    ) -> Tensor:
-        """Latents (n, c, h/f, w/f) in the network's units, drawn from initial noise, one for each row of prompts."""
+        self, prompts: Condition, negative: Condition, latents: Tensor, steps: int, guidance: float, scheduler: str,
+        regions: Regions | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Latents (n, c, h/f, w/f) in the network's units, drawn from initial noise, one for each row of prompts.
+
+        regions: where which other prompts hold, in all of them. Raises ModelError where this base can have none.
+        """
         usual = self.pipe.scheduler
         if scheduler != "default":
             self.pipe.scheduler = self.objective.solvers[scheduler].from_config(usual.config)
         how = Drawing(latents.shape[-1] * self._pixels, steps, guidance)
         try:
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), self.regional(regions, len(latents)):
                 drawn = self.family.draw(self.pipe, prompts, negative, latents.to(self.device, self.dtype), how)
         finally:
             self.pipe.scheduler = usual

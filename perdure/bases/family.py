@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from perdure.bases.objective import Objective
+from perdure.bases.regions import Regions
 from perdure.method import Targets
 
 Condition = Mapping[str, Tensor]
@@ -141,6 +142,8 @@ class Family:
     """(pipe) -> why it cannot be taught although it is of this class, to follow "base NAME"; "" where it can."""
     caution: Callable[[Any], str] = nothing
     """(pipe) -> what should be known before it is taught, to follow "base NAME"; "" where nothing."""
+    regional: Callable[[Any, Regions, int], AbstractContextManager[None]] | None = None
+    """(pipe, regions, pictures drawn at once) -> the pipeline with regions; None where there can be none."""
     negative: bool = True
     """Whether a negative prompt does anything."""
     loading: Mapping[str, Any] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """What lies under a frozen UNet: a delta, folded into float32 weights or a branch beside half-precision ones."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -34,16 +34,19 @@ class Laying:
         self._placed: dict[str, Placed] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    @contextmanager
-    def laid(self, delta: Delta) -> Iterator[None]:
+    def laid(self, delta: Delta) -> AbstractContextManager[None]:
         """The UNet with this delta under it and no other. Raises ModelError where it does not fit the base."""
+        return self.ready(delta)()
+
+    def ready(self, delta: Delta) -> Callable[[], AbstractContextManager[None]]:
+        """The same, made once to be laid many times."""
         for name, change in delta.items():
             if name not in self._linears:
                 raise ModelError(f"this memory moves {name!r}, which the base lacks; it was taught on another base")
             if change.shape != (shape := tuple(self._untouched[name].shape)):
                 raise ModelError(f"this memory's {name!r} is {change.shape}, the base's {shape}")
-        with self._under({name: self._made(name, change) for name, change in delta.items()}):
-            yield
+        made = {name: self._made(name, change) for name, change in delta.items()}
+        return lambda: self._under(made)
 
     def moved(self) -> Moved:
         """What lies under the UNet now, as shapes."""

@@ -58,5 +58,6 @@ FAMILY = Family(
     unguided=unguided,
     sized=sized,
     words=unets.WORDS,
+    regional=unets.regional,
     unlike=unets.unlike,
 )

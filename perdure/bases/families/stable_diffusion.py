@@ -35,6 +35,7 @@ FAMILY = Family(
     predict=unets.predicting(unet_inputs),
     draw=unets.drawing(pipeline_inputs),
     words=unets.WORDS,
+    regional=unets.regional,
     unlike=unets.unlike,
     loading={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )
