@@ -232,9 +232,9 @@ def test_small_regions_keep_a_cell_and_fading_is_linear():
     torch.testing.assert_close(faded[0], torch.tensor([1, 1, 1, 1, 2 / 3, 1 / 3, 0, 0, 0, 0]))
 
 
-def test_a_base_without_cross_attention_says_so(tmp_path):
+def test_a_base_without_regions_says_so(tmp_path):
     import tiny
 
     backbone = loading.load(str(tiny.saved(tiny.sd3, tmp_path / "base")), device="cpu")
-    with pytest.raises(ModelError, match="no cross-attention for regions"):
+    with pytest.raises(ModelError, match="family sd3 no regions can be drawn"):
         backbone.regional(Regions(torch.ones(1, 8, 8), {}), 1)

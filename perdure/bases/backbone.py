@@ -248,8 +248,7 @@ class Backbone:
             return nullcontext()
         if self.family.regional is None:
             raise ModelError(
-                f"bases of the family {self.family.name} have no cross-attention for regions to be drawn in; "
-                "draw with how: plain"
+                f"with bases of the family {self.family.name} no regions can be drawn; draw with how: plain"
             )
         return self.family.regional(self.pipe, regions, count)
 
