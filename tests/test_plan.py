@@ -469,6 +469,22 @@ def test_defaults_depend_on_the_base(tmp_path):
     assert published.training.steps == 850 and published.sampling.guidance == 5.0
 
 
+def test_defaults_of_a_family(tmp_path):
+    """By a known hub id, or the index of a local folder; what cannot be read is as any other base."""
+    (tmp_path / "mine").mkdir()
+    index = tmp_path / "mine" / "model_index.json"
+    index.write_text('{"_class_name": "FluxPipeline"}')
+    known, local = (load(tmp_path, SOUND + f"base: {b}\n") for b in ("black-forest-labs/FLUX.1-dev", "./mine"))
+    for made in (known, local):
+        assert (made.training.steps, made.training.precision, made.sampling.guidance) == (500, "bf16", 3.5)
+        assert made.sampling.images_per_prompt == 8  # as published
+    for odd in ("[]", "{", '{"_class_name": "StableDiffusionPipeline"}'):
+        index.write_text(odd)
+        assert load(tmp_path, SOUND + "base: ./mine\n").training.steps == 850
+    with pytest.raises(PlanError, match="base"):
+        load(tmp_path, SOUND + "base: [1]\n")
+
+
 # --- what a concept is called --------------------------------------------------------------------------------------
 
 

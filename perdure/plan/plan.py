@@ -39,7 +39,7 @@ class Plan(Section):
     protocol: str | None = None
     """The published protocol that the plan follows; `perdure compare` shows its numbers beside."""
     base: Model = TOYBOX
-    """`toybox`, a hub id, or a local diffusers folder (Stable Diffusion 1.x, 2.x or SDXL)."""
+    """`toybox`, a hub id, or a local diffusers folder (docs/usage.md lists the families that can be taught)."""
     vae: Model | None = None
     """Another autoencoder for the base: a hub id or a local folder."""
     methods: tuple[MethodChoice, ...] = Field(min_length=1)
@@ -159,9 +159,11 @@ def build(
     prompts = _mapping(_mapping(data.get("training")).get("prompts"))
     source, start = data.get("concepts", []), data.get("data") or folder
     data["concepts"] = sources.expand(source, start, prompts)
-    complete = yaml_file.merge(yaml_file.read_packaged("defaults.yaml")[base_family(data)], data)
+    data = sources.located(data, folder)
     try:
-        made = Plan.model_validate(sources.located(complete, folder), context=NEW if new else None)
+        made = Plan.model_validate(
+            yaml_file.merge(_defaults(data.get("base", TOYBOX)), data), context=NEW if new else None
+        )
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, Plan, where, lines, single)) from None
     made._notes = tuple(sources.notes(source, start))
@@ -192,9 +194,28 @@ def ready(name: str) -> Path:
     return path
 
 
-def base_family(data: dict[str, Any]) -> str:
-    """Which set of defaults a plan starts from: the embedded base's or the published protocol's."""
-    return TOYBOX if data.get("base", TOYBOX) == TOYBOX else "published"
+def _defaults(base: Any) -> dict[str, Any]:
+    """What a plan starts from: the embedded base's defaults, or the published protocol's with what its family changes.
+
+    A family is told by a known hub id, or by the index of a local folder; never by what happens to be in a cache.
+    """
+    every = yaml_file.read_packaged("defaults.yaml")
+    if base == TOYBOX:
+        return dict(every[TOYBOX])
+    kind = _pipeline(base)
+    for family in every["families"].values():
+        if base in family["bases"] or kind in family["pipelines"]:
+            return dict(yaml_file.merge(every["published"], family["defaults"]))
+    return dict(every["published"])
+
+
+def _pipeline(base: Any) -> str:
+    """The class of pipeline that a local folder holds; empty where that cannot be told."""
+    try:
+        index = json.loads((Path(base) / "model_index.json").read_text(encoding="utf-8"))
+        return str(index["_class_name"])
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return ""
 
 
 def describe(concept: Concept) -> dict[str, Any]:
