@@ -234,14 +234,6 @@ def to_array(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def from_array(array: np.ndarray) -> Image.Image:
-    """(height, width, 3) in [-1, 1], clipped beyond -> RGB picture; undoes `to_array` exactly."""
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"an array of shape (height, width, 3) is needed, not {array.shape}")
-    levels = np.round((np.clip(array.astype(np.float64), -1, 1) + 1) * 127.5)
-    return Image.fromarray(levels.astype(np.uint8))
-
-
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with Path(path).open("rb") as stream:

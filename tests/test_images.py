@@ -244,14 +244,11 @@ def test_square_flip_mirrors_before_the_crop():
     assert np.array_equal(flipped.image, np.asarray(picture)[:, ::-1][:, left : left + 20])
 
 
-def test_arrays_go_there_and_back():
+def test_arrays_are_in_minus_one_to_one():
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     array = images.to_array(Image.fromarray(levels))
     assert array.dtype == np.float32 and array.min() == -1 and array.max() == 1
-    assert np.array_equal(np.asarray(images.from_array(array)), levels)
-    assert images.from_array(np.full((2, 2, 3), 7.0)).getpixel((0, 0)) == (255, 255, 255)
-    with pytest.raises(ValueError, match="shape"):
-        images.from_array(np.zeros((3, 4, 4)))
+    assert np.array_equal(np.round((array + 1) * 127.5), levels)
 
 
 def test_sha256(tmp_path):

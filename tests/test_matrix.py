@@ -106,10 +106,6 @@ def test_lower_is_better_turns_differences_and_keeps_averages():
     assert matrix.summary(-S, "lower", np.full(3, -0.9))["intransigence"] == pytest.approx(BY_HAND["intransigence"])
 
 
-def test_first_concept_is_its_curve():
-    assert matrix.first_concept(S).tolist() == [0.1, 0.6, 0.7, 0.4]
-
-
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (0, 3), (2, 0)])
 def test_what_is_no_score_matrix_is_refused(shape):
     with pytest.raises(ValueError, match="score matrix"):

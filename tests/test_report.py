@@ -17,7 +17,7 @@ from PIL import Image
 from perdure import files, plan, report
 from perdure.analysis import record
 from perdure.lineage import Lineage
-from perdure.report import figures, grid, lines, reading, samples, summary, tables, words
+from perdure.report import figures, lines, reading, samples, summary, tables, words
 from perdure.report.reading import outdated
 from perdure.toybox import world
 
@@ -400,8 +400,7 @@ def test_lost_pictures_and_wrong_numbers_do_not_break_the_page(tmp_path):
 
 def test_same_lineages_same_bytes(two, tmp_path):
     drawings = {
-        "grid.png": lambda p: grid.sample_grid(two[0][0], p),
-        "all.png": lambda p: grid.comparison(two[0], p),
+        "album": lambda p: figures.write(two[0], p)[-1],
         "heat.png": lambda p: figures.heatmap(two[0][0], "dino", p),
         "curves.pdf": lambda p: figures.curves(two[0], "dino", p),
         "r/report.html": lambda p: report.build(two[0], p.parent, "x"),

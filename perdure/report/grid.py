@@ -2,14 +2,11 @@
 
 import io
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from perdure import files
-from perdure.lineage import Lineage
-from perdure.report import reading, samples
 from perdure.report.samples import Grid, Line, Sample
 from perdure.report.svg import css, sequential, short_number
 
@@ -17,28 +14,6 @@ PAPER, INK, SOFT, RULE, MARK = "#fbfaf6", "#1a2328", "#5d6970", "#e4dfd3", "#c24
 GAP, HEAD, FOOT, EDGE = 10, 48, 22, 20
 DIMMED = 0.62
 """How far pictures from before a concept's own lesson fade into the paper."""
-
-
-def sample_grid(lineage: Lineage, path: Path, image: int = 0, most: int = samples.MOST, side: int = 128) -> Path:
-    """Rows: concepts; columns: a reference, the base, after each lesson; pictures `side` pixels wide.
-
-    `image`: which of the fixed (prompt, latent) pairs; `most`: lessons and concepts shown, at most.
-    """
-    run = reading.read([lineage])[0]
-    return draw(samples.grid(run, samples.ranges([run]), image, most), path, side)
-
-
-def comparison(
-    lineages: Sequence[Lineage], path: Path, concept: str | None = None, image: int = 0,
-    most: int = samples.MOST, side: int = 128,
-) -> Path:  # fmt: skip
-    """One concept (the first by default) under several methods, a row each. ValueError for fewer than two."""
-    runs = reading.read(lineages)
-    first = concept or next((run.concepts[0] for run in runs if run.concepts), "")
-    found = samples.comparison(runs, first, samples.ranges(runs), image, most)
-    if found is None:
-        raise ValueError(f"fewer than two of these models were taught {first!r} in a lesson of its own")
-    return draw(found, path, side)
 
 
 def draw(grid: Grid, path: Path, side: int = 128) -> Path:

@@ -165,11 +165,6 @@ def shift(D: np.ndarray) -> float:
     return _mean(np.asarray(D, dtype=np.float64)[-1, :-1])
 
 
-def first_concept(S: np.ndarray) -> np.ndarray:
-    """Score of the first concept over the lessons, (n + 1,), the base first: R[0,1], R[1,1], ... R[T,1]."""
-    return _rows(S)[:, 0].copy()
-
-
 class Formula(NamedTuple):
     """A row of the table in the documentation."""
 

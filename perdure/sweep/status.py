@@ -134,11 +134,6 @@ def _unfinished(folder: Path) -> tuple[int, str]:
     return 0, ""
 
 
-def read_all(root: Path, homes: Mapping[Path, Run]) -> list[RunStatus]:
-    """The status of every run."""
-    return [read(root, folder, run) for folder, run in homes.items()]
-
-
 def paces(statuses: Iterable[RunStatus]) -> Paces:
     """What finished lessons have cost."""
     found: Paces = {}

@@ -1,7 +1,6 @@
 """Random draws with owners: every generator is derived from (seed, purpose, position) and nothing else."""
 
 import hashlib
-import random
 
 import numpy as np
 import torch
@@ -11,11 +10,6 @@ def draw_seed(seed: int, purpose: str, *position: int | str) -> int:
     """A 63-bit seed that belongs to one draw; different purposes or positions never share one."""
     name = "/".join(map(str, (seed, purpose, *position)))
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
-
-
-def python_draws(seed: int, purpose: str, *position: int | str) -> random.Random:
-    """The standard library's generator for one draw."""
-    return random.Random(draw_seed(seed, purpose, *position))
 
 
 def numpy_draws(seed: int, purpose: str, *position: int | str) -> np.random.Generator:

@@ -1,7 +1,6 @@
 """The shipped folder: a StableDiffusionPipeline in float16 with the scorers beside it, model card and checksums."""
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -167,15 +166,6 @@ def _files(folder: Path) -> list[Path]:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def copy_export(source: Path, target: Path) -> None:
-    """Put a copy of an exported folder in another place, swapped in whole."""
-
-    def fill(folder: Path) -> None:
-        shutil.copytree(source, folder, dirs_exist_ok=True)
-
-    replace_folder(target, fill)
 
 
 def seconds_spent(work: Path) -> dict[str, float]:
