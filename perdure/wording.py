@@ -1,7 +1,8 @@
-"""Prompts and captions as text: placeholders filled in, tokens found in them, learnt words written, spaces squeezed."""
+"""What is written: prompts and captions (placeholders, tokens, learnt words), and lists and sizes for people."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
@@ -125,3 +126,20 @@ class Speech:
             one = f"[{places.replace(' ', '')}]"
             written = token.join(re.split(rf"{one}(?: {one})*", written))
         return written
+
+
+def size(value: float) -> str:
+    """Bytes for people, decimal units."""
+    if not math.isfinite(value):
+        return "–"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(value) < 999.5 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def some(names: Iterable[str], most: int = 20) -> str:
+    """The first names of a list that may be long, and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

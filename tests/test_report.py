@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perdure import files, plan, report
+from perdure import files, plan, report, wording
 from perdure.analysis import record
 from perdure.lineage import Lineage
 from perdure.report import figures, lines, reading, samples, summary, tables, words
@@ -426,7 +426,7 @@ def test_learning_is_each_concepts_score_after_its_own_lesson(two):
 
 
 def test_parts_of_numbers_and_colours():
-    assert [summary.size(v) for v in (0, 999, 1000, 1_300_000, 186e6, 2.5e9)] == [
+    assert [wording.size(v) for v in (0, 999, 1000, 1_300_000, 186e6, 2.5e9)] == [
         "0 B", "999 B", "1.0 kB", "1.3 MB", "186 MB", "2.5 GB"
     ]  # fmt: skip
     assert [summary.seconds(v) for v in (0.25, 42, 600, 9000)] == ["0.2 s", "42 s", "10 min", "2.5 h"]

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from perdure import wording
 from perdure.advise import words
 from perdure.advise.verdict import Standing, Verdict
 from perdure.report import summary
@@ -35,7 +36,7 @@ def cells(standing: Standing) -> list[str]:
     """The numbers of one method as text."""
     ahead = words.percent(standing.beaten) if standing.beaten == standing.beaten else "–"
     scores = (standing.average, standing.forgetting, standing.learning)
-    costs = (summary.size(standing.carried), summary.seconds(standing.seconds))
+    costs = (wording.size(standing.carried), summary.seconds(standing.seconds))
     return [*map(summary.plain, scores), words.percent(standing.best), ahead, *costs]
 
 

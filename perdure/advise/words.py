@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from perdure import wording
 from perdure.advise.design import Design, Speed, most_rounds
 from perdure.advise.verdict import BEHIND, Standing, Verdict
 from perdure.compare.statistics import least_p
@@ -39,7 +40,7 @@ def reason(verdict: Verdict) -> str:
         longer = "a larger --budget) or another learning rate (--set training.learning_rate=..."
         return f"Try longer lessons ({longer}), with another --out."
     own = verdict.standing(verdict.choice)
-    costs = f"carries {summary.size(own.carried)} and takes {summary.seconds(own.seconds)} of training a lesson"
+    costs = f"carries {wording.size(own.carried)} and takes {summary.seconds(own.seconds)} of training a lesson"
     if verdict.kind != "undecided":
         told = f"{own.label} {costs} (in lessons of this length)."
     elif own.label == verdict.leader.label:
@@ -47,7 +48,7 @@ def reason(verdict: Verdict) -> str:
     else:
         told = (
             f"Of these, {own.label} is the cheapest: it {costs}, {verdict.leader.label} "
-            f"{summary.size(verdict.leader.carried)} and {summary.seconds(verdict.leader.seconds)}; {_behind(own)}."
+            f"{wording.size(verdict.leader.carried)} and {summary.seconds(verdict.leader.seconds)}; {_behind(own)}."
         )
     floor = " It does nothing against forgetting: nothing here was shown to beat that." if own.label == FLOOR else ""
     return told + floor + "".join(f" Mind: {own.label} {note}." for note in notes(own.strict, own.knows, own.breach))

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from perdure import progress
+from perdure import progress, wording
 from perdure.plan.catalogue import MethodCard, Option
 from perdure.plan.sections import Concept
 from perdure.wording import printable
@@ -133,7 +133,7 @@ def log_table(lineage: "Lineage") -> Table:
         table.add_column(column, justify="left" if column in ("concept", "method", "measure") else "right")
     for entry in log_entries(lineage):
         facts = (str(entry["lesson"]), entry["concept"], entry["method"])
-        costs = (size(entry["bytes"]["carried"]), f"{entry['seconds']['train']:.0f}")
+        costs = (wording.size(entry["bytes"]["carried"]), f"{entry['seconds']['train']:.0f}")
         for measure, value in entry["learnt"].items():
             lost = entry["forgotten"].get(measure, float("nan"))
             colour = "red" if lost > NOTICEABLE else "green" if lost < -NOTICEABLE else "dim"
@@ -142,15 +142,6 @@ def log_table(lineage: "Lineage") -> Table:
             table.add_row(*facts, measure, f"{value:.3f}", now, change, *costs)
             facts, costs = ("", "", ""), ("", "")
     return table
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
 
 
 def pairs_table(measure: str, lessons: Sequence[str], matrix: Any) -> Table:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from perdure import wording
 from perdure.compare import plot
 from perdure.compare.gathering import Entry
 from perdure.compare.plot import Axis, Name
@@ -91,7 +92,7 @@ def curves(study: Study, measure: str) -> list[Chart]:
 def fronts(study: Study, measure: str) -> list[Chart]:
     """Average score against bytes carried and against seconds; the line joins what no other contender beats at both."""
     shown: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-        ("carried", "bytes carried after the last lesson", summary.size),
+        ("carried", "bytes carried after the last lesson", wording.size),
         ("seconds", "seconds of training per lesson", summary.seconds),
     )
     charts = [_front(study, measure, *one) for one in shown]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perdure import wording
 from perdure.compare import gathering, statistics
 from perdure.compare.gathering import Entry
 from perdure.compare.statistics import Difference, Effects, Pair, Spread
@@ -44,8 +45,8 @@ FIGURES = (
     Figure("retention", "Retention", "last score divided by the score right after learning", summary.plain),
 )  # fmt: skip
 COSTS = (
-    Figure("carried", "Carried", "bytes that the next lesson needs of all earlier ones, at the end", summary.size),
-    Figure("stored", "Stored", "bytes of tensors that the lineage keeps on disk", summary.size),
+    Figure("carried", "Carried", "bytes that the next lesson needs of all earlier ones, at the end", wording.size),
+    Figure("stored", "Stored", "bytes of tensors that the lineage keeps on disk", wording.size),
     Figure("seconds", "Per lesson", "seconds of training per lesson", summary.seconds),
 )
 FAILINGS = (

@@ -1,9 +1,7 @@
 """compare.csv, compare-summary.csv and compare.tex."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +12,7 @@ from perdure.compare.statistics import Spread
 from perdure.compare.study import FIGURES, Study
 from perdure.report.summary import ARROWS
 from perdure.report.svg import short_number
-from perdure.report.tables import escape
+from perdure.report.tables import csv_text, escape
 
 RUN_COLUMNS = ("method", "order", "seed", "measure", "figure", "better", "value", "folder", "fingerprint")
 SUMMARY_COLUMNS = (
@@ -34,7 +32,7 @@ def runs_csv(study: Study) -> str:
                 entry.row, ">".join(entry.order), entry.seed, measure, figure, study.better(measure, figure),
                 _exact(value), entry.folder.name, entry.run.lineage.facts.get("fingerprint", ""),
             ))  # fmt: skip
-    return _csv(RUN_COLUMNS, rows)
+    return csv_text(RUN_COLUMNS, rows)
 
 
 def summary_csv(study: Study) -> str:
@@ -51,7 +49,7 @@ def summary_csv(study: Study) -> str:
                        standing.rank.get(row, nothing), standing.best.get(row, nothing))  # fmt: skip
             facts = (row, int(row in study.bounds), measure, figure, study.better(measure, figure), s.n, s.orders)
             rows.append((*facts, *map(_exact, numbers), standing.n))
-    return _csv(SUMMARY_COLUMNS, rows)
+    return csv_text(SUMMARY_COLUMNS, rows)
 
 
 def table_tex(study: Study, beside: Beside | None = None) -> str:
@@ -129,14 +127,6 @@ def _line(name: str, cells: Sequence[str], plain: bool = True) -> str:
 
 def _exact(value: float) -> str:
     return repr(float(value)) if math.isfinite(value) else ""
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 SHOWN = ("average", "forgetting", "learning")

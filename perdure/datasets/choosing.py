@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from perdure.datasets.dataset import Chosen, Copy, Dataset, Pick
-from perdure.datasets.fetching import some
 from perdure.errors import DataError
 from perdure.progress import Watch
+from perdure.wording import some
 
 ORIGINS = "origins.csv"
 """Which picture of the original data set each laid-out file is."""
@@ -27,7 +27,7 @@ def exactly(
     if missing:
         total = len(pictures) + len(texts)
         raise DataError(
-            f"{copy.named}: {len(missing)} of {total} files of {dataset.name} are missing: {some(missing)}."
+            f"{copy.named}: {len(missing)} of {total} files of {dataset.name} are missing: {some(missing, 5)}."
         )
     beside = {file: root / file for file in (*texts, *notes) if (root / file).is_file()}
     return Chosen({file: root / file for file in pictures}, beside, {})

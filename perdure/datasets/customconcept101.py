@@ -11,10 +11,10 @@ from perdure import images
 from perdure.datasets import fetching
 from perdure.datasets.choosing import CONCEPT, within
 from perdure.datasets.dataset import Chosen, Copy, Dataset, Pick
-from perdure.datasets.fetching import some
 from perdure.errors import DataError
 from perdure.plan.folders import list_images
 from perdure.progress import Watch
+from perdure.wording import some
 
 CONCEPTS = {
     "scene_barn": "barn", "actionfigure_1": "action figure", "scene_castle": "castle",
@@ -58,11 +58,12 @@ def _choose(dataset: Dataset, copy: Copy, pick: Pick, watch: Watch) -> Chosen:
     missing = [concept for concept in CONCEPTS if not (root / concept).is_dir()]
     if missing:
         raise DataError(
-            f"{copy.named}: {len(missing)} of {len(CONCEPTS)} concepts of {dataset.name} are missing: {some(missing)}."
+            f"{copy.named}: {len(missing)} of {len(CONCEPTS)} concepts of {dataset.name} are missing: "
+            f"{some(missing, 5)}."
         )
     found = {concept: list_images(root / concept) for concept in CONCEPTS}
     if few := [concept for concept, files in found.items() if len(files) < FEWEST]:
-        raise DataError(f"{copy.named}: fewer than {FEWEST} pictures of {some(few)}; this copy is not whole.")
+        raise DataError(f"{copy.named}: fewer than {FEWEST} pictures of {some(few, 5)}; this copy is not whole.")
     return Chosen(
         pictures={
             f"{concept}/{number:02d}{file.suffix.lower()}": file

@@ -21,6 +21,7 @@ from perdure.files import write_bytes
 from perdure.images import check_images
 from perdure.progress import Watch
 from perdure.score.sources import hub_failures
+from perdure.wording import some
 
 LARGEST = 64_000_000
 """Bytes that one unpacked file may have."""
@@ -205,15 +206,10 @@ def _present(folder: Path, digests: Mapping[str, str]) -> set[str]:
     different = [file for file in digests if file in present and not _same(folder / file, digests[file])]
     if different:
         raise DataError(
-            f"{folder}: {len(different)} files with other contents are there already ({some(different)}); nothing was "
+            f"{folder}: {len(different)} files with other contents are there already ({some(different, 5)}); nothing "
             "changed: choose another folder with --out, or move them away."
         )
     return present
-
-
-def some(names: list[str]) -> str:
-    """The first few of many names, for messages."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _content(source: Path | bytes) -> bytes:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from perdure.errors import ImageError
-from perdure.plan.folders import some, visible
+from perdure.plan.folders import visible
+from perdure.wording import some
 
 SIDECARS = (".txt", ".caption")
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -47,7 +48,8 @@ def unread(pictures: Sequence[Path], texts: Sequence[Path]) -> list[str]:
             notes.append(f"{path}: is not read, for another caption of the same picture comes first")
     strange = [path for path in texts if path.suffix.lower() not in SIDECARS and path.name not in TABLES]
     if strange:
-        notes.append(f"{strange[0].parent}: neither pictures nor captions, and not read: {some(strange)}")
+        names = some(file.name for file in strange)
+        notes.append(f"{strange[0].parent}: neither pictures nor captions, and not read: {names}")
     return notes
 
 

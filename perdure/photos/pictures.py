@@ -13,7 +13,7 @@ from perdure.photos import captions
 from perdure.plan import Plan, folders
 from perdure.plan.sections import Concept
 from perdure.toybox import world
-from perdure.wording import fill, mentions, squeeze
+from perdure.wording import fill, mentions, some, squeeze
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _bare(concept: Concept, files: Sequence[Path], written: dict[Path, str]) -> 
     bare = [file for file in files if file not in written]
     if not written or not bare:
         return []
-    return [f"{bare[0].parent}: no caption, and trained with {concept.prompt!r}: {folders.some(bare)}"]
+    return [f"{bare[0].parent}: no caption, and trained with {concept.prompt!r}: {some(file.name for file in bare)}"]
 
 
 def _named(concept: Concept, files: Sequence[Path], written: dict[Path, str]) -> list[str]:
@@ -172,7 +172,7 @@ def _named(concept: Concept, files: Sequence[Path], written: dict[Path, str]) ->
     if not silent:
         return []
     begin = f"captions without {concept.token or concept.phrase!r} begin with {concept.phrase + ', '!r}"
-    return [f"{silent[0].parent}: {begin} in training: {folders.some(silent)}"]
+    return [f"{silent[0].parent}: {begin} in training: {some(file.name for file in silent)}"]
 
 
 def _captioned(concept: Concept, files: Iterable[Path], written: dict[Path, str]) -> list[tuple[Path, str]]:

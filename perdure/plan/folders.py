@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,12 +96,6 @@ def pictures_in(folder: Path) -> str:
 def counted(count: int, noun: str) -> str:
     """1 picture, 2 pictures."""
     return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def some(paths: Iterable[Path], most: int = 20) -> str:
-    """The first few of many names, for messages."""
-    names = [path.name for path in paths]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _is_hidden(name: str) -> bool:

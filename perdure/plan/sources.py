@@ -14,7 +14,7 @@ from perdure.errors import PlanError
 from perdure.plan import folders, yaml_file
 from perdure.plan.fields import TOYBOX
 from perdure.toybox import world
-from perdure.wording import mentions, name_from
+from perdure.wording import mentions, name_from, some
 
 KOHYA = re.compile(r"^\d{1,3}_(?P<token>\S+)(?: (?P<noun>.+))?$")
 """Folder names of kohya's trainers: repeats, underscore, token and class (`10_zwz backpack`); `2023_trip` is a year."""
@@ -71,7 +71,8 @@ def notes_on(folder: Path) -> list[str]:
     told, nouns = [], _dreambooth_nouns(folder)
     loose = folders.listing(folder).pictures
     if loose:
-        told.append(f"{folder}: not read, for a concept is a folder: {folders.some(loose)}; put them into one")
+        names = some(path.name for path in loose)
+        told.append(f"{folder}: not read, for a concept is a folder: {names}; put them into one")
     for path in _below(folder):
         if not folders.pictures_in(path):
             told += [f"{path.name} is no concept: {note}" for note in folders.listing(path).left_out]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from perdure import files
+from perdure import files, wording
 from perdure.lineage import Lineage
-from perdure.report import lines, reading, samples, summary, svg, tables, view
+from perdure.report import lines, reading, samples, svg, tables, view
 from perdure.score.matrix import FORMULAS
 
 
@@ -36,7 +36,7 @@ def render(page: view.Page) -> str:
     )  # fmt: skip
     environment.globals.update(
         picture=cache(samples.picture), number=svg.short_number, bar=_bar, formulas=FORMULAS,
-        failing_headings=tables.FAILING_HEADINGS, budget_headings=lines.BUDGET_HEADINGS, size=summary.size,
+        failing_headings=tables.FAILING_HEADINGS, budget_headings=lines.BUDGET_HEADINGS, size=wording.size,
     )  # fmt: skip
     return environment.get_template("report.html.j2").render(page=page)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from perdure import wording
 from perdure.report import summary
 from perdure.report.charts import Series, line_chart
 from perdure.report.reading import Run
@@ -153,7 +154,7 @@ def bytes_chart(runs: Sequence[Run], colours: dict[str, int]) -> Markup:
         Series(run.label, f"m{number}", (0.0, *_carried(run)), number, step=True)
         for run, number in ((run, colours[run.label]) for run in chosen)
     ]
-    return line_chart(series, ticks, "Bytes carried after each lesson", summary.size, from_zero=True)
+    return line_chart(series, ticks, "Bytes carried after each lesson", wording.size, from_zero=True)
 
 
 def _carried(run: Run) -> list[float]:
@@ -168,9 +169,9 @@ def budget(run: Run) -> Budget:
     peaks = [float(p) for r in records if (p := r.get("peak_memory")) is not None]
     devices = dict.fromkeys(f"{r.get('device', '?')}, {r.get('precision', '?')}" for r in records)
     entries = (
-        str(run.lessons), summary.size(carried[0]), summary.size(carried[-1]), summary.size(costs["stored"]),
+        str(run.lessons), wording.size(carried[0]), wording.size(carried[-1]), wording.size(costs["stored"]),
         summary.seconds(costs["seconds"]), summary.seconds(_average(evaluated)),
-        summary.size(max(peaks, default=math.nan)), " / ".join(devices),
+        wording.size(max(peaks, default=math.nan)), " / ".join(devices),
     )  # fmt: skip
     names = [f"{i} {taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1)]
-    return Budget(run, entries, tuple(zip(names, map(summary.size, carried), strict=True)))
+    return Budget(run, entries, tuple(zip(names, map(wording.size, carried), strict=True)))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from perdure import wording
 from perdure.report.reading import Run, figures
 from perdure.score.matrix import FORMULAS
 
@@ -65,17 +66,6 @@ def signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
-def size(value: float) -> str:
-    """Bytes for people, decimal units."""
-    if not math.isfinite(value):
-        return "–"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(value) < 999.5 or unit == "TB":
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError
-
-
 def seconds(value: float) -> str:
     """A span of time for people."""
     if not math.isfinite(value):
@@ -105,10 +95,10 @@ COSTS = (
         "carried",
         "Carried",
         "bytes that the next lesson needs of all earlier ones, at the end",
-        size,
+        wording.size,
         "lower",
     ),
-    _Figure("stored", "Stored", "bytes of tensors that the whole lineage keeps on disk", size, "lower"),
+    _Figure("stored", "Stored", "bytes of tensors that the whole lineage keeps on disk", wording.size, "lower"),
     _Figure("seconds", "Per lesson", "seconds of training per lesson", seconds, "lower"),
 )
 

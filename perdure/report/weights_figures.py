@@ -1,11 +1,9 @@
 """An analysis as files: figures for papers and two CSV tables, layer by layer. Same analysis, same bytes."""
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from perdure import files
 from perdure.analysis.record import ALL, MEASURES, Analysis, Part
 from perdure.report import figures
 from perdure.report.svg import DIVERGING, SCALE, ink_on, sequential, share_of, short_number, shortened
+from perdure.report.tables import csv_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +42,7 @@ def pairs_csv(found: Analysis) -> str:
         for j in range(len(found.lessons))
         if i != j
     )
-    return _csv(("where", "lesson", "other", *MEASURES), rows)
+    return csv_text(("where", "lesson", "other", *MEASURES), rows)
 
 
 def lessons_csv(found: Analysis) -> str:
@@ -53,7 +52,7 @@ def lessons_csv(found: Analysis) -> str:
         for where, part in _everywhere(found)
         for k, name in enumerate(found.lessons)
     )
-    return _csv(("where", "lesson", "weights", "norm", "rms", "moved"), rows)
+    return csv_text(("where", "lesson", "weights", "norm", "rms", "moved"), rows)
 
 
 def pairs(found: Analysis, path: Path) -> Path:
@@ -137,11 +136,3 @@ def _everywhere(found: Analysis) -> list[tuple[str, Part]]:
 def _text(value: float) -> str:
     """A number with six digits; empty for NaN."""
     return f"{value:.6g}" if np.isfinite(value) else ""
-
-
-def _csv(head: Sequence[str], rows: Any) -> str:
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream)
-    writer.writerow(head)
-    writer.writerows(rows)
-    return stream.getvalue()
