@@ -12,6 +12,7 @@ import torch
 from conftest import planned
 from diffusers import DiffusionPipeline, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 
@@ -96,6 +97,15 @@ HANDS = {
         flux_said,
         (2 * 8 + 2 * 3, 8, 4),
         lambda latents, g: {"latents": FluxPipeline._pack_latents(latents, *latents.shape), "guidance_scale": g},
+    ),
+    "flux_kontext": Hand(
+        flux_said,
+        (2 * 8 + 2 * 3, 8, 4),
+        lambda latents, g: {
+            "latents": FluxPipeline._pack_latents(latents, *latents.shape),
+            "guidance_scale": g,
+            "max_area": 32**2,
+        },
     ),
     "flux2_klein": Hand(klein_said, (2 * 8 + 2 * 2, 8, 4)),
     "z_image": Hand(z_image_said, (16, 8, 4), lambda latents, g: {"latents": latents, "guidance_scale": g - 1}),
@@ -314,6 +324,18 @@ def test_settings_that_have_no_meaning_are_refused(folders, training, sampling, 
     else:
         with pytest.raises(PlanError, match=word):
             backbone.check(*settings)
+
+
+def test_a_gated_model_says_how_to_get_it(monkeypatch):
+    refused = GatedRepoError.__new__(GatedRepoError)  # made of an answer of the hub otherwise
+
+    def load_config(*args, **options):
+        raise OSError("is not a valid model identifier") from refused
+
+    monkeypatch.setattr(loading, "offline", lambda: False)
+    monkeypatch.setattr(DiffusionPipeline, "load_config", load_config)
+    with pytest.raises(ModelError, match="accept the terms on its page on the hub, then `hf auth login`"):
+        loading.load("owner/gated", device="cpu")
 
 
 def test_times_of_a_unet(pico):

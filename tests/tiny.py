@@ -57,7 +57,7 @@ def sd3():
     )  # fmt: skip
 
 
-def flux():
+def flux(kind=None):
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     (tokenizer, one), (tokenizer_2, two) = clip(16), t5()
@@ -65,11 +65,17 @@ def flux():
         in_channels=64, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=48, pooled_projection_dim=16, guidance_embeds=True, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
-    return FluxPipeline(
+    return (kind or FluxPipeline)(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **FLOW),
         vae=vae(shift_factor=0.1159, scaling_factor=0.3611), text_encoder=one, tokenizer=tokenizer, text_encoder_2=two,
         tokenizer_2=tokenizer_2,
     )  # fmt: skip
+
+
+def flux_kontext():
+    from diffusers import FluxKontextPipeline
+
+    return flux(FluxKontextPipeline)
 
 
 CHAT = (

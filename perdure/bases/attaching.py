@@ -1,4 +1,4 @@
-"""Trainable changes on top of a frozen UNet: low-rank pairs as peft layers, anything else by hooks."""
+"""Trainable changes on top of a frozen network: low-rank pairs as peft layers, anything else by hooks."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,22 +14,22 @@ from perdure.parts.adapter import LowRank
 
 
 class Attaching:
-    """Puts changes on a UNet's projections, switches them off for a while, and takes them off again without a trace."""
+    """Puts changes on a network's projections, switches them off for a while, and takes them off again without a trace."""
 
-    def __init__(self, unet: Any, linears: Mapping[str, nn.Linear]) -> None:
-        self._unet, self._linears = unet, linears
+    def __init__(self, network: Any, linears: Mapping[str, nn.Linear]) -> None:
+        self._network, self._linears = network, linears
         self._layers: list[Any] = []
         self._muted = False
 
     @contextmanager
     def attached(self, weights: Weights) -> Iterator[None]:
-        """The UNet with these changes."""
+        """The network with these changes."""
         with self._peft_layers(weights) if isinstance(weights, LowRank) else self._hooks(weights):
             yield
 
     @contextmanager
     def bare(self) -> Iterator[None]:
-        """The UNet with what is attached to it switched off."""
+        """The network with what is attached to it switched off."""
         self._muted = True
         for layer in self._layers:
             layer.scaling["lesson"] = 0.0
@@ -46,18 +46,18 @@ class Attaching:
         rank = next(iter(weights.factors.values()))[0].shape[0]
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
         with torch.random.fork_rng():  # peft draws initial values, which ours replace
-            inject_adapter_in_model(config, self._unet, adapter_name="lesson")
+            inject_adapter_in_model(config, self._network, adapter_name="lesson")
         try:
-            self._layers = [self._unet.get_submodule(name) for name in names]
+            self._layers = [self._network.get_submodule(name) for name in names]
             for layer, (a, b) in zip(self._layers, weights.factors.values(), strict=True):
                 layer.lora_A["lesson"].weight, layer.lora_B["lesson"].weight = a, b
             yield
         finally:
             for name in names:
                 parent, _, child = name.rpartition(".")
-                setattr(self._unet.get_submodule(parent), child, self._linears[name])
+                setattr(self._network.get_submodule(parent), child, self._linears[name])
             self._layers = []
-            del self._unet.peft_config
+            del self._network.peft_config
 
     @contextmanager
     def _hooks(self, weights: Weights) -> Iterator[None]:

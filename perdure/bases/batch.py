@@ -1,4 +1,4 @@
-"""Batches, and rows of what the UNet is told."""
+"""Batches, and rows of what the network is told."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from perdure.bases.family import Condition
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch: clean latents and noise (b, c, h, w), timesteps (b,), what the UNet is told."""
+    """One training batch: clean latents and noise (b, c, h, w), timesteps (b,), what the network is told."""
 
     latents: Tensor
     noise: Tensor

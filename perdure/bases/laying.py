@@ -1,4 +1,4 @@
-"""What lies under a frozen UNet: a delta, folded into float32 weights or a branch beside half-precision ones."""
+"""What lies under a frozen network: a delta, folded into float32 weights or a branch beside half-precision ones."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,7 +21,7 @@ Moved = Mapping[str, tuple[tuple[torch.Size, torch.dtype], ...]]
 
 
 class Laying:
-    """Lays deltas under the projections of a UNet, always on its own weights, and takes them off without a trace.
+    """Lays deltas under the projections of a network, always on its own weights, and takes them off without a trace.
 
     A float32 base takes base + delta as its weight. A half-precision base keeps its own, in which a change a few
     hundred times smaller would be rounded away: y = W x + D x, with D or its factors rounded by themselves, each entry
@@ -35,7 +35,7 @@ class Laying:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def laid(self, delta: Delta) -> AbstractContextManager[None]:
-        """The UNet with this delta under it and no other. Raises ModelError where it does not fit the base."""
+        """The network with this delta under it and no other. Raises ModelError where it does not fit the base."""
         return self.ready(delta)()
 
     def ready(self, delta: Delta) -> Callable[[], AbstractContextManager[None]]:
@@ -49,7 +49,7 @@ class Laying:
         return lambda: self._under(made)
 
     def moved(self) -> Moved:
-        """What lies under the UNet now, as shapes."""
+        """What lies under the network now, as shapes."""
         return {name: tuple((t.shape, t.dtype) for t in placed) for name, placed in self._placed.items()}
 
     @contextmanager

@@ -23,6 +23,7 @@ from perdure.bases.backbone import Backbone
 from perdure.bases.families import (
     flux,
     flux2_klein,
+    flux_kontext,
     pixart_alpha,
     pixart_sigma,
     sd3,
@@ -43,7 +44,7 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
-KNOWN = (stable_diffusion, sdxl, sd3, flux, flux2_klein, z_image, pixart_alpha, pixart_sigma)
+KNOWN = (stable_diffusion, sdxl, sd3, flux, flux_kontext, flux2_klein, z_image, pixart_alpha, pixart_sigma)
 FAMILIES: dict[str, Family] = {module.FAMILY.pipeline: module.FAMILY for module in KNOWN}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

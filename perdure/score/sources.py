@@ -83,7 +83,14 @@ class Reading:
 
 
 def short(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """What an error says, on one line; of a model that the hub gives to some only, how to become one of them."""
+    from huggingface_hub.errors import GatedRepoError
+
+    under: BaseException | None = error
+    while under is not None:
+        if isinstance(under, GatedRepoError):
+            return "its owner gives it to those who ask: accept the terms on its page on the hub, then `hf auth login`"
+        under = under.__cause__ or under.__context__
     return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
 
 

@@ -40,10 +40,14 @@ def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> 
 
 def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, how: Drawing) -> Tensor:
     """With guidance as the transformer is told it."""
+    return drawn(pipe, prompts, latents, how)
+
+
+def drawn(pipe: Any, prompts: Condition, latents: Tensor, how: Drawing, **extra: Any) -> Tensor:
+    """What a pipeline of FLUX.1's kind draws; `extra` is what it is given beside."""
     x = F.pixel_unshuffle(latents, 2)
-    inputs = {"prompt_embeds": prompts["text"], "pooled_prompt_embeds": prompts["pooled"]}
-    drawn = called(pipe, inputs, flows.tokens(x), how)
-    return F.pixel_shuffle(flows.picture(drawn, *x.shape[-2:]), 2)
+    inputs = {"prompt_embeds": prompts["text"], "pooled_prompt_embeds": prompts["pooled"], **extra}
+    return F.pixel_shuffle(flows.picture(called(pipe, inputs, flows.tokens(x), how), *x.shape[-2:]), 2)
 
 
 def caution(pipe: Any) -> str:
