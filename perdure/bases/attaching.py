@@ -14,7 +14,7 @@ from perdure.parts.adapter import LowRank
 
 
 class Attaching:
-    """Puts changes on a network's projections, switches them off for a while, and takes them off again without a trace."""
+    """Puts changes on projections of a network, switches them off for a while, takes them off again without a trace."""
 
     def __init__(self, network: Any, linears: Mapping[str, nn.Linear]) -> None:
         self._network, self._linears = network, linears

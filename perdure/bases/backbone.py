@@ -124,7 +124,7 @@ class Backbone:
         return self._laying.moved()
 
     def as_first(self, moved: Moved) -> AbstractContextManager[None]:
-        """On all processes: the UNet with what the first has under it."""
+        """On all processes: the network with what the first has under it."""
         return self._laying.as_first(moved)
 
     def gradient_checkpointing(self, on: bool) -> None:

@@ -54,7 +54,7 @@ class Laying:
 
     @contextmanager
     def as_first(self, moved: Moved) -> Iterator[None]:
-        """On all processes: the UNet with what the first has under it, which is `moved`."""
+        """On all processes: the network with what the first has under it, which is `moved`."""
         received: dict[str, Placed] = {}
         for name, parts in moved.items():
             device, leads = self._untouched[name].device, several().number == 0
