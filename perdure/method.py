@@ -9,18 +9,19 @@
 A method is one file in `methods/`; its name is the file's name. See docs/adding_a_method.md.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from perdure import plugins
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
-from perdure.plan import Concept, catalogue
+from perdure.plan import Concept, MethodChoice, catalogue
 
 Targets = Literal["attention", "cross", "cross_kv"]
 """`attention`: q, k, v, out of self- and cross-attention; `cross`: of cross-attention; `cross_kv`: its k and v."""
@@ -268,8 +269,19 @@ def with_word(memory: Memory, token: str, word: Word) -> Memory:
     return memory.with_tensors(f"words/{token}", vectors).with_facts(words={**known, token: word.dropped})
 
 
-def get(name: str, options: Mapping[str, Any] | None = None) -> Method:
-    """The method of `methods/<name>.py`. Raises ValueError where name or options do not exist."""
-    catalogue.check(name, dict(options or {}))
-    method: Method = importlib.import_module(f"perdure.methods.{name}").METHOD(**(options or {}))
+def get(name: str, options: Mapping[str, Any] | None = None, file: Path | None = None, digest: str = "") -> Method:
+    """A method by its name or its file's path. Raises PlanError where it or an option does not exist, or it is faulty.
+
+    `file`: where it lies, if it has no name to be found by; `digest`: what its content must be.
+    """
+    source = plugins.find(plugins.METHOD, name, file)
+    catalogue.check(name, dict(options or {}), file=file)
+    module = plugins.load(source, digest)
+    with plugins.Running(source.path):
+        method: Method = module.METHOD(**(options or {}))
     return method
+
+
+def of(choice: MethodChoice) -> Method:
+    """The method that a plan has chosen. Raises PlanError, also where its file is gone or has changed since."""
+    return get(choice.name, choice.options, choice.code.file, choice.code.digest)

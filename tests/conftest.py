@@ -13,9 +13,28 @@ import pytest
 import torch
 from PIL import Image
 
+from perdure import plugins
+
 torch.set_num_threads(1)
 SYNC = os.fsync
 os.fsync = lambda handle: None  # no test cuts the power; on a busy disk this is what tests would wait for
+
+
+ADDED = {"method": plugins.METHOD, "measure": plugins.MEASURE, "family": plugins.FAMILY}
+"""What the contracts are for: perdure's own by their names, and files that `--method FILE` and the like name."""
+
+
+def pytest_addoption(parser):
+    for what in ADDED:
+        parser.addoption(f"--{what}", action="append", default=[], metavar="FILE", help=f"also hold this {what} to it")
+    parser.addoption("--base", metavar="FOLDER", help="a small base of the pipeline that --family is for")
+
+
+def pytest_generate_tests(metafunc):
+    for what, kind in ADDED.items():
+        if f"a_{what}" in metafunc.fixturenames:
+            given = [str(Path(file).absolute()) for file in metafunc.config.getoption(what)]
+            metafunc.parametrize(f"a_{what}", [*plugins.own(kind), *given], ids=lambda name: Path(name).stem)
 
 
 def pytest_collection_modifyitems(items):

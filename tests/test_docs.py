@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from perdure import plugins
 from perdure.cli import app
 from perdure.plan import catalogue
 
@@ -79,12 +80,16 @@ def test_the_example_method_is_one(tmp_path, monkeypatch):
     torch.testing.assert_close(method.consolidate.recall(memory, Wanted())["p"].matrix(), expected)
 
 
+@pytest.mark.parametrize("page", ["adding_a_measure", "adding_a_base"])
+def test_the_guides_show_the_examples(page):
+    (shown,) = blocks(ROOT / "docs" / f"{page}.md", "python")
+    assert shown.rstrip() in {path.read_text().rstrip() for path in (ROOT / "examples").glob("*.py")}
+
+
 def test_methods_page_holds_the_current_table():
     """docs/methods.md: paste the output of `perdure methods --markdown` between its markers."""
     from perdure.cli import looking
 
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     shown = text.split("<!-- methods -->")[1].split("<!-- /methods -->")[0].strip()
-    assert shown == looking.methods_markdown([catalogue.card(name) for name in catalogue.methods()])
-    for name in catalogue.methods():
-        assert f"**{name}**" in text
+    assert shown == looking.methods_markdown([catalogue.card(name) for name in plugins.own(plugins.METHOD)])

@@ -111,7 +111,7 @@ def test_libraries_stay_in_their_rooms(library):
 
 LAYERS = [
     ["errors", "seeds", "progress", "wording"],
-    ["files", "images"],
+    ["files", "images", "plugins"],
     ["toybox"],
     ["score"],
     ["plan"],

@@ -21,8 +21,6 @@ from perdure.method import Wanted
 from perdure.photos import pictures
 from perdure.plan import catalogue
 
-NAMES = catalogue.methods()
-
 
 @pytest.fixture(scope="module")
 def fresh():
@@ -49,7 +47,7 @@ UNTOUCHED: dict[str, bool] = {}
 
 
 @cache
-def taught(backbone, name, text):
+def taught(backbone, a_method, text):
     """The memories after each lesson, in one process; the first is empty."""
     before = {key: tensor.clone() for key, tensor in backbone.network.state_dict().items()}
     made = plan.build(json.loads(text))
@@ -57,31 +55,29 @@ def taught(backbone, name, text):
     for number, concept in enumerate(made.concepts, start=1):
         encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
         lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)
-        chain.append(learn(backbone, method.get(name), chain[-1], lesson, made))
+        chain.append(learn(backbone, method.get(a_method), chain[-1], lesson, made))
     after = backbone.network.state_dict()
-    UNTOUCHED[name] = before.keys() == after.keys() and all(torch.equal(after[key], before[key]) for key in before)
+    UNTOUCHED[a_method] = before.keys() == after.keys() and all(torch.equal(after[key], before[key]) for key in before)
     return chain
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_only_the_memory_is_carried(name, backbone, plan_data, tmp_path, fresh):
+def test_only_the_memory_is_carried(a_method, backbone, plan_data, tmp_path, fresh):
     """Lessons each in a fresh process, with only the memory's files between them, give the same bits as one process."""
-    chain = taught(backbone, name, json.dumps(plan_data))
+    chain = taught(backbone, a_method, json.dumps(plan_data))
     before = ""
     for number in (1, 2):
         after = str(tmp_path / f"{number}.json")
-        fresh("lesson", plan_data, number, name, before, after, str(tmp_path / "store"))
+        fresh("lesson", plan_data, number, a_method, before, after, str(tmp_path / "store"))
         assert memories.load(tmp_path / f"{number}.json", tmp_path / "store").digest == chain[number].digest
         before = after
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_computing_activations_twice_changes_nothing(name, backbone, plan_data):
+def test_computing_activations_twice_changes_nothing(a_method, backbone, plan_data):
     """Under gradient checkpointing a forward runs again in the backward pass: what it draws must be drawn again."""
-    chain = taught(backbone, name, json.dumps(plan_data))
+    chain = taught(backbone, a_method, json.dumps(plan_data))
     backbone.gradient_checkpointing(True)
     try:
-        again = taught.__wrapped__(backbone, name, json.dumps(plan_data))
+        again = taught.__wrapped__(backbone, a_method, json.dumps(plan_data))
     finally:
         backbone.gradient_checkpointing(False)
     for once, twice in zip(chain[1:], again[1:], strict=True):
@@ -92,27 +88,24 @@ def test_computing_activations_twice_changes_nothing(name, backbone, plan_data):
             )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_base_is_untouched_and_the_lesson_leaves_no_trace(name, backbone, plan_data):
-    chain = taught(backbone, name, json.dumps(plan_data))
-    assert UNTOUCHED[name]
+def test_base_is_untouched_and_the_lesson_leaves_no_trace(a_method, backbone, plan_data):
+    chain = taught(backbone, a_method, json.dumps(plan_data))
+    assert UNTOUCHED[a_method]
     assert chain[1].nbytes > 0
     assert chain[1].digest != chain[3].digest
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_recall_of_nothing_is_the_base(name):
-    assert len(method.get(name).consolidate.recall(Memory(), Wanted("dog"))) == 0
+def test_recall_of_nothing_is_the_base(a_method):
+    assert len(method.get(a_method).consolidate.recall(Memory(), Wanted("dog"))) == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_memory_round_trip_and_recall(name, backbone, plan_data, tmp_path):
+def test_memory_round_trip_and_recall(a_method, backbone, plan_data, tmp_path):
     """A memory read back from disk recalls the same deltas, and every recalled projection is one of the base's."""
-    last = taught(backbone, name, json.dumps(plan_data))[-1]
+    last = taught(backbone, a_method, json.dumps(plan_data))[-1]
     memories.save(last, tmp_path / "memory.json", tmp_path / "store")
     read = memories.load(tmp_path / "memory.json", tmp_path / "store")
     assert read.digest == last.digest
-    recall = method.get(name).consolidate.recall
+    recall = method.get(a_method).consolidate.recall
     shapes = backbone.projections("attention")
     for concept in ("dog", "cat", "clock"):
         recalled, again = recall(last, Wanted(concept)), recall(read, Wanted(concept))
@@ -122,34 +115,31 @@ def test_memory_round_trip_and_recall(name, backbone, plan_data, tmp_path):
             assert torch.equal(change.matrix(), again[projection].matrix())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_memory_on_disk_is_enough_to_draw(name, backbone, plan_data, tmp_path, fresh):
+def test_a_memory_on_disk_is_enough_to_draw(a_method, backbone, plan_data, tmp_path, fresh):
     """Read in a fresh process, recalled and drawn, a memory gives the pixels that it gives where it was made."""
     made = plan.build(plan_data)
-    last = taught(backbone, name, json.dumps(plan_data))[-1]
+    last = taught(backbone, a_method, json.dumps(plan_data))[-1]
     memories.save(last, tmp_path / "memory.json", tmp_path / "store")
     drawn = {}
     for concept in made.concepts[:2]:
         out = tmp_path / concept.name
-        fresh(
-            "drawing", plan_data, name, str(tmp_path / "memory.json"), str(tmp_path / "store"), concept.name, str(out)
-        )
+        stored = str(tmp_path / "memory.json"), str(tmp_path / "store")
+        fresh("drawing", plan_data, a_method, *stored, concept.name, str(out))
         images = sample.images(
-            backbone, method.get(name), last, concept.name, made.prompts_for(concept), made.sampling, 32
+            backbone, method.get(a_method), last, concept.name, made.prompts_for(concept), made.sampling, 32
         )  # fmt: skip
         drawn[concept.name] = b"".join(image.tobytes() for image in images)
         assert out.read_bytes() == drawn[concept.name] and len(images) == 4
     assert drawn["dog"] != drawn["cat"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_recall_treats_each_projection_by_itself(name, backbone, plan_data, tmp_path):
+def test_recall_treats_each_projection_by_itself(a_method, backbone, plan_data, tmp_path):
     """What `perdure analyse` relies on: a memory cut down to one projection recalls that projection's change."""
-    last = taught(backbone, name, json.dumps(plan_data))[-1]
+    last = taught(backbone, a_method, json.dumps(plan_data))[-1]
     memories.save(last, tmp_path / "memory.json", tmp_path / "store")
     shelf = Shelf(tmp_path / "store")
     stored = Stored.at(tmp_path / "memory.json", shelf)
-    recall = method.get(name).consolidate.recall
+    recall = method.get(a_method).consolidate.recall
     whole = recall(last, Wanted("dog"))
     assert set(stored.places) == set(whole)
     for projection in list(whole)[:: max(1, len(whole) // 4)]:
@@ -158,32 +148,29 @@ def test_recall_treats_each_projection_by_itself(name, backbone, plan_data, tmp_
         assert torch.equal(alone[projection].matrix(), whole[projection].matrix())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_lesson_changes_what_the_model_draws(name, backbone, plan_data):
+def test_lesson_changes_what_the_model_draws(a_method, backbone, plan_data):
     made = plan.build(plan_data)
-    memory = taught(backbone, name, json.dumps(plan_data))[1]
+    memory = taught(backbone, a_method, json.dumps(plan_data))[1]
     encoded = examples.encode(backbone, pictures.of(made.concepts[0]).training, made.training, 0, "dog")
     batch = encoded.batch(backbone, 2, lambda purpose, step: torch.Generator().manual_seed(3), 0)
     with torch.no_grad():
         untouched = backbone.predict(batch)
-        with sample.remembered(backbone, method.get(name), memory, "dog", "a photo of zwz dog"):
+        with sample.remembered(backbone, method.get(a_method), memory, "dog", "a photo of zwz dog"):
             changed = backbone.predict(backbone.reworded(batch, batch.captions))
     assert not torch.allclose(untouched, changed)
     assert torch.equal(untouched, backbone.predict(batch).detach())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_card_is_complete(name):
-    card = catalogue.card(name)
+def test_card_is_complete(a_method):
+    card = catalogue.card(a_method)
     assert card.summary.endswith(".") and card.source
     assert all(option.problem(option.default) is None for option in card.options)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_method_carries_what_it_declares(name, backbone, plan_data):
+def test_method_carries_what_it_declares(a_method, backbone, plan_data):
     """Nothing is in the memory but what the method says; a strict method keeps neither past data nor past adapters."""
-    consolidate = method.get(name).consolidate
-    memory = taught(backbone, name, json.dumps(plan_data))[-1]
+    consolidate = method.get(a_method).consolidate
+    memory = taught(backbone, a_method, json.dumps(plan_data))[-1]
     assert memory.bytes_by_name().keys() - {"words"} == consolidate.carries
     assert not (consolidate.strict and consolidate.carries & {"own", "pool", "replay", "features", "max"})
     others = {concept.name for concept in plan.build(plan_data).concepts}
@@ -193,11 +180,10 @@ def test_method_carries_what_it_declares(name, backbone, plan_data):
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_recall_needs_only_what_the_method_says_it_knows(name, backbone, plan_data):
+def test_recall_needs_only_what_the_method_says_it_knows(a_method, backbone, plan_data):
     """A method that says it must be told nothing recalls the same whoever is meant."""
-    consolidate = method.get(name).consolidate
-    memory = taught(backbone, name, json.dumps(plan_data))[-1]
+    consolidate = method.get(a_method).consolidate
+    memory = taught(backbone, a_method, json.dumps(plan_data))[-1]
     one, two = (consolidate.recall(memory, Wanted(concept)) for concept in ("dog", "cat"))
     equal = all(torch.equal(one[p].matrix(), two[p].matrix()) for p in one)
     assert equal == (consolidate.knows == "nothing")

@@ -10,7 +10,7 @@ from typing import Any
 from perdure import plan as plans
 from perdure.errors import PlanError, did_you_mean
 from perdure.photos import pictures
-from perdure.plan import Concept, MethodChoice, Plan, describe, fingerprint, portable, yaml_file
+from perdure.plan import Concept, MethodChoice, Plan, describe, fingerprint, portable, sources, yaml_file
 from perdure.wording import name_from
 
 CANDIDATES = ("naive", "merge_init", "merge_ortho", "magmax", "c_lora", "cns")
@@ -34,13 +34,15 @@ def plan_of(
         methods = CANDIDATES
     if methods:
         overrides = tuple(text for text in overrides if _key(text) not in ("method", "methods"))
-        data["methods"] = [entry for name in dict.fromkeys(methods) for entry in _entries(own, name)]
+        called = sources.code(list(dict.fromkeys(methods)), Path())
+        data["methods"] = [entry for name in called for entry in _entries(own, name)]
         lines = {place: line for place, line in lines.items() if place[:1] != ("methods",)}
     if any(_key(text) == "method" for text in overrides):
         data.pop("methods", None)
     if base is not None:
         data["base"] = base
-    made = plans.build(yaml_file.override(data, overrides), folder, lines, where)
+    here = tuple(map(sources.from_here, overrides))
+    made = plans.build(yaml_file.override(data, here), folder, lines, where)
     for what, count in (("concepts", len(made.concepts)), ("methods", len(made.methods))):
         if count < 2:
             raise PlanError(f"{where} gives {count} {what}; at least 2 {what} are needed to compare anything")
@@ -108,11 +110,12 @@ def init_line(plan: Plan, choice: MethodChoice, name: str = "mymodel") -> str:
     words = ["perdure", "init", name]
     if plan.base != plans.TOYBOX:
         words += ["--base", plan.base]
+    method = choice.name if choice.code.file is None else str(choice.code.file)
     if choice.options:
-        words += ["--set", f"method={json.dumps({'name': choice.name, **choice.options})}"]
+        words += ["--set", f"method={json.dumps({'name': method, **choice.options})}"]
     else:
-        words += ["--method", choice.name]
-    usual = plans.build({"base": plan.base, "method": choice.name}).settings()
+        words += ["--method", method]
+    usual = plans.build({"base": plan.base, "method": method}).settings()
     own = plan.narrowed(choice).settings()
     for key in SECTIONS:
         for at, value in _differing(usual[key], own[key], key):

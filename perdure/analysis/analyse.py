@@ -153,7 +153,7 @@ def _compared(lineage: Lineage, watch: Watch) -> Analysis | None:
     rows = lineage.lessons
     with mistakes.understood(lineage.folder / "lineage.json", MethodChoice):
         choice = MethodChoice.model_validate(lineage.settings["methods"][0])
-    rules = method.get(choice.name, choice.options).consolidate
+    rules = method.of(choice).consolidate
     shelf = Shelf(lineage.store)
     stored = [Stored.at(row.memory, shelf) for row in rows]
     called = [row.name for row in rows]

@@ -1,4 +1,7 @@
-"""What differs between families of base models: everything that the lesson, methods, drawing and scores do not know."""
+"""What differs between families of base models: everything that the lesson, methods, drawing and scores do not know.
+
+A family is one file in `families/` that makes a FAMILY. See docs/adding_a_base.md.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping

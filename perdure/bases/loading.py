@@ -18,23 +18,12 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from perdure.bases import checking
+from perdure.bases import checking, families
 from perdure.bases.backbone import Backbone
-from perdure.bases.families import (
-    flux,
-    flux2_klein,
-    flux_kontext,
-    pixart_alpha,
-    pixart_sigma,
-    sd3,
-    sdxl,
-    stable_diffusion,
-    z_image,
-)
 from perdure.bases.family import Family, hushed
 from perdure.bases.outline import EMBEDDED, IN_CACHE, available, source
 from perdure.errors import ModelError
-from perdure.plan import TOYBOX
+from perdure.plan import TOYBOX, FamilyChoice, Plan
 from perdure.score.sources import Reading, offline, short
 
 try:
@@ -44,28 +33,37 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
-KNOWN = (stable_diffusion, sdxl, sd3, flux, flux_kontext, flux2_klein, z_image, pixart_alpha, pixart_sigma)
-FAMILIES: dict[str, Family] = {module.FAMILY.pipeline: module.FAMILY for module in KNOWN}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load(base: str, precision: str = "fp32", device: str | None = None, vae: str | None = None) -> Backbone:
-    """The backbone of a base model, on the best device there is unless one is named.
+def of(plan: Plan, device: str | None = None) -> Backbone:
+    """The backbone of a plan's base. Raises as `load`."""
+    return load(plan.base, plan.training.precision, device, plan.vae, plan.family)
+
+
+def load(
+    base: str, precision: str = "fp32", device: str | None = None, vae: str | None = None,
+    chosen: FamilyChoice | None = None,
+) -> Backbone:  # fmt: skip
+    """The backbone of a base model, on the best device there is unless one is named; of the family of its pipeline's
+    class, unless another one is chosen.
 
     Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
     """
     where = _device(device) if device else None
-    return Backbone(*pipeline(base, precision, vae), precision, where)
+    return Backbone(*pipeline(base, precision, vae, chosen), precision, where)
 
 
-def pipeline(base: str, precision: str = "fp32", vae: str | None = None) -> tuple[Any, Family]:
+def pipeline(
+    base: str, precision: str = "fp32", vae: str | None = None, chosen: FamilyChoice | None = None
+) -> tuple[Any, Family]:
     """A base model as the pipeline of diffusers that it is, on the CPU, and its family. Raises ModelError."""
     found = source(base)
     _files(Path(found))
     fetching = not os.path.isdir(found) and available(base) != IN_CACHE
     with quiet(fetching):
         index = _index(base, found)
-    family = FAMILIES[index["_class_name"]]
+    family = _family(index, base, chosen)
     extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
     if os.path.isdir(found):
         extra["variant"] = checking.check_files(Path(found), index, base, without=("vae",) if vae else ())
@@ -77,6 +75,16 @@ def pipeline(base: str, precision: str = "fp32", vae: str | None = None) -> tupl
     if told := family.caution(pipe):
         log.warning("base %s%s", base, told)
     return pipe, family
+
+
+def _family(index: dict[str, Any], base: str, chosen: FamilyChoice | None) -> Family:
+    name = str(index.get("_class_name", "?"))
+    if chosen is None:
+        return families.of_pipeline(name, base)
+    found = families.get(chosen)
+    if found.pipeline != name:
+        raise ModelError(f"base {base} is a {name}; family {chosen.name!r} is for a {found.pipeline}")
+    return found
 
 
 def _device(name: str) -> torch.device:
@@ -143,7 +151,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _index(base: str, found: str) -> dict[str, Any]:
-    """The pipeline's model_index.json, of a family that can be taught."""
+    """The pipeline's model_index.json."""
     if os.path.isdir(found):
         try:
             index = json.loads((Path(found) / "model_index.json").read_text(encoding="utf-8"))
@@ -154,9 +162,6 @@ def _index(base: str, found: str) -> dict[str, Any]:
     else:
         index = dict(_from_pretrained(DiffusionPipeline, found, base, config_only=True))
     checking.check_index(index, base)
-    name = index.get("_class_name", "?")
-    if name not in FAMILIES:
-        raise ModelError(f"base {base} is a {name}; perdure teaches {' and '.join(FAMILIES)}")
     return index
 
 

@@ -8,7 +8,7 @@ from perdure.bases import calibration, outline
 from perdure.bases.outline import Outline
 from perdure.errors import ImageError, ModelError, PlanError
 from perdure.photos import pictures
-from perdure.plan import Concept, Plan, catalogue
+from perdure.plan import Concept, Plan
 from perdure.wording import PLACES, Speech, mentions, squeeze, without
 
 SHOWN = 3
@@ -102,7 +102,7 @@ def _check(plan: Plan, base: Outline | str | None, taught: Collection[str], writ
 def _speech(plan: Plan) -> Speech:
     """How prompts are written once all concepts of a plan are learnt."""
     choice = plan.methods[0]
-    card = catalogue.card(choice.name)
+    card = choice.card
     drops = card.drops(choice.options)
     return Speech({c.token: (card.words, c.noun if drops else "") for c in plan.sequence if c.token and card.words})
 
@@ -112,7 +112,7 @@ def _learnt(plan: Plan, fresh: Sequence[Concept]) -> Iterator[_Finding]:
     name = plan.methods[0].name
     learns = f"method {name!r} learns a word for each concept's token"
     bare = [concept.name for concept in fresh if not concept.token]
-    if bare and catalogue.card(name).words:
+    if bare and plan.methods[0].card.words:
         yield _Finding(f"{learns}; give a `token` to {', '.join(map(repr, bare))}", wrong=True)
     if (used := _speech(plan).used) > PLACES:
         yield _Finding(f"{learns}, {used} vectors in all; there is room for {PLACES}: teach fewer concepts", wrong=True)
@@ -124,7 +124,7 @@ def _ordinary(plan: Plan, fresh: Sequence[Concept], written: Written) -> Iterato
     common += calibration.captions(plan.base)[: plan.scoring.drift]
     news = {concept.name for concept in fresh}
     texts = {c.name: [*plan.prompts_for(c), *(written(c) if c.name in news else ())] for c in plan.sequence}
-    learns = bool(catalogue.card(plan.methods[0].name).words)
+    learns = bool(plan.methods[0].card.words)
     for concept in (c for c in plan.sequence if c.token):
         new = concept.name in news
         others = (texts[name] for name in (texts if new else news) if name != concept.name)

@@ -21,16 +21,28 @@ FITTING = 10
 
 
 def methods(
+    which: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[METHOD]...", help="Names, or files (./mine/o_lora.py); all by default."),
+    ] = None,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/methods.md.")] = False,
 ) -> None:
     """The methods: each is four choices, read from its file."""
     from dataclasses import asdict
 
+    from perdure import plugins
     from perdure.cli import screen
     from perdure.plan import catalogue
 
-    cards = [catalogue.card(name) for name in catalogue.methods()]
+    cards = []
+    for name in which or (plugins.own(plugins.METHOD) if markdown else catalogue.methods()):
+        try:
+            cards.append(catalogue.card(name))
+        except PerdureError as error:
+            if which:
+                raise
+            typer.echo(f"left out: {error}", err=True)  # of an installed package
     if as_json:
         typer.echo(json.dumps([asdict(card) for card in cards], indent=1))
     elif markdown:
@@ -45,7 +57,7 @@ def methods_markdown(cards: Sequence["MethodCard"]) -> str:
 
     rows = ["| method | adapter | start | guard | consolidate | knows | strict |", "|---|---|---|---|---|---|---|"]
     for card in cards:
-        declared = method.get(card.name).consolidate
+        declared = method.get(card.file or card.name).consolidate
         choices = " | ".join(f"`{choice}`" for choice in (card.adapter, card.start, card.guard, card.consolidate))
         rows.append(f"| {card.name} | {choices} | {declared.knows} | {'yes' if declared.strict else 'no'} |")
     return "\n".join(rows)

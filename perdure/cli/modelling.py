@@ -37,7 +37,7 @@ def init(
         from perdure.bases import loading
         from perdure.lineage import Lineage
 
-        loading.load(made.base, made.training.precision, "cpu", made.vae)
+        loading.of(made, "cpu")
     Lineage.create(model, made, loading.identity(made.base, made.vae), loading.versions())
     screen.say(f"{model} is ready. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
 

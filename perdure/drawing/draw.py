@@ -34,7 +34,7 @@ def draw(
     if number > len(rows):
         raise LineageError(f"{lineage.folder} has {len(rows)} lessons; there is no lesson {number}")
     plan = lineage.plan()
-    chosen = method.get(plan.methods[0].name, plan.methods[0].options)
+    chosen = method.of(plan.methods[0])
     lesson_of = {name: row.name for row in rows[:number] for name in row.concepts}
     if chosen.consolidate.knows == "concept" and number and concept not in lesson_of:
         raise LineageError(
@@ -42,7 +42,7 @@ def draw(
         )
     agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
     remembered = memory.load(rows[number - 1].memory, lineage.store) if number else Memory()
-    backbone = loading.load(plan.base, plan.training.precision, device, plan.vae)
+    backbone = loading.of(plan, device)
     sampling = plan.sampling.model_copy(update={"images_per_prompt": count, "seed": seed})
     side = sampling.resolution or plan.training.resolution
     images = sample.images(backbone, chosen, remembered, lesson_of.get(concept or ""), [prompt], sampling, side)

@@ -23,20 +23,12 @@ from perdure.parts.guard import preserving
 from perdure.photos import pictures
 from perdure.photos.pictures import Pictures
 from perdure.plan import TOYBOX, Concept, Plan, fingerprint
+from perdure.plan.fields import OWN
 from perdure.progress import Watch, silent
 from perdure.score import failings
 from perdure.score.measure import Measure
 from perdure.wording import without
 
-EMBEDDED_SCORERS = {
-    "clip_i": "clip",
-    "clip_t": "clip",
-    "clip_t_class": "clip",
-    "mmd": "clip",
-    "dino": "dino",
-    "csd": "csd",
-}
-"""Which of the embedded scorers plays which measure's role on the embedded base."""
 THUMBNAIL = 192
 KEPT = 4
 
@@ -61,10 +53,12 @@ class Tools:
 
     def measure(self, name: str) -> Measure:
         """A measure with the model that the plan names for it (loaded once a process)."""
-        source = self.plan.scoring.models.get(name)
-        if source is None and self.plan.base == TOYBOX and name in EMBEDDED_SCORERS:
-            source = str(EMBEDDED / "scorers" / EMBEDDED_SCORERS[name])
-        return score.load(name, source, str(self.backbone.device))
+        scoring = self.plan.scoring
+        model = scoring.models.get(name)
+        if model is None and self.plan.base == TOYBOX and (own := score.card(scoring.source(name)).embedded):
+            model = str(EMBEDDED / "scorers" / own)
+        code = scoring.code.get(name, OWN)
+        return score.load(name, model, str(self.backbone.device), code.file, code.digest)
 
     def identity(self, concept: Concept) -> Measure | None:
         """The first of a concept's measures that compares single pictures; what it looks like is told by that."""
@@ -88,7 +82,7 @@ class Tools:
     def method(self) -> Method:
         """The plan's method (of a plan of one)."""
         choice, preserve = self.plan.methods[0], self.plan.training.preserve
-        chosen = method.get(choice.name, choice.options)
+        chosen = method.of(choice)
         return preserving(chosen, preserve.weight, preserve.prompts) if preserve else chosen
 
     @property

@@ -90,7 +90,7 @@ def content(lineage: Lineage, after: int | None = None, only: str | None = None)
         )
     plan = lineage.plan()
     choice = plan.methods[0]
-    method = methods.get(choice.name, choice.options)
+    method = methods.of(choice)
     remembered = memories.load(rows[number - 1].memory, lineage.store)
     words = words_of(remembered)
     concepts = tuple(concept for concept in plan.concepts if concept.name in taught)

@@ -47,7 +47,7 @@ def export(
     chosen = choose(own, wish, base)
     agreement.on_base(lineage, loading.identity(base, vae))
     tell(f"{chosen.kind}: {chosen.reason}")
-    pipe, family = loading.pipeline(base, "fp32", vae)
+    pipe, family = loading.pipeline(base, "fp32", vae, lineage.plan().family)
     if family.network != "unet":
         raise PerdureError(f"base {base} is a {family.pipeline}; only models on UNets can be exported yet")
     with making.staged(out) as work:

@@ -85,12 +85,12 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
     plan = lineage.plan()
     precision = plan.training.precision
     prompts = [plan.prompts_for(concept)[0] for concept in content.concepts][: max(pictures, 0)]
-    backbone = loading.load(plan.base, precision, device, plan.vae)
+    backbone = loading.of(plan, device)
     words = {token: partial(_same, word) for token, word in content.words.items()}
     with backbone.speaking(words), backbone.laid(content.delta):
         expected = _drawn(backbone, plan, prompts)
     del backbone
-    pipe, family = loading.pipeline(plan.base, "fp32", plan.vae)
+    pipe, family = loading.pipeline(plan.base, "fp32", plan.vae, plan.family)
     if exhibit.kind == ADAPTER:
         want = {name: change.matrix() for name, change in exhibit.delta.items()}
         have = reading.adapter(pipe, exhibit.path) if exhibit.delta else {}
@@ -100,7 +100,9 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
         like = pipe
         read_file = exhibit.kind == CHECKPOINT
         pipe = (
-            reading.checkpoint(exhibit.path, like, plan.base) if read_file else loading.pipeline(str(exhibit.path))[0]
+            reading.checkpoint(exhibit.path, like, plan.base)
+            if read_file
+            else loading.pipeline(str(exhibit.path), chosen=plan.family)[0]
         )
         have = {name: t[: len(want[name])] if TABLE in name else t for name, t in _whole(pipe, Delta()).items()}
         notes = _lost(exhibit, like, have)

@@ -32,11 +32,31 @@ def on_plan(lineage: Lineage, plan: Plan) -> None:
 def on_settings(lineage: Lineage, plan: Plan) -> None:
     """Refuse a plan that would teach otherwise; concepts and order do not count. Raises LineageError."""
     mine, theirs = portable(completed(lineage)), portable(plan.settings())
+    _on_code(lineage, mine, theirs)
     if mine != theirs:
         raise LineageError(
             f"{lineage.folder} was made by another plan: {taught.difference(mine, theirs)}; "
             "give another --out folder, or delete this one"
         )
+
+
+def _on_code(lineage: Lineage, mine: Any, theirs: Any) -> None:
+    """Refuse a method, measure or family whose file has changed since, in words of its own. Raises LineageError."""
+    for kind, known, now in (
+        *(("method", one, other) for one, other in zip(mine["methods"], theirs["methods"], strict=False)),
+        ("family", mine.get("family") or {}, theirs.get("family") or {}),
+        *(
+            ("measure", {"name": name, "code": code}, {"name": name, "code": theirs["scoring"]["code"][name]})
+            for name, code in mine["scoring"].get("code", {}).items()
+            if name in theirs["scoring"].get("code", {})
+        ),
+    ):
+        was, found = (one.get("code", {}).get("digest") for one in (known, now))
+        if known.get("name") == now.get("name") and was and found and was != found:
+            raise LineageError(
+                f"{lineage.folder} was taught with another file of {kind} {known['name']!r}, which has changed since "
+                f"(digest {found}, it was {was}); put it back as it was, or give another --out folder"
+            )
 
 
 def completed(lineage: Lineage) -> dict[str, Any]:

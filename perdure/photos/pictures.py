@@ -116,9 +116,10 @@ def _too_few(concept: Concept, own: Contents, plans: Iterable[Plan]) -> list[str
             "drawn (sampling.images_per_prompt)": len(plan.prompts_for(concept)) * plan.sampling.images_per_prompt,
             "to compare with": own.references or len(own.captions),
         }
-        for measure, least in score.FEWEST.items():
+        for measure in plan.measures_for(concept):
+            least = score.card(plan.scoring.source(measure)).fewest
             few = [f"{count} {side}" for side, count in sides.items() if count < least]
-            if few and measure in plan.measures_for(concept):
+            if few:
                 told[measure] = f"{measure} needs {least} pictures or more on each side; there is {' and '.join(few)}"
     return list(told.values())
 

@@ -1,12 +1,15 @@
 """The choice of a method in a plan: its name, its options, and what its run is called."""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_serializer, model_validator
 
+from perdure import plugins
+from perdure.errors import PlanError
 from perdure.plan import catalogue
-from perdure.plan.fields import NEW, Section
+from perdure.plan.catalogue import MethodCard
+from perdure.plan.fields import NEW, OWN, Code, Section, found
 from perdure.plan.sections import Training
 from perdure.wording import check_name
 
@@ -17,14 +20,17 @@ LONGEST = 100
 
 
 class MethodChoice(Section):
-    """A method by the name of its file in `methods/`, and the options that differ from its defaults."""
+    """A method by the name of its file in `methods/`, or the path of any; and options that differ from its defaults."""
 
+    QUIET: ClassVar[tuple[str, ...]] = ("code",)
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
     training: Training | None = None
     """Keys of `training` that this method wants otherwise, such as its own learning rate."""
     label: str = ""
     """Name of the run's folder and of its row in tables; by default made from name and options."""
+    code: Code = OWN
+    """Of a method that is not perdure's own: filled in by itself."""
 
     @model_validator(mode="before")
     @classmethod
@@ -32,13 +38,13 @@ class MethodChoice(Section):
         if isinstance(value, str):
             return {"name": value}
         if isinstance(value, dict) and "options" not in value:
-            known = {key: value[key] for key in ("name", "label", "training") if key in value}
+            known = {key: value[key] for key in ("name", "label", "training", "code") if key in value}
             return {**known, "options": {k: v for k, v in value.items() if k not in known}}
         return value
 
     @model_validator(mode="after")
     def _known(self, info: ValidationInfo) -> "MethodChoice":
-        catalogue.check(self.name, self.options, within=info.context is NEW)
+        self._look(info)
         if not self.label:
             parts = [self.name, *(f"{key}-{value}" for key, value in sorted(self.options.items()))]
             object.__setattr__(self, "label", re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts)))
@@ -52,6 +58,44 @@ class MethodChoice(Section):
             raise ValueError(f"label {self.label!r} has more than {LONGEST} characters; give another `label`")
         return self
 
+    @property
+    def card(self) -> MethodCard:
+        """What the method's file says of itself. Raises PlanError where it is not there or faulty."""
+        return catalogue.card(self.name, self.code.file)
+
+    def _look(self, info: ValidationInfo) -> None:
+        """Find the method's file, and check what is asked of it."""
+        if (at := found(plugins.METHOD, self.name, self.code, info)) is None:
+            return
+        source, code = at
+        try:
+            catalogue.check(source.name, self.options, within=info.context is NEW, file=code.file)
+        except PlanError as error:
+            raise ValueError(str(error)) from None
+        object.__setattr__(self, "name", source.name)
+        object.__setattr__(self, "code", code)
+
     @field_serializer("training")
     def _only_what_differs(self, value: Training | None) -> dict[str, Any] | None:
         return None if value is None else value.model_dump(mode="json", exclude_unset=True)
+
+
+class FamilyChoice(Section):
+    """A family of bases, by the name or the path of its file."""
+
+    QUIET: ClassVar[tuple[str, ...]] = ("code",)
+    name: str
+    code: Code = OWN
+    """Of a family that is not perdure's own: filled in by itself."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _look(self, info: ValidationInfo) -> "FamilyChoice":
+        if (at := found(plugins.FAMILY, self.name, self.code, info)) is not None:
+            object.__setattr__(self, "name", at[0].name)
+            object.__setattr__(self, "code", at[1])
+        return self

@@ -4,10 +4,23 @@ import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
+from perdure import plugins
+from perdure.errors import PlanError
+from perdure.plugins import Kind, Source
 from perdure.score.sources import HUB_ID
 from perdure.wording import check_name, unwritable
 
@@ -64,6 +77,8 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
     )
+    QUIET: ClassVar[tuple[str, ...]] = ()
+    """Keys that are written only where they say something; without them all is as it was before there were any."""
 
     @field_validator("*")
     @classmethod
@@ -72,3 +87,39 @@ class Section(BaseModel):
         if (bad := next(filter(None, map(unwritable, _texts(value))), None)) is not None:
             raise ValueError(f"{bad!a} is a character that no file can hold; write the text without it")
         return value
+
+    @model_serializer(mode="wrap")
+    def _unless_quiet(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = handler(self)
+        return {key: value for key, value in told.items() if value or key not in self.QUIET}
+
+
+class Code(Section):
+    """A file that is not perdure's own: where it lies, unless an installed package says so; its content's digest."""
+
+    QUIET: ClassVar[tuple[str, ...]] = ("file", "digest")
+    file: Path | None = None
+    digest: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
+
+
+OWN = Code()
+"""Of what is perdure's own."""
+
+
+def found(kind: Kind, called: str, code: Code, info: ValidationInfo) -> tuple[Source, Code] | None:
+    """The file that a new plan calls by a name or a path, and what the plan keeps of it. ValueError where it cannot be.
+
+    None for what a model that exists was made with, where that was not perdure's own: it may be gone by now.
+    """
+    if info.context is not NEW and code != OWN:
+        return None
+    try:
+        source = plugins.find(kind, called, code.file)
+        if source.own:
+            return source, OWN
+        digest = source.digest
+    except PlanError as error:
+        raise ValueError(str(error)) from None
+    if code.digest not in ("", digest):
+        raise ValueError(f"{source.path} is another file than that of this plan (digest {digest}, not {code.digest})")
+    return source, Code(file=None if source.module else source.path, digest=digest)

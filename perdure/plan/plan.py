@@ -8,18 +8,30 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from perdure.errors import PlanError, did_you_mean
 from perdure.plan import mistakes, sources, yaml_file
-from perdure.plan.choice import MethodChoice
+from perdure.plan.choice import FamilyChoice, MethodChoice
 from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
 from perdure.plan.sections import Concept, Drawn, Prior, Prompts, Sampling, Scoring, Times, Training
 from perdure.wording import mentions, name_from, squeeze
 
-__all__ = ["TOYBOX", "Concept", "Drawn", "MethodChoice", "Prior", "Prompts", "Sampling", "Scoring", "Times", "Training"]
+__all__ = [
+    "TOYBOX",
+    "Concept",
+    "Drawn",
+    "FamilyChoice",
+    "MethodChoice",
+    "Prior",
+    "Prompts",
+    "Sampling",
+    "Scoring",
+    "Times",
+    "Training",
+]
 
 JOINT = "joint"
 """Label of the run that is taught all concepts at once."""
@@ -33,6 +45,7 @@ NOT_SETTINGS["training"] = {"prompts": True}
 class Plan(Section):
     """The whole experiment."""
 
+    QUIET: ClassVar[tuple[str, ...]] = ("family",)
     version: Literal[1] = 1
     name: Name = "plan"
     description: str = ""
@@ -42,6 +55,8 @@ class Plan(Section):
     """`toybox`, a hub id, or a local diffusers folder (docs/usage.md lists the families that can be taught)."""
     vae: Model | None = None
     """Another autoencoder for the base: a hub id or a local folder."""
+    family: FamilyChoice | None = None
+    """How the base is used, by the name or path of a family's file; by default as the class of its pipeline says."""
     methods: tuple[MethodChoice, ...] = Field(min_length=1)
     """`method: NAME` for one; a list for several, each run on its own copy of the base."""
     joint: bool = False
@@ -131,6 +146,7 @@ def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
     path = Path(path)
     data, lines = yaml_file.read(path)
     data.setdefault("name", name_from(path.stem))
+    overrides = tuple(map(sources.from_here, overrides))
     for text in overrides:
         if other := {"method": "methods", "methods": "method"}.get(text.partition("=")[0]):
             data.pop(other, None)
@@ -230,7 +246,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def portable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings in which a local model counts by its folder's name, not by where that lies."""
+    """Settings in which a local model counts by its folder's name and a Python file by its content."""
 
     def name(model: str | None) -> str | None:
         return Path(model).name if model and os.path.isabs(model) else model
@@ -238,7 +254,15 @@ def portable(settings: dict[str, Any]) -> dict[str, Any]:
     scoring = settings["scoring"]
     models = {measure: name(model) for measure, model in scoring["models"].items()}
     named = {key: name(settings[key]) for key in ("base", "vae")}
-    return {**settings, **named, "scoring": {**scoring, "models": models}}
+    moved: dict[str, Any] = _nowhere({**settings, **named, "scoring": {**scoring, "models": models}})
+    return moved
+
+
+def _nowhere(value: Any) -> Any:
+    """Settings in which a Python file counts by its content, not by where it lies."""
+    if isinstance(value, dict):
+        return {k: _nowhere(v) for k, v in value.items() if not (k == "file" and "digest" in value)}
+    return [_nowhere(inner) for inner in value] if isinstance(value, list) else value
 
 
 def fingerprint(value: Any) -> str:

@@ -1,12 +1,13 @@
 """The sections of a plan: each a frozen part with checked keys; docstrings under fields are their help."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from perdure import score
-from perdure.errors import did_you_mean
-from perdure.plan.fields import Beta, Files, Model, Name, Section
+from perdure import plugins, score
+from perdure.errors import PlanError
+from perdure.plan.fields import NEW, OWN, Beta, Code, Files, Model, Name, Section, found
+from perdure.plugins import Source
 from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
 
 Kind = Literal["subject", "style"]
@@ -182,8 +183,11 @@ class Sampling(Section):
 
 
 class Scoring(Section):
-    """Which measures are taken, and from which models."""
+    """Which measures are taken, by name or by the path of a file, and from which models."""
 
+    QUIET: ClassVar[tuple[str, ...]] = ("code",)
+    code: dict[str, Code] = Field(default_factory=dict)
+    """Of measures that are not perdure's own: filled in by itself."""
     subject: tuple[str, ...] = Field(default=("clip_i", "dino"), min_length=1)
     style: tuple[str, ...] = Field(default=("csd", "dino"), min_length=1)
     drift: int = Field(default=8, ge=0, le=160)
@@ -193,8 +197,37 @@ class Scoring(Section):
 
     @field_validator("subject", "style", "models", mode="after")
     @classmethod
-    def _known(cls, names: Any) -> Any:
-        for name in names:
-            if name not in score.names():
-                raise ValueError(f"no measure {name!r}{did_you_mean(name, score.names())}")
+    def _known(cls, names: Any, info: ValidationInfo) -> Any:
+        own: dict[str, Code] = info.data.get("code", {})
+        for name in names if "code" in info.data else ():  # else that mistake is told
+            if (at := found(plugins.MEASURE, name, own.get(plugins.stem(name), OWN), info)) is not None:
+                _checked(at[0])
         return names
+
+    @model_validator(mode="after")
+    def _called(self, info: ValidationInfo) -> "Scoring":
+        """Names for what was called by its path, each with its file."""
+        if info.context is not NEW:
+            return self
+        code: dict[str, Code] = {}
+        for name in dict.fromkeys((*self.subject, *self.style, *self.models)):
+            at = found(plugins.MEASURE, name, self.code.get(plugins.stem(name), OWN), info)
+            if at is not None and at[1] != OWN and code.setdefault(at[0].name, at[1]) != at[1]:
+                raise ValueError(f"two measures are called {at[0].name!r}; rename one of their files")
+        for key in ("subject", "style"):
+            object.__setattr__(self, key, tuple(map(plugins.stem, getattr(self, key))))
+        object.__setattr__(self, "models", {plugins.stem(name): model for name, model in self.models.items()})
+        object.__setattr__(self, "code", code)
+        return self
+
+    def source(self, name: str) -> Source:
+        """The file of a measure. Raises PlanError where it is not there."""
+        return plugins.find(plugins.MEASURE, name, self.code.get(name, OWN).file)
+
+
+def _checked(measure: Source) -> None:
+    """ValueError where a measure's file cannot be used."""
+    try:
+        score.card(measure)
+    except PlanError as error:
+        raise ValueError(str(error)) from None

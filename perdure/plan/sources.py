@@ -4,6 +4,7 @@ Everything here returns plain mappings in the plan's own keys; `plan.Concept` ch
 """
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +14,14 @@ from typing import Any
 from perdure.errors import PlanError
 from perdure.plan import folders, yaml_file
 from perdure.plan.fields import TOYBOX
+from perdure.plugins import SUFFIX, is_path
 from perdure.toybox import world
 from perdure.wording import mentions, name_from, some
 
 KOHYA = re.compile(r"^\d{1,3}_(?P<token>\S+)(?: (?P<noun>.+))?$")
 """Folder names of kohya's trainers: repeats, underscore, token and class (`10_zwz backpack`); `2023_trip` is a year."""
+CODE = ("method", "methods", "scoring", "family")
+"""Keys of a plan under which a Python file may be named."""
 FILES = ("images", "references")
 """Keys of a concept that hold paths."""
 
@@ -173,7 +177,7 @@ def resolve(folder: Path, path: Any) -> Any:
 
 
 def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same values with absolute paths for models on this machine; hub ids, and what is no name, as they are."""
+    """The same values with absolute paths for models and Python files; hub ids, and what is no name, as they are."""
 
     def path(name: Any) -> Any:
         if not isinstance(name, str) or name in ("", TOYBOX):
@@ -183,11 +187,30 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         return str(resolve(folder, name))
 
     located = data | {key: path(data[key]) for key in ("base", "vae") if key in data}
-    scoring = data.get("scoring")
+    located |= {key: code(data[key], folder) for key in CODE if key in data}
+    scoring = located.get("scoring")
     if isinstance(scoring, dict) and isinstance(scoring.get("models"), dict):
         models = {measure: path(model) for measure, model in scoring["models"].items()}
         located["scoring"] = {**scoring, "models": models}
     return located
+
+
+def code(value: Any, folder: Path) -> Any:
+    """Nested values with absolute paths for Python files, relative ones starting from `folder`."""
+    if isinstance(value, dict):
+        return {code(key, folder): code(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [code(inner, folder) for inner in value]
+    return str(resolve(folder, value)) if isinstance(value, str) and is_path(value) else value
+
+
+def from_here(override: str) -> str:
+    """An `a.b=value` string in which Python files start from the current folder, as in any command."""
+    key, _, value = override.partition("=")
+    if key.split(".")[0] not in CODE or SUFFIX not in value:
+        return override
+    read = yaml_file.override({}, (f"value={value}",))["value"]
+    return f"{key}={json.dumps(code(read, Path()))}"
 
 
 def _resolved(concept: dict[str, Any], folder: Path, prompts: Mapping[str, Any] | None = None) -> dict[str, Any]:

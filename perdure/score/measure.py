@@ -1,18 +1,7 @@
 """What every measure is: pictures -> features, compared with references or prompts -> one number.
 
-To add a measure, write one file here; its name is the measure's name. It needs
-
-    def load(source: str | Path | None = None, device: str = "cpu") -> Measure:
-        encoder = encoders.load_vit(source or MODEL, device, PROTOCOL)  # or any images -> (n, d)
-        return Measure(
-            name="mine", direction="higher", range=(-1.0, 1.0), against="references",
-            spec={**encoder.spec, "averaging": "..."},
-            encode_images=encoder.images, compare=mean_pairwise_cosine,
-        )
-
-and nothing else: `names()` lists the folder. Import torch freely there, since a measure is imported only
-when loaded. `spec` must say all on which the number depends (model, revision or hash, preprocessing,
-averaging): it is printed beside every score.
+A measure is one file with a function `load(source, device) -> Measure`; its name is the measure's name. See
+docs/adding_a_measure.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -129,7 +129,9 @@ def build(
         given = GridFile.model_validate(data)
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, GridFile, where, lines)) from None
-    draft = _draft(given, folder, where, lines or {}, overrides)
+    here = {key: sources.code(getattr(given, key), folder) for key in ("overrides", "axes")}
+    given = given.model_copy(update=here)
+    draft = _draft(given, folder, where, lines or {}, tuple(map(sources.from_here, overrides)))
     plain = draft.plan()
 
     def note(at: Place, sentence: str) -> None:

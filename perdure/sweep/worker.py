@@ -53,7 +53,7 @@ def paces(orders: Iterable[Order], device: str | None = None) -> Paces:
 
 def _tools(order: Order, device: str | None) -> Tools:
     plan = order.plan
-    backbone: Backbone = _backbone(plan.base, plan.training.precision, device, plan.vae)
+    backbone: Backbone = _backbone(plan.base, plan.training.precision, device, plan.vae, plan.family)
     return Tools(plan, backbone)
 
 

@@ -10,6 +10,7 @@ from perdure.score.measure import Measure, mean_cosine_among, mean_pairwise_cosi
 from perdure.score.preprocess import CLIP_224
 
 MODEL = "openai/clip-vit-base-patch32"
+EMBEDDED = "clip"
 
 
 def load(source: str | Path | None = None, device: str = "cpu") -> Measure:

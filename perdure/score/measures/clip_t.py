@@ -12,6 +12,7 @@ from perdure.score.measure import Measure, mean_paired_cosine
 from perdure.score.preprocess import CLIP_224
 
 MODEL = "openai/clip-vit-base-patch32"
+EMBEDDED = "clip"
 
 
 def load(source: str | Path | None = None, device: str = "cpu") -> Measure:

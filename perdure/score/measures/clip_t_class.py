@@ -11,6 +11,8 @@ from pathlib import Path
 from perdure.score.measure import Measure
 from perdure.score.measures import clip_t
 
+EMBEDDED = "clip"
+
 
 def load(source: str | Path | None = None, device: str = "cpu") -> Measure:
     """CLIP-T without the token in [-1, 1], higher is better; `source`: hub id or folder of a CLIPModel."""

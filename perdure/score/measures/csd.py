@@ -12,6 +12,7 @@ from perdure.score.measure import Measure, mean_cosine_among, mean_pairwise_cosi
 from perdure.score.preprocess import CSD_224
 
 MODEL = "tomg-group-umd/CSD-ViT-L"
+EMBEDDED = "csd"
 
 
 def load(source: str | Path | None = None, device: str = "cpu") -> Measure:

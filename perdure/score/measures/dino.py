@@ -12,6 +12,7 @@ from perdure.score.measure import Measure, mean_cosine_among, mean_pairwise_cosi
 from perdure.score.preprocess import DINO_224
 
 MODEL = "facebook/dino-vits16"
+EMBEDDED = "dino"
 
 
 def load(source: str | Path | None = None, device: str = "cpu") -> Measure:

@@ -16,6 +16,8 @@ from perdure.score.measure import Measure
 from perdure.score.preprocess import CLIP_224
 
 MODEL = "openai/clip-vit-base-patch32"
+EMBEDDED = "clip"
+FEWEST = 2
 
 
 def load(source: str | Path | None = None, device: str = "cpu") -> Measure:

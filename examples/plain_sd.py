@@ -1,0 +1,49 @@
+"""Stable Diffusion under another name: what a family's file says, to begin another one with."""
+
+from typing import Any
+
+from perdure.bases import unets
+from perdure.bases.family import Condition, Family, hushed
+
+
+@hushed()
+def encode(pipe: Any, prompts: list[str]) -> Condition:
+    """Hidden states of the text encoder: text (n, tokens, width)."""
+    text, _ = pipe.encode_prompt(
+        prompts, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    return {"text": text}
+
+
+def unguided(pipe: Any, empty: Condition) -> Condition:
+    """The empty prompt."""
+    return empty
+
+
+def sized(condition: Condition, facts: list[tuple[int, int, int, int]], side: int) -> Condition:
+    """This UNet is not told about sizes and crops."""
+    return condition
+
+
+def unet_inputs(condition: Condition) -> dict[str, Any]:
+    """Cross-attention sees the text."""
+    return {"encoder_hidden_states": condition["text"]}
+
+
+def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]:
+    """Embeddings instead of prompts, so that they are encoded once."""
+    return {"prompt_embeds": condition["text"], "negative_prompt_embeds": negative["text"]}
+
+
+FAMILY = Family(
+    name="plain Stable Diffusion",
+    pipeline="StableDiffusionPipeline",
+    encode=encode,
+    unguided=unguided,
+    sized=sized,
+    unet_inputs=unet_inputs,
+    pipeline_inputs=pipeline_inputs,
+    objective=unets.objective,
+    unlike=unets.unlike,
+    loading={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+)

@@ -1,0 +1,73 @@
+"""Every family of bases keeps the same promises: perdure's own, and files that `--family FILE` names."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from perdure import method, plugins
+from perdure.bases import families, loading
+from perdure.bases.batch import Batch
+from perdure.drawing import sample
+from perdure.plan import FamilyChoice, Prompts, Sampling
+from perdure.plan.fields import NEW
+from perdure.seeds import generator
+
+PROMPTS = ["a photo of zwz dog", "the cat in snow"]
+SAMPLING = Sampling(
+    prompts=Prompts(subject=("{concept}",), style=("{concept}",)), images_per_prompt=1, steps=3, guidance=3.0
+)
+
+
+@pytest.fixture
+def backbone(a_family, request):
+    """A small base of the family's pipeline class."""
+    pipeline = families.pipeline_of(plugins.find(plugins.FAMILY, a_family))
+    known = {"StableDiffusionPipeline": "pico", "StableDiffusionXLPipeline": "pico_xl"}
+    base = request.config.getoption("--base") if not a_family.isidentifier() else None
+    if base is None and pipeline not in known:
+        pytest.fail(f"give a small base of {pipeline}: --base FOLDER")
+    where = Path(base) if base else request.getfixturevalue(known[pipeline])
+    return loading.load(str(where), device="cpu", chosen=FamilyChoice.model_validate(a_family, context=NEW))
+
+
+def test_pictures_are_the_pipelines_own(backbone):
+    """What is drawn from a condition is what diffusers' own pipeline draws from the prompts and the same noise."""
+    drawn = sample.draw_latents(backbone, PROMPTS, SAMPLING, 32)
+    noise = sample.latents(backbone, 1, 32, SAMPLING.seed)
+    expected = backbone.pipe(
+        prompt=PROMPTS, latents=torch.cat([noise, noise]), height=32, width=32, output_type="latent",
+        guidance_scale=SAMPLING.guidance, num_inference_steps=SAMPLING.steps,
+    ).images  # fmt: skip
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_each_row_by_itself(backbone):
+    """A prompt's condition is the same whatever prompts stand beside it; every tensor has a row for each."""
+    together = backbone.encode_prompts(PROMPTS)
+    assert together["text"].ndim == 3
+    for row, prompt in enumerate(PROMPTS):
+        for name, tensor in backbone.encode_prompts([prompt]).items():
+            torch.testing.assert_close(together[name][row : row + 1], tensor, atol=1e-5, rtol=1e-4)
+    negative = backbone.encode_negative(None)
+    assert {name: t.shape[1:] for name, t in negative.items()} == {name: t.shape[1:] for name, t in together.items()}
+
+
+def test_the_unet_takes_it(backbone):
+    side = backbone.latent_side(32)
+    latents, noise = (torch.randn(2, 4, side, side, generator=generator(0, name)) for name in ("latents", "noise"))
+    condition = backbone.family.sized(backbone.encode_prompts(PROMPTS), [(40, 30, 4, 0), (32, 32, 0, 0)], 32)
+    assert all(len(tensor) == 2 for tensor in condition.values())
+    batch = Batch(latents, noise, torch.tensor([3, 70]), condition, tuple(PROMPTS))
+    predicted = backbone.predict(batch)
+    assert predicted.shape == latents.shape and predicted.isfinite().all()
+    told = backbone.predict(backbone.reworded(batch, PROMPTS[::-1]))
+    assert not torch.allclose(told, predicted)  # the prompts are read
+
+
+def test_a_lesson_is_learnt(backbone, taught):
+    memory = taught(method.get("merge_init", {"rank": 2}), 1)
+    before = sample.draw_latents(backbone, PROMPTS, SAMPLING, 32)
+    with backbone.laid(memory.delta()):
+        after = sample.draw_latents(backbone, PROMPTS, SAMPLING, 32)
+    assert len(memory.delta()) and not torch.allclose(before, after)
