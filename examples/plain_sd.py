@@ -15,16 +15,6 @@ def encode(pipe: Any, prompts: list[str]) -> Condition:
     return {"text": text}
 
 
-def unguided(pipe: Any, empty: Condition) -> Condition:
-    """The empty prompt."""
-    return empty
-
-
-def sized(condition: Condition, facts: list[tuple[int, int, int, int]], side: int) -> Condition:
-    """This UNet is not told about sizes and crops."""
-    return condition
-
-
 def unet_inputs(condition: Condition) -> dict[str, Any]:
     """Cross-attention sees the text."""
     return {"encoder_hidden_states": condition["text"]}
@@ -38,12 +28,13 @@ def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]
 FAMILY = Family(
     name="plain Stable Diffusion",
     pipeline="StableDiffusionPipeline",
-    encode=encode,
-    unguided=unguided,
-    sized=sized,
-    unet_inputs=unet_inputs,
-    pipeline_inputs=pipeline_inputs,
+    network="unet",
+    targets=unets.TARGETS,
     objective=unets.objective,
+    encode=encode,
+    predict=unets.predicting(unet_inputs),
+    draw=unets.drawing(pipeline_inputs),
+    words=unets.WORDS,
     unlike=unets.unlike,
     loading={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )

@@ -200,10 +200,12 @@ def _digest(content: bytes) -> str:
 
 
 def _loose(kind: Kind, path: Path) -> Source:
+    if path.resolve().parent == HERE / kind.folder:
+        return find(kind, path.stem)
     source = Source(kind, path.stem, path)
     if not path.stem.isidentifier():
         raise PlanError(f"{path}: a file's name is the {kind.what}'s name: letters, digits and underscores")
-    if path.stem in own(kind) and not source.own:
+    if path.stem in own(kind):
         raise PlanError(f"{path}: {path.stem!r} is the name of a {kind.what} of perdure's own; rename the file")
     return source
 
