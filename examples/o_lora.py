@@ -28,7 +28,7 @@ def orthogonal(weight: float) -> Guard:
             meet = [(past[name].to(a) @ a.T).abs().sum() for name, (a, _) in factors.items()]
             return weight * torch.stack(meet).sum()
 
-        return Protection(penalty=penalty)
+        return Protection(penalties={"orthogonal": penalty})
 
     return guard
 

@@ -11,7 +11,7 @@ A method is one file in `methods/`; its name is the file's name. See docs/adding
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -211,10 +211,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Protection:
-    """What a guard does at each step: something before it, a penalty added to its loss, an edit of gradients."""
+    """What a guard does at each step: something before it, penalties added to its loss, an edit of gradients."""
 
     begin: Callable[[int], None] | None = None
-    penalty: Callable[[Step], Tensor] | None = None
+    penalties: Mapping[str, Callable[[Step], Tensor]] = field(default_factory=dict)
+    """Name, as the log calls it -> a price of the step, a scalar of at least 0."""
     project: Callable[[], None] | None = None
 
 

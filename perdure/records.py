@@ -106,12 +106,13 @@ class Lesson(Record):
 
 
 class Step(Record):
-    """A line of train.jsonl."""
+    """A line of train.jsonl; `parts`: what the loss is the sum of."""
 
     step: int
     loss: float
     rate: float
     seconds: float
+    parts: dict[str, float] = {}
 
 
 class Memory(Record):

@@ -55,32 +55,7 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_example_method_is_one(tmp_path, monkeypatch):
-    """The file in docs/adding_a_method.md parses to a card and merges as it says."""
-    import importlib.util
-
-    import torch
-
-    from perdure.memory import Memory
-    from perdure.method import Adapter, Context, Wanted
-    from perdure.parts.adapter import LowRank
-
-    (code,) = blocks(ROOT / "docs" / "adding_a_method.md", "python")
-    path = tmp_path / "average.py"
-    path.write_text(code)
-    spec = importlib.util.spec_from_file_location("average", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    method, memory = module.METHOD(rank=1), Memory()
-    for lesson, value in enumerate((2.0, 4.0), start=1):
-        adapter = Adapter(LowRank({"p": (torch.full((1, 3), value), torch.ones(2, 1))}))
-        context = Context("x", lesson, 1, "", "", None, torch.Generator, torch.Generator)
-        memory = method.consolidate.remember(adapter, memory, context)
-    expected = torch.full((2, 3), 2.0) + torch.full((2, 3), 4.0) / 2
-    torch.testing.assert_close(method.consolidate.recall(memory, Wanted())["p"].matrix(), expected)
-
-
-@pytest.mark.parametrize("page", ["adding_a_measure", "adding_a_base"])
+@pytest.mark.parametrize("page", ["adding_a_method", "adding_a_measure", "adding_a_base"])
 def test_the_guides_show_the_examples(page):
     (shown,) = blocks(ROOT / "docs" / f"{page}.md", "python")
     assert shown.rstrip() in {path.read_text().rstrip() for path in (ROOT / "examples").glob("*.py")}

@@ -53,7 +53,7 @@ def lessons(backbone, made, chosen, watch):
                 if step == 2:
                     watch(context, past)
 
-            return Protection(begin, protection.penalty, protection.project)
+            return Protection(begin, protection.penalties, protection.project)
 
         encoded = examples.encode(backbone, pictures.of(concept).training, made.training, made.seed, concept.name)
         lesson = Lesson(concept.name, number, encoded, concept.token, concept.noun, concept.phrase)

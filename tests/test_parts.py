@@ -265,12 +265,12 @@ def test_a_picture_is_classified_by_its_own_caption(backbone, plan_data):
             told = [own, bare, *([caption] * len(own) for caption in past)]
             errors = torch.stack([by_hand(backbone, step.batch, prompts) for prompts in told])
             wanted = -torch.log_softmax(-errors / 0.5, dim=0)[0].mean()
-            found = asked.penalty(step)
+            found = asked.penalties["classified"](step)
             torch.testing.assert_close(found, wanted)
             seen.append((context.lesson, len(set(own)), len(told)))
             return found
 
-        return replace(asked, penalty=penalty)
+        return replace(asked, penalties={**asked.penalties, "classified": penalty})
 
     taught_captioned(backbone, plan_data, replace(chosen, guard=watched))
     assert {(lesson, told) for lesson, _, told in seen} == {(1, 2), (2, 3), (3, 4)}
@@ -293,7 +293,7 @@ def test_rehearsal_is_weighted_like_the_lesson(backbone, plan_data):
 
     def watched(adapter, memory, context):
         asked = chosen.guard(adapter, memory, context)
-        if asked.penalty is None:
+        if not asked.penalties:
             return asked
 
         def penalty(step):
@@ -303,12 +303,12 @@ def test_rehearsal_is_weighted_like_the_lesson(backbone, plan_data):
             picked = torch.randint(len(latents), (2,), generator=context.generator("rehearse", step.number))
             own = [captions[i] for i in picked]
             batch = context.model.batch_of(latents[picked], own, "rehearse", step.number)
-            found = asked.penalty(step)
+            found = asked.penalties["rehearsal"](step)
             torch.testing.assert_close(found, 3.0 * by_hand(backbone, batch, own, 0.01).mean())
             seen.append(context.lesson)
             return found
 
-        return replace(asked, penalty=penalty)
+        return replace(asked, penalties={"rehearsal": penalty})
 
     taught_captioned(backbone, plan_data, replace(chosen, guard=watched), min_snr=0.01)
     assert set(seen) == {2, 3}

@@ -78,6 +78,10 @@ def test_three_files_from_the_first_picture_to_the_report(taught, mine, plan_dat
         by_hand(cell.images, Path(plan_data["concepts"][0]["images"]) / "refs")
     )
 
+    for log in taught.lessons[1].losses():
+        assert list(log["parts"]) == ["denoising", "orthogonal"] and log["parts"]["orthogonal"] > 0
+        assert log["loss"] == pytest.approx(sum(log["parts"].values()), abs=1e-5)
+
     page = report.build([taught], tmp_path / "page", title="mine").read_text()
     assert code("o_lora") in page and code("colour") in page
 
@@ -136,9 +140,10 @@ def test_o_lora_is_the_papers_price():
         a, b = torch.randn(2, 5, generator=drawn), torch.randn(3, 2, generator=drawn)
         adapter = Adapter(LowRank({"p": (a, b)}))
         context = Context("x", lesson, 1, "", "", None, torch.Generator, torch.Generator)
-        penalty = chosen.guard(adapter, memory, context).penalty
+        penalties = chosen.guard(adapter, memory, context).penalties
         wanted = 0.25 * sum(abs(float(old[i] @ a[j])) for old in past for i in range(2) for j in range(2))
-        assert (penalty is None) if lesson == 1 else float(penalty(Step(0, None, a))) == pytest.approx(wanted)
+        assert list(penalties) == ([] if lesson == 1 else ["orthogonal"])
+        assert lesson == 1 or float(penalties["orthogonal"](Step(0, None, a))) == pytest.approx(wanted)
         memory = chosen.consolidate.remember(adapter, memory, context)
         past.append(a)
     assert torch.equal(memory.under("rows")["p"], torch.cat(past))

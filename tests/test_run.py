@@ -436,8 +436,8 @@ def test_a_lesson_goes_on_from_its_checkpoint(own, data, tmp_path, monkeypatch):
         real = teaching.learn
 
         def learn(backbone, method, memory, lesson, plan, watch, checkpoint):
-            def stop(step, loss, rate):
-                watch(step, loss, rate)
+            def stop(done):
+                watch(done)
                 if next(steps) == 3:
                     raise Stop
 

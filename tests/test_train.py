@@ -19,10 +19,10 @@ from perdure.bases import loading
 from perdure.errors import TrainingError
 from perdure.lesson import examples
 from perdure.lesson.examples import Examples
-from perdure.lesson.train import Lesson, learn, learning_rate, steps_done
+from perdure.lesson.train import Done, Lesson, learn, learning_rate, steps_done
 from perdure.memory import Memory
 from perdure.method import Protection
-from perdure.parts.guard import nothing
+from perdure.parts.guard import every, nothing
 from perdure.photos.pictures import Picture
 from perdure.plan import Prior, Training
 
@@ -90,8 +90,8 @@ def test_8_bit_adamw_goes_on_after_a_stop(backbone, lesson, tmp_path):
     chosen, path = method.get("merge_init", {"rank": 128}), tmp_path / "checkpoint.safetensors"
     whole = learn(backbone, chosen, Memory(), lesson, planned(how))
 
-    def watch(step, loss, rate):
-        if step == 5:
+    def watch(done):
+        if done.step == 5:
             raise Stop
 
     with pytest.raises(Stop):
@@ -122,10 +122,10 @@ def test_n_steps_are_k_steps_and_the_rest(backbone, lesson, tmp_path, stop, name
     chosen, path = method.get(name, {"rank": 2}), tmp_path / "checkpoint.safetensors"
     how = training(checkpoint_every=2, schedule="cosine", warmup=2)
     seen: list[tuple[int, float]] = []
-    whole = learn(backbone, chosen, Memory(), lesson, planned(how), lambda step, loss, rate: seen.append((step, loss)))
+    whole = learn(backbone, chosen, Memory(), lesson, planned(how), lambda done: seen.append((done.step, done.loss)))
 
-    def watch(step, loss, rate):
-        if step == stop:
+    def watch(done):
+        if done.step == stop:
             raise Stop
 
     with pytest.raises(Stop):
@@ -134,7 +134,7 @@ def test_n_steps_are_k_steps_and_the_rest(backbone, lesson, tmp_path, stop, name
     assert done == (stop - 1) // 2 * 2  # the stop comes before the step's own checkpoint
     again: list[tuple[int, float]] = []
     torch.rand(7)  # the global generator's state must not matter
-    rest = learn(backbone, chosen, Memory(), lesson, planned(how), lambda s, loss, rate: again.append((s, loss)), path)
+    rest = learn(backbone, chosen, Memory(), lesson, planned(how), lambda d: again.append((d.step, d.loss)), path)
     assert rest.digest == whole.digest
     assert again == seen[done:]
 
@@ -212,7 +212,7 @@ def test_a_gradient_that_is_not_finite_names_its_weight(backbone, lesson, bad):
     steps: list[int] = []
     chosen = replace(NAIVE, guard=guard)
     with pytest.raises(TrainingError) as caught:
-        learn(backbone, chosen, Memory(), lesson, planned(training()), lambda step, loss, rate: steps.append(step))
+        learn(backbone, chosen, Memory(), lesson, planned(training()), lambda done: steps.append(done.step))
     name = list(backbone.projections("attention"))[2]  # pairs A, B
     assert f"the gradient of B of {name} is not finite or too large at step 2" in str(caught.value)
     assert all(parameter.isfinite().all() for parameter in held)
@@ -225,8 +225,8 @@ def test_a_weight_that_is_not_finite_is_named_before_the_loss_it_spoils(backbone
         held.extend(adapter.parameters())
         return Protection()
 
-    def spoil(step, loss, rate):
-        if step == 2:
+    def spoil(done):
+        if done.step == 2:
             held[0].data[0, 0] = math.nan
 
     with pytest.raises(TrainingError, match=r"diverged: A of \S+ is not finite after step 2;"):
@@ -242,8 +242,8 @@ def test_guards_are_heard(backbone, lesson):
     """A penalty adds to the loss; a projection has the last word on gradients."""
     losses: list[float] = []
 
-    def watch(step, loss, rate):
-        losses.append(loss)
+    def watch(done):
+        losses.append(done.loss)
 
     def strict(adapter, memory, context):
         def project():
@@ -253,7 +253,7 @@ def test_guards_are_heard(backbone, lesson):
         return Protection(project=project)
 
     def dear(adapter, memory, context):
-        return Protection(penalty=lambda step: torch.tensor(5.0))
+        return Protection(penalties={"five": lambda step: torch.tensor(5.0)})
 
     for guard in (nothing, dear, strict):
         chosen = replace(method.get("merge_init", {"rank": 2}), guard=guard)
@@ -261,6 +261,21 @@ def test_guards_are_heard(backbone, lesson):
         moved = any(float(change.matrix().abs().max()) > 0 for change in memory.delta().values())
         assert moved == (guard is not strict)
     assert losses[1] == pytest.approx(losses[0] + 5) and losses[2] == losses[0]
+
+
+def test_what_a_loss_is_the_sum_of_is_told_apart(backbone, lesson):
+    """The denoising loss and each penalty under its name, also where guards are put together or called alike."""
+
+    def priced(name, price):
+        return lambda adapter, memory, context: Protection(penalties={name: lambda step: torch.tensor(price)})
+
+    seen: dict[str, Done] = {}
+    for label, guard in {"free": nothing, "dear": every(priced("dear", 5.0), every(priced("dear", 0.25)))}.items():
+        chosen = replace(method.get("merge_init", {"rank": 2}), guard=guard)
+        learn(backbone, chosen, Memory(), lesson, planned(training(steps=1)), lambda d, at=label: seen.update({at: d}))
+    assert seen["free"].parts == {"denoising": seen["free"].loss}
+    assert seen["dear"].parts == {"denoising": seen["free"].loss, "dear": 5.0, "dear 2": 0.25}
+    assert seen["dear"].loss == pytest.approx(seen["free"].loss + 5.25)
 
 
 def test_nothing_of_a_lesson_stays_with_the_accelerator(backbone, lesson):
@@ -347,7 +362,7 @@ def test_prior_preservation_adds_its_own_loss(backbone, lesson, monkeypatch):
     first: list[float] = []
     for todo in (lesson, replace(lesson, prior=prior)):
         seen: list[float] = []
-        learn(backbone, NAIVE, Memory(), todo, planned(how), lambda step, loss, rate, seen=seen: seen.append(loss))
+        learn(backbone, NAIVE, Memory(), todo, planned(how), lambda done, seen=seen: seen.append(done.loss))
         first.append(seen[0])
     beside = backbone.loss(prior.batch(backbone, how.batch_size, draw, 0, purpose="prior "), 5.0).item()
     assert first[1] == pytest.approx(first[0] + 0.5 * beside)

@@ -99,11 +99,8 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
         want = _whole(pipe, exhibit.delta)
         like = pipe
         read_file = exhibit.kind == CHECKPOINT
-        pipe = (
-            reading.checkpoint(exhibit.path, like, plan.base)
-            if read_file
-            else loading.pipeline(str(exhibit.path), chosen=plan.family)[0]
-        )
+        folder = None if read_file else loading.pipeline(str(exhibit.path), chosen=plan.family)[0]
+        pipe = reading.checkpoint(exhibit.path, like, plan.base) if read_file else folder
         have = {name: t[: len(want[name])] if TABLE in name else t for name, t in _whole(pipe, Delta()).items()}
         notes = _lost(exhibit, like, have)
     for path in exhibit.words:

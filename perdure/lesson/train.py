@@ -1,7 +1,7 @@
 """One lesson: memory(t - 1) and a concept's examples in, memory(t) out. The loop fits on a screen."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -27,8 +27,21 @@ CALLED = {"exp_avg": "first", "exp_avg_sq": "second"}
 STORED = {called: name for name, called in CALLED.items()}
 REVISION = 2
 """Raised when the same plan teaches otherwise than before, with a sentence about it in `report/outdated.py`."""
-Watch = Callable[[int, float, float], None]
-"""Called after each step with (steps done, loss, learning rate)."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that was taken: how many are done, its loss, what that is the sum of by name, its learning rate."""
+
+    step: int
+    loss: float
+    parts: Mapping[str, float]
+    """`denoising`, `prior` where class images are rehearsed, and each penalty of the guard."""
+    rate: float
+
+
+Watch = Callable[[Done], None]
+"""Called after each step."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ def learn(
     memory: Memory,
     lesson: Lesson,
     plan: Plan,
-    watch: Watch = lambda step, loss, rate: None,
+    watch: Watch = lambda done: None,
     checkpoint: Path | None = None,
 ) -> Memory:
     """Train one lesson and consolidate it; nothing but the returned memory survives.
@@ -115,10 +128,11 @@ def _descend(
                 group["lr"] = learning_rate(training, step) * group["scale"]
             if protection.begin is not None:
                 protection.begin(step)
-            loss = _loss(backbone, adapter, protection, lesson, training, draw, step)
-            told = processes.mean(loss.detach()).item()
-            if not math.isfinite(told):
-                raise _diverged(lesson, adapter, step, f"the loss is {told}")
+            parts = _parts(backbone, adapter, protection, lesson, training, draw, step)
+            loss = sum(parts.values(), torch.zeros_like(parts["denoising"]))
+            told = processes.mean(torch.stack([part.detach().to(loss) for part in (loss, *parts.values())])).tolist()
+            if not math.isfinite(told[0]):
+                raise _diverged(lesson, adapter, step, f"the loss is {told[0]}")
             backbone.accelerator.backward(loss)
             processes.average(parameters)
             if protection.project is not None:
@@ -127,30 +141,30 @@ def _descend(
                 raise _diverged(lesson, adapter, step, spoilt)
             optimizer.step()
             optimizer.zero_grad()
-            watch(step + 1, told, learning_rate(training, step))
+            named = dict(zip(parts, told[1:], strict=True))
+            watch(Done(step + 1, told[0], named, learning_rate(training, step)))
             if checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0:
                 _save(checkpoint, step + 1, parameters, plain)
     if not all(parameter.isfinite().all() for parameter in parameters):
         raise _diverged(lesson, adapter, training.steps, "")  # no later loss sees it
 
 
-def _loss(
+def _parts(
     backbone: Backbone, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training, draw: Draw,
     step: int,
-) -> Tensor:  # fmt: skip
-    """The loss of one step on this process's share of the batch, with prior and penalty."""
+) -> dict[str, Tensor]:  # fmt: skip
+    """What the loss of one step on this process's share of the batch is the sum of: denoising, prior, penalties."""
     share = backbone.processes.share
     batch = share.of(lesson.examples.batch(backbone, training.batch_size, draw, step, times=training.times))
     if adapter.word_parameters:  # the prompt changes with every step
         batch = backbone.reworded(batch, batch.captions)
     predicted = backbone.predict(batch)
-    loss = backbone.error(batch, predicted, training.min_snr).mean()
+    parts = {"denoising": backbone.error(batch, predicted, training.min_snr).mean()}
     if lesson.prior is not None and training.prior is not None:
         own = share.of(lesson.prior.batch(backbone, training.batch_size, draw, step, "prior ", training.times))
-        loss += training.prior.weight * backbone.loss(own, training.min_snr)
-    if protection.penalty is not None:
-        loss += protection.penalty(Step(step, batch, predicted, share))
-    return loss
+        parts["prior"] = training.prior.weight * backbone.loss(own, training.min_snr)
+    taken = Step(step, batch, predicted, share)
+    return parts | {name: price(taken) for name, price in protection.penalties.items()}
 
 
 def _diverged(lesson: Lesson, adapter: Adapter, step: int, what: str | int) -> TrainingError:

@@ -57,7 +57,7 @@ def classified(weight: float, count: int, temperature: float) -> Guard:
             prompts = candidates(memory, context, step.batch, count, step.number)
             return -weight * log_scores(context, step.batch, prompts, temperature)[:, 0].mean()
 
-        return Protection(penalty=penalty)
+        return Protection(penalties={"classified": penalty})
 
     return guard
 

@@ -30,7 +30,7 @@ def kept_apart(weight: float) -> Guard:
             large = [(b - 1).square().mean() for b in ups.values()]
             return weight * (torch.stack(apart).mean() + torch.stack(large).mean())
 
-        return Protection(penalty=penalty)
+        return Protection(penalties={"kept_apart": penalty})
 
     return guard
 

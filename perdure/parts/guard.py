@@ -18,31 +18,31 @@ def nothing(adapter: Adapter, memory: Memory, context: Context) -> Protection:
 
 
 def every(*guards: Guard) -> Guard:
-    """Several guards at once: penalties add up, projections follow one another."""
+    """Several guards at once: penalties add up, each under its name; projections follow one another."""
 
     def guard(adapter: Adapter, memory: Memory, context: Context) -> Protection:
         asked = [g(adapter, memory, context) for g in guards]
         begins = [p.begin for p in asked if p.begin is not None]
-        penalties = [p.penalty for p in asked if p.penalty is not None]
+        penalties: dict[str, Callable[[Step], Tensor]] = {}
+        for name, price in ((name, price) for p in asked for name, price in p.penalties.items()):
+            again = sum(known.partition(" ")[0] == name for known in penalties)
+            penalties[f"{name} {again + 1}" if again else name] = price
         projections = [p.project for p in asked if p.project is not None]
 
         def begin(number: int) -> None:
             for prepare in begins:
                 prepare(number)
 
-        def penalty(step: Step) -> Tensor:
-            return torch.stack([p(step) for p in penalties]).sum()
-
         def project() -> None:
             for edit in projections:
                 edit()
 
-        return Protection(begin if begins else None, penalty if penalties else None, project if projections else None)
+        return Protection(begin if begins else None, penalties, project if projections else None)
 
     return guard
 
 
-def on_change(weight: float, prepare: Callable[[Adapter, Memory, Context], Mapping[str, Tensor]]) -> Guard:
+def on_change(name: str, weight: float, prepare: Callable[[Adapter, Memory, Context], Mapping[str, Tensor]]) -> Guard:
     """weight * sum over projections of || importance * change ||^2, the importances (out, in) prepared once a lesson.
 
     Projections without an importance are free. With `weight` 0 there is no guard.
@@ -52,10 +52,10 @@ def on_change(weight: float, prepare: Callable[[Adapter, Memory, Context], Mappi
         importance = prepare(adapter, memory, context) if weight else {}
 
         def penalty(step: Step) -> Tensor:
-            changes = {name: adapter.weights.change(name) for name in importance}
+            changes = {n: adapter.weights.change(n) for n in importance}
             return weight * torch.stack([(importance[n].to(c) * c).square().sum() for n, c in changes.items()]).sum()
 
-        return Protection(penalty=penalty if importance else None)
+        return Protection(penalties={name: penalty} if importance else {})
 
     return guard
 
@@ -80,17 +80,17 @@ def root_half(adapter: Adapter, memory: Memory, context: Context) -> dict[str, T
 
 def self_regularised(weight: float) -> Guard:
     """C-LoRA: weight * sum || |past| * change ||_F^2 (Smith et al. 2023, arXiv 2304.06027, equation 3)."""
-    return on_change(weight, past_changes)
+    return on_change("self_regularised", weight, past_changes)
 
 
 def elastic(weight: float) -> Guard:
     """EWC: weight * sum F / 2 * change^2 with the carried Fisher (Kirkpatrick et al. 2017, arXiv 1612.00796)."""
-    return on_change(weight, root_fisher)
+    return on_change("elastic", weight, root_fisher)
 
 
 def close(weight: float) -> Guard:
     """L2: weight / 2 * || change ||^2."""
-    return on_change(weight, root_half)
+    return on_change("close", weight, root_half)
 
 
 def continual(form: str, weight: float) -> Guard:
@@ -124,7 +124,7 @@ def continual(form: str, weight: float) -> Guard:
         def penalty(step: Step) -> Tensor:
             return weight * torch.stack([term(name, adapter.weights.change(name)) for name in names]).sum()
 
-        return Protection(penalty=penalty)
+        return Protection(penalties={"continual": penalty})
 
     return guard
 
@@ -172,7 +172,7 @@ def distil(weight: float, prompts: str = "both") -> Guard:
             now = context.model.predict(step.batch, others)
             return weight * (now - context.model.before(step.batch, others)).square().mean()
 
-        return Protection(penalty=penalty)
+        return Protection(penalties={"distil": penalty})
 
     return guard
 
@@ -212,6 +212,6 @@ def sparse(weight: float) -> Guard:
             open_now = [masked(adapter).openness(name).mean() for name in adapter.weights.projections]
             return weight * torch.stack(open_now).mean()
 
-        return Protection(penalty=penalty)
+        return Protection(penalties={"sparse": penalty})
 
     return guard

@@ -29,7 +29,7 @@ def rehearse(weight: float, source: Callable[[Memory, Context], tuple[Tensor, li
             batch = step.share.of(whole)
             return weight * context.model.loss(batch)
 
-        return Protection(penalty=penalty)
+        return Protection(penalties={"rehearsal": penalty})
 
     return guard
 

@@ -14,7 +14,7 @@ from perdure.drawing.evaluate import Tools, evaluate, record_concept
 from perdure.errors import GateRefused, TrainingError
 from perdure.lesson import examples
 from perdure.lesson.examples import Examples
-from perdure.lesson.train import REVISION, Lesson, learn, steps_done
+from perdure.lesson.train import REVISION, Done, Lesson, learn, steps_done
 from perdure.lineage import Lineage
 from perdure.lineage.rows import Row
 from perdure.memory import Memory
@@ -102,13 +102,14 @@ def _learn(tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, .
         advance(done, "")
         clock = time.perf_counter()
 
-        def watch(step: int, loss: float, rate: float) -> None:
+        def watch(step: Done) -> None:
             nonlocal clock
             now = time.perf_counter()
-            row = {"step": step, "loss": round(loss, 6), "rate": rate, "seconds": round(now - clock, 4)}
+            row = {"step": step.step, "loss": round(step.loss, 6), "rate": step.rate, "seconds": round(now - clock, 4)}
+            row |= {"parts": {name: float(f"{part:.6g}") for name, part in step.parts.items()}}
             files.append_json(staged.log, row)  # at once, so that a kill loses no step that the checkpoint holds
-            tracker.step(number, step, loss, rate)
-            advance(1, f"loss {loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
+            tracker.step(number, step)
+            advance(1, f"loss {step.loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
             clock = now
 
         with helpers.learning(tools, memory, lesson):

@@ -20,6 +20,7 @@ from PIL import Image
 
 from perdure import files, records
 from perdure.errors import PlanError, did_you_mean
+from perdure.lesson.train import Done
 from perdure.lineage import Lineage
 from perdure.lineage.rows import Cell, Row
 from perdure.plan import Plan, describe, portable
@@ -42,9 +43,11 @@ class Tracker:
     """Steps of each lesson: a lineage is one run, whose steps go on from lesson to lesson."""
     following: dict[str, Any] = field(default_factory=dict)
 
-    def step(self, lesson: int, step: int, loss: float, rate: float) -> None:
-        """One training step (from 1) of a lesson (from 1)."""
-        self._tell({"train/loss": loss, "train/learning_rate": rate}, (lesson - 1) * self.steps + step)
+    def step(self, lesson: int, done: Done) -> None:
+        """One training step of a lesson (from 1); what its loss is the sum of, where that is more than one part."""
+        parts = {f"train/{name}": part for name, part in done.parts.items() if len(done.parts) > 1}
+        values = {"train/loss": done.loss, "train/learning_rate": done.rate, **parts}
+        self._tell(values, (lesson - 1) * self.steps + done.step)
 
     def lesson(self, lineage: Lineage, row: Row) -> None:
         """Scores and samples of every concept after a lesson, and what the base scored on those just taught."""

@@ -18,7 +18,7 @@ from perdure.bases import loading
 from perdure.lesson import examples
 from perdure.lesson.examples import Examples
 from perdure.lesson.model import LessonModel
-from perdure.lesson.train import Lesson, learn
+from perdure.lesson.train import Done, Lesson, learn
 from perdure.memory import Memory
 from perdure.method import Adapter, Method, Protection, Wanted
 from perdure.parts.adapter import LowRank, Masked, Selected
@@ -164,8 +164,8 @@ def taped(folder, name: str, options: dict[str, Any], training: Training) -> lis
             partial(seeds.generator, plan.seed, lesson.concept), recall=chosen.consolidate.recall,
         )  # fmt: skip
 
-        def watch(step: int, loss: float, rate: float, tape: Tape = tape) -> None:
-            tape.losses.append(loss)
+        def watch(done: Done, tape: Tape = tape) -> None:
+            tape.losses.append(done.loss)
 
         with _batches_kept(tape):
             memory = learn(backbone, tape.watching(chosen), memory, lesson, plan, watch)
