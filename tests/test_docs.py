@@ -11,6 +11,7 @@ from typer.main import get_command
 from perdure import plugins
 from perdure.cli import app
 from perdure.plan import catalogue
+from tests import api
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,6 +60,19 @@ def test_links_lead_somewhere():
 def test_the_guides_show_the_examples(page):
     (shown,) = blocks(ROOT / "docs" / f"{page}.md", "python")
     assert shown.rstrip() in {path.read_text().rstrip() for path in (ROOT / "examples").glob("*.py")}
+
+
+def test_the_api_page_is_made_from_docstrings():
+    """docs/api.md: `python -m tests.api` writes it."""
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == api.page()
+
+
+@pytest.mark.skipif(not EMBEDDED.is_file(), reason="the embedded base's weights are not in this checkout")
+def test_the_api_pages_example_runs(tmp_path):
+    (code,) = blocks(ROOT / "docs" / "api.md", "python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert -1 <= float(done.stdout) <= 1
 
 
 def test_methods_page_holds_the_current_table():
