@@ -105,8 +105,9 @@ def _learn(tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, .
         def watch(step: Done) -> None:
             nonlocal clock
             now = time.perf_counter()
-            row = {"step": step.step, "loss": round(step.loss, 6), "rate": step.rate, "seconds": round(now - clock, 4)}
-            row |= {"parts": {name: float(f"{part:.6g}") for name, part in step.parts.items()}}
+            parts = {name: float(f"{part:.6g}") for name, part in step.parts.items()}
+            row = {"step": step.step, "loss": round(step.loss, 6), "parts": parts, "rate": step.rate}
+            row |= {"seconds": round(now - clock, 4)}
             files.append_json(staged.log, row)  # at once, so that a kill loses no step that the checkpoint holds
             tracker.step(number, step)
             advance(1, f"loss {step.loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
