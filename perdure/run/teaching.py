@@ -106,8 +106,10 @@ def _learn(tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, .
             nonlocal clock
             now = time.perf_counter()
             parts = {name: float(f"{part:.6g}") for name, part in step.parts.items()}
-            row = {"step": step.step, "loss": round(step.loss, 6), "parts": parts, "rate": step.rate}
-            row |= {"seconds": round(now - clock, 4)}
+            row = {
+                "step": step.step, "loss": round(step.loss, 6), "parts": parts, "rate": step.rate,
+                "seconds": round(now - clock, 4),
+            }  # fmt: skip
             files.append_json(staged.log, row)  # at once, so that a kill loses no step that the checkpoint holds
             tracker.step(number, step)
             advance(1, f"loss {step.loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
