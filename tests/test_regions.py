@@ -71,8 +71,8 @@ class ByHand:
             height, width = math.ceil(height / 2), math.ceil(width / 2)
         q = attn.to_q(hidden_states)
 
-        def said(text):
-            k, v, rows = attn.to_k(text), attn.to_v(text), []
+        def said(text, number=None):
+            k, v, rows = *self.told(attn, text, number), []
             for one_q, one_k, one_v in zip(q, k, v, strict=True):
                 heads = [
                     (a @ b.T / math.sqrt(a.shape[1])).softmax(dim=1) @ c
@@ -82,10 +82,10 @@ class ByHand:
             return torch.stack(rows)
 
         own = []
-        for text in self.texts:
+        for number, text in enumerate(self.texts):
             words = encoder_hidden_states.clone()
             words[-COUNT:] = text
-            own.append(said(words))
+            own.append(said(words, number))
         spread = [x.transpose(1, 2).reshape(len(x), -1, height, width) for x in (said(encoder_hidden_states), *own)]
         out = spread[0]
         if self.left > 0:
@@ -93,12 +93,16 @@ class ByHand:
         self.left -= 1
         return attn.to_out[0](out.flatten(2).transpose(1, 2))
 
+    def told(self, attn, text, number):
+        """Keys and values of a region, or of the whole picture (None)."""
+        return attn.to_k(text), attn.to_v(text)
 
-def put(pipe, **settings):
+
+def put(pipe, kind=ByHand, **settings):
     """The plain pipeline with the processor by hand, one for each layer."""
     pipe.unet.set_attn_processor(
         {
-            name: ByHand(**settings) if ".attn2." in name else processor
+            name: kind(**settings) if ".attn2." in name else processor
             for name, processor in pipe.unet.attn_processors.items()
         }
     )

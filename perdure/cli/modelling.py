@@ -86,7 +86,7 @@ def teach(
 
 def draw(
     model: Model,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw; not with --scene.")] = "",
     out: Annotated[
         Path | None, typer.Option(help="The picture file: .png, .jpg or .webp; drawn.png, drawn-2.png ... by default.")
     ] = None,
@@ -95,6 +95,10 @@ def draw(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     after: Annotated[int | None, typer.Option(min=0, help="As the model was after this lesson (0: the base).")] = None,
     concept: Annotated[str | None, typer.Option(help="For methods that must be told which concept is meant.")] = None,
+    scene: Annotated[Path | None, typer.Option(help="A file (JSON or YAML) with a picture's regions.")] = None,
+    regions: Annotated[
+        list[str] | None, typer.Option("--region", help="x0,y0,x1,y1: prompt, in fractions, y down; can be repeated.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Draw with a model, as it is now or as it was after an earlier lesson."""
@@ -102,6 +106,13 @@ def draw(
     from perdure.cli import screen
     from perdure.errors import PerdureError
     from perdure.lineage import Lineage
+    from perdure.plan import scenes
+
+    if (scene is None) == (prompt == ""):
+        raise PerdureError("give a PROMPT (with --region for parts of the picture) or a --scene file, one of both")
+    if scene is not None and regions:
+        raise PerdureError("a --scene file says its regions; give --region with a PROMPT only")
+    what = scenes.load(scene) if scene else scenes.of_texts(prompt, regions) if regions else prompt
 
     lineage = Lineage(model)
     out = out or files.free(Path("drawn.png"))
@@ -110,8 +121,9 @@ def draw(
     with screen.working("loading libraries"):
         from perdure.bases import reading
         from perdure.drawing import draw
-    screen.tell(reading.too_long(lineage.plan(), [prompt]))
-    draw.draw(lineage, prompt, out, count=count, seed=seed, after=after, concept=concept, device=device)
+    texts = [what] if isinstance(what, str) else what.texts({name: lineage.concept(name) for name in lineage.concepts})
+    screen.tell(reading.too_long(lineage.plan(), texts))
+    draw.draw(lineage, what, out, count=count, seed=seed, after=after, concept=concept, device=device)
     screen.say(f"wrote {out}")
 
 

@@ -6,16 +6,17 @@ from PIL import Image
 
 from perdure import memory, method
 from perdure.bases import loading
-from perdure.drawing import sample
+from perdure.drawing import sample, scenes
 from perdure.errors import LineageError
 from perdure.files import picture_format, write_picture
 from perdure.lineage import Lineage, agreement
 from perdure.memory import Memory
+from perdure.plan.scenes import Scene
 
 
 def draw(
     lineage: Lineage,
-    prompt: str,
+    what: str | Scene,
     out: Path,
     count: int = 4,
     seed: int = 0,
@@ -23,10 +24,10 @@ def draw(
     concept: str | None = None,
     device: str | None = None,
 ) -> list[Image.Image]:
-    """Images of one prompt as the model is after a lesson (by default the last), also written side by side to `out`.
+    """Images of a prompt or a scene as the model is after a lesson (by default the last), side by side in `out` too.
 
     Raises LineageError where the lesson does not exist or the method must be told which concept is meant, and
-    PerdureError where the ending of `out` names no format.
+    PerdureError where the ending of `out` names no format, or a scene cannot be drawn.
     """
     picture_format(out)  # before the minutes that drawing takes
     rows = lineage.lessons
@@ -36,7 +37,11 @@ def draw(
     plan = lineage.plan()
     chosen = method.of(plan.methods[0])
     lesson_of = {name: row.name for row in rows[:number] for name in row.concepts}
-    if chosen.consolidate.knows == "concept" and number and concept not in lesson_of:
+    concepts = {name: lineage.concept(name) for name in lesson_of}
+    side = plan.sampling.resolution or plan.training.resolution
+    if isinstance(what, Scene):
+        scenes.check(what, concepts, side)
+    elif chosen.consolidate.knows == "concept" and number and concept not in lesson_of:
         raise LineageError(
             f"method {plan.methods[0].name} must be told which concept is meant; give one of {', '.join(lesson_of)}"
         )
@@ -44,8 +49,10 @@ def draw(
     remembered = memory.load(rows[number - 1].memory, lineage.store) if number else Memory()
     backbone = loading.of(plan, device)
     sampling = plan.sampling.model_copy(update={"images_per_prompt": count, "seed": seed})
-    side = sampling.resolution or plan.training.resolution
-    images = sample.images(backbone, chosen, remembered, lesson_of.get(concept or ""), [prompt], sampling, side)
+    if isinstance(what, Scene):
+        images = scenes.images(backbone, chosen, remembered, what, concepts, lesson_of, sampling, side)
+    else:
+        images = sample.images(backbone, chosen, remembered, lesson_of.get(concept or ""), [what], sampling, side)
     write_picture(out, side_by_side(images))
     return images
 

@@ -1,7 +1,7 @@
 """Images for evaluation: fixed prompts, fixed latents, whatever delta lies under the base."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,10 @@ from perdure.bases.backbone import Backbone
 from perdure.bases.batch import on, rows
 from perdure.bases.family import Condition
 from perdure.bases.laying import Moved
+from perdure.bases.regions import Regions
 from perdure.errors import TrainingError
 from perdure.memory import Memory
+from perdure.memory.delta import Delta
 from perdure.method import Method, Wanted, Word, words_of
 from perdure.plan import Sampling
 from perdure.progress import Advance
@@ -35,11 +37,19 @@ def latents(backbone: Backbone, count: int, side: int, seed: int) -> Tensor:
 @contextmanager
 def remembered(backbone: Backbone, method: Method, memory: Memory, concept: str | None, prompt: str) -> Iterator[None]:
     """The base with what a memory recalls: weight differences under it, learnt words in its text encoders."""
-    words = {token: partial(_same, word) for token, word in words_of(memory).items()}
-    with backbone.speaking(words):
-        wanted = Wanted(concept, lambda: backbone.encode_prompts([prompt])["text"][0].float().cpu())
-        with backbone.laid(method.consolidate.recall(memory, wanted)):
-            yield
+    with spoken(backbone, memory), backbone.laid(recalled(backbone, method, memory, concept, prompt)):
+        yield
+
+
+def spoken(backbone: Backbone, memory: Memory) -> AbstractContextManager[None]:
+    """The text encoders with the words that a memory holds."""
+    return backbone.speaking({token: partial(_same, word) for token, word in words_of(memory).items()})
+
+
+def recalled(backbone: Backbone, method: Method, memory: Memory, concept: str | None, prompt: str) -> Delta:
+    """The weight differences that a memory recalls for a concept or a prompt, while its words are spoken."""
+    wanted = Wanted(concept, lambda: backbone.encode_prompts([prompt])["text"][0].float().cpu())
+    return method.consolidate.recall(memory, wanted)
 
 
 def _same(word: Word) -> Word:
@@ -79,13 +89,15 @@ def draw_latents(
 
 
 def draw(
-    backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance = lambda n, note: None
-) -> list[Image.Image]:
-    """Images of every prompt from every fixed latent, prompt by prompt.
+    backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int,
+    advance: Advance = lambda n, note: None, regions: Regions | None = None,
+) -> list[Image.Image]:  # fmt: skip
+    """Images of every prompt from every fixed latent, prompt by prompt; regions, if any, are in all of them.
 
     Raises TrainingError for what is no picture: numbers that are not finite, or one colour everywhere.
     """
-    images = [image for batch in _drawn(backbone, prompts, sampling, side, advance, _decoded) for image in batch]
+    drawn = _drawn(backbone, prompts, sampling, side, advance, _decoded, regions)
+    images = [image for batch in drawn for image in batch]
     for number, image in enumerate(images):
         if image is None or all(least == most for least, most in image.getextrema()):
             what = "numbers that are not finite" if image is None else "one colour everywhere"
@@ -101,17 +113,21 @@ def _spoilt(prompt: str, what: str) -> TrainingError:
 
 
 def _drawn(
-    backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance, finish: Finish
-) -> list[Any]:
-    """All batches, finished; several processes draw whole batches in turn, so that the batches stay what they are."""
+    backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance, finish: Finish,
+    regions: Regions | None = None,
+) -> list[Any]:  # fmt: skip
+    """All batches, finished; several processes draw whole batches in turn, so that the batches stay what they are.
+
+    What has regions is drawn by the first alone: it is little, and has weights of its own for each.
+    """
     count = sampling.images_per_prompt
     noise = latents(backbone, count, side, sampling.seed)
     encoded, negative = backbone.encode_prompts(prompts), backbone.encode_negative(sampling.negative_prompt)
     pairs = [(prompt, k) for prompt in range(len(prompts)) for k in range(count)]
     batches = [pairs[start : start + sampling.batch_size] for start in range(0, len(pairs), sampling.batch_size)]
     processes = backbone.processes
-    if not processes.available(backbone) or len(batches) == 1:
-        return _each(backbone, batches, encoded, negative, noise, sampling, finish, advance)
+    if not processes.available(backbone) or len(batches) == 1 or regions is not None:
+        return _each(backbone, batches, encoded, negative, noise, sampling, finish, advance, regions)
     moved, turns = backbone.moved(), processes.count
     processes.call(help_draw, moved, batches, on(encoded, "cpu"), on(negative, "cpu"), noise, sampling, finish)
     with processes.together(), backbone.as_first(moved):
@@ -137,7 +153,7 @@ def help_draw(
 
 def _each(
     backbone: Backbone, batches: Sequence[Pairs], encoded: Condition, negative: Condition, noise: Tensor,
-    sampling: Sampling, finish: Finish, advance: Advance = lambda n, note: None,
+    sampling: Sampling, finish: Finish, advance: Advance = lambda n, note: None, regions: Regions | None = None,
 ) -> list[Any]:  # fmt: skip
     finished = []
     for pairs in batches:
@@ -148,6 +164,7 @@ def _each(
             sampling.steps,
             sampling.guidance,
             sampling.scheduler,
+            regions,
         )
         finished.append(finish(backbone, latent))
         advance(len(pairs), "")
