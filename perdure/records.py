@@ -165,6 +165,27 @@ class Cell(Record):
     shift: dict[str, float] = {}
 
 
+class _Regions(Record):
+    measure: str
+    crop: dict[Name, float]
+    least: float
+    right: float
+    chance: float
+    confusion: dict[Name, _Confusion]
+    whole: dict[Name, float]
+
+
+class Scene(Record):
+    """scenes/<set>/scene.json; `boxes`: concept -> x0, y0, x1, y1 in fractions, `scores`: of prompts."""
+
+    concepts: list[Name]
+    how: str
+    boxes: dict[Name, list[float]]
+    scores: dict[str, float]
+    regions: _Regions | None = None
+    images: list[_Drawn]
+
+
 class _Part(Record):
     weights: int
     norms: Numbers

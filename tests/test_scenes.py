@@ -1,6 +1,7 @@
 """Scenes: what is read of them, what is recalled for their regions, and what is drawn."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,13 +10,18 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from test_regions import ByHand, mixed, put, touched
 
-from perdure import method, plan
+from perdure import method, plan, run, score
 from perdure.bases import loading
 from perdure.drawing import sample, scenes
 from perdure.errors import PlanError
+from perdure.lineage import fsck
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
-from perdure.plan.scenes import Scene, listed, load, of_texts
+from perdure.photos import pictures as pictures_of
+from perdure.plan import workload
+from perdure.plan.scenes import Scene, columns, listed, load, of_texts, sets
+from perdure.score import scenes as scene_scores
+from perdure.score.measure import Measure, mean_cosine_among, mean_pairwise_cosine
 
 BOXES = [(0.0, 0.0, 0.5, 1.0), (0.5, 0.25, 1.0, 1.0)]
 SCENE = {
@@ -207,6 +213,94 @@ def test_masks_that_cannot_be(tmp_path, concepts):
             scenes.check(scene, concepts, 32)
     with pytest.raises(PlanError, match="shows 'cow', which the model has not learnt; it knows dog, cat"):
         scenes.check(Scene(prompt="x", regions=[{"concept": "cow", "box": (0, 0, 1, 1)}]), concepts, 32)
+
+
+# --- after lessons ----------------------------------------------------------------------------------------------------
+
+
+def test_pairs_are_drawn_and_scored_after_each_lesson(plan_data, tmp_path):
+    """The third lesson draws two pairs, of which the first again; scores are those of a loop over what is on disk."""
+    settings = {"prompts": ["{concepts} in snow", "a photo of {concepts}"], "images_per_prompt": 2, "how": "noise"}
+    data = {**plan_data, "sampling": {**plan_data["sampling"], "scenes": settings}}
+    data["training"]["steps"] = 1
+    data["methods"] = ["independent"]
+    made = plan.build(data)
+    (lineage,) = run.run(made, tmp_path, device="cpu")
+    assert [list(row.scenes) for row in lineage.rows] == [[], [], ["dog-and-cat"], ["cat-and-clock", "dog-and-cat"]]
+    row = lineage.lessons[2]
+    scene, folder = row.scenes["dog-and-cat"], row.folder / "scenes" / "dog-and-cat"
+    words = ["a zwz dog and a sbu cat in snow", "a photo of a zwz dog and a sbu cat"]
+    assert [image["prompt"] for image in scene["images"]] == [words[0], words[0], words[1], words[1]]
+    pictures = [Image.open(folder / image["file"]).convert("RGB") for image in scene["images"]]
+    measure = score.load("clip_i", plan_data["scoring"]["models"]["clip_i"], "cpu")
+    references = {c: torch.cat([measure.features([p]) for p in shown(lineage, made, c)]) for c in lineage.concepts}
+    boxes = {"dog": (0, 3, 15, 32), "cat": (17, 3, 32, 32)}  # .45 and .55 of 32 pixels are 14.4 and 17.6
+    own = {}
+    for concept, (x0, y0, x1, y1) in boxes.items():
+        squares = [Image.new("RGB", (29, 29), "white") for _ in pictures]
+        for square, picture in zip(squares, pictures, strict=True):
+            square.paste(picture.crop((x0, y0, x1, y1)), (7, 0))
+        own[concept] = torch.stack([measure.features([square])[0] for square in squares])
+    likeness = {c: {o: (own[c] @ references[o].T).mean(dim=1) for o in references} for c in own}
+    found = scene["regions"]
+    assert found["chance"] == 0.25 and found["measure"] == "clip_i"
+    for concept in own:
+        assert found["crop"][concept] == pytest.approx(float(likeness[concept][concept].mean()), abs=1e-5)
+        most = [max(likeness[concept], key=lambda other: float(likeness[concept][other][k])) for k in range(4)]
+        assert found["confusion"][concept]["share"] == sum(one != concept for one in most) / 4
+        assert found["confusion"][concept]["among"] == 3
+    least = torch.minimum(likeness["dog"]["dog"], likeness["cat"]["cat"])
+    assert found["least"] == pytest.approx(float(least.mean()), abs=1e-5)
+    right = (likeness["dog"]["dog"] > likeness["dog"]["cat"]) & (likeness["cat"]["cat"] > likeness["cat"]["dog"])
+    assert found["right"] == float(right.float().mean())
+    text = score.load("clip_t", plan_data["scoring"]["models"]["clip_t"], "cpu")
+    prompts = [words[0], words[0], words[1], words[1]]
+    assert scene["scores"] == pytest.approx({"clip_t": text.score(pictures, prompts, None)}, abs=1e-6)
+    (folder / "001.png").write_bytes(b"")
+    (finding,) = fsck.examine(lineage.folder)
+    assert finding.damage and finding.file.endswith("001.png")
+
+
+def shown(lineage, made, concept):
+    return pictures_of.of(next(c for c in made.concepts if c.name == concept)).references
+
+
+def test_right_and_least_by_hand():
+    """Two pictures of two concepts, of which the second has the first concept twice."""
+    one, other = torch.eye(2)
+    measure = Measure(
+        "mine", "higher", (-1, 1), "references", {}, lambda images: torch.zeros(1, 2), mean_pairwise_cosine,
+        among=mean_cosine_among,
+    )  # fmt: skip
+    references = {"a": torch.stack([one, one]), "b": other[None]}
+    crops = {"a": torch.stack([one, one]), "b": torch.stack([other, one])}
+    found = scene_scores.regions(measure, crops, references, torch.stack([one, one]))
+    assert found["right"] == 0.5 and found["least"] == 0.5 and found["crop"] == {"a": 1.0, "b": 0.5}
+    assert found["whole"] == {"a": 1.0, "b": 0.0} and found["confusion"]["b"]["taken_for"] == {"a": 1}
+
+
+def test_sets_of_a_plan(plan_data):
+    def planned(**scenes):
+        return plan.build({**plan_data, "sampling": {**plan_data["sampling"], "scenes": scenes}})
+
+    made = planned(pairs=1)
+    assert sets(made.sampling.scenes, made.sequence) == {"dog-and-cat": ("dog", "cat")}
+    assert workload.of(made).images == workload.of(plan.build(plan_data)).images + 2 * 2 * 4  # after lessons 2 and 3
+    made = planned(sets={"all": ["clock", "dog", "cat"]})
+    assert sets(made.sampling.scenes, made.sequence[:2]) == {}
+    assert sets(made.sampling.scenes, made.sequence) == {"all": ("clock", "dog", "cat")}
+    assert [tuple(round(edge, 6) for edge in box) for box in columns(3)] == [
+        (0, 0.1, 0.3, 1), (0.35, 0.1, 0.65, 1), (0.7, 0.1, 1, 1)
+    ]  # fmt: skip
+    for wrong, told in {
+        "sets": ({"x": ["dog", "cut"]}, "sampling.scenes: no subject is called 'cut'; did you mean 'cat'?"),
+        "prompts": (["two dogs"], "does not contain {concepts}"),
+        "pairs": (0, "greater than or equal to 1"),
+    }.items():
+        with pytest.raises(PlanError, match=re.escape(told[1])):
+            planned(**{wrong: told[0]})
+    with pytest.raises(PlanError, match="give 2 to 16 different concepts"):
+        planned(sets={"x": ["dog", "dog"]})
 
 
 def test_draw_on_the_command_line(perdure, pico, tmp_path):

@@ -108,10 +108,8 @@ def draw(
     from perdure.lineage import Lineage
     from perdure.plan import scenes
 
-    if (scene is None) == (prompt == ""):
-        raise PerdureError("give a PROMPT (with --region for parts of the picture) or a --scene file, one of both")
-    if scene is not None and regions:
-        raise PerdureError("a --scene file says its regions; give --region with a PROMPT only")
+    if (scene is None) == (prompt == "") or (scene is not None and regions):
+        raise PerdureError("give a PROMPT (with --region for parts of the picture) or a --scene file, not both")
     what = scenes.load(scene) if scene else scenes.of_texts(prompt, regions) if regions else prompt
 
     lineage = Lineage(model)

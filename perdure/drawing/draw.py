@@ -15,15 +15,9 @@ from perdure.plan.scenes import Scene
 
 
 def draw(
-    lineage: Lineage,
-    what: str | Scene,
-    out: Path,
-    count: int = 4,
-    seed: int = 0,
-    after: int | None = None,
-    concept: str | None = None,
-    device: str | None = None,
-) -> list[Image.Image]:
+    lineage: Lineage, what: str | Scene, out: Path, count: int = 4, seed: int = 0, after: int | None = None,
+    concept: str | None = None, device: str | None = None,
+) -> list[Image.Image]:  # fmt: skip
     """Images of a prompt or a scene as the model is after a lesson (by default the last), side by side in `out` too.
 
     Raises LineageError where the lesson does not exist or the method must be told which concept is meant, and

@@ -1,23 +1,32 @@
-"""Pictures of several concepts: what a memory recalls for each region, laid and drawn together."""
+"""Pictures of several concepts: what a memory recalls for each region, drawn together, scored and kept."""
 
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from perdure import files
 from perdure.bases.backbone import Backbone
 from perdure.bases.regions import Regions
 from perdure.drawing import sample
+from perdure.drawing.evaluate import Tools, kept_features
 from perdure.errors import PlanError
 from perdure.images import read_image
+from perdure.lineage import Lineage
+from perdure.lineage.rows import building
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
 from perdure.method import Method
 from perdure.plan import Concept, Sampling
-from perdure.plan.scenes import Box, Region, Scene
+from perdure.plan.scenes import Box, Region, Scene, sets, side_by_side
 from perdure.progress import Advance
+from perdure.score import scenes as scores
+from perdure.wording import without
 
 
 def images(
@@ -103,3 +112,72 @@ def pixels(box: Box, side: int) -> tuple[int, int, int, int]:
     """x0, y0, x1, y1 of the pixels that a box touches, by more than the rounding of numbers."""
     x0, y0, x1, y1 = (round(edge * side, 6) for edge in box)
     return int(x0), int(y0), -int(-x1 // 1), -int(-y1 // 1)
+
+
+# --- after a lesson ---------------------------------------------------------------------------------------------------
+
+
+def record(
+    tools: Tools, lineage: Lineage, memory: Memory, taught: Sequence[Concept], called: Mapping[str, str], row: Path
+) -> None:
+    """Draw and score every set of `sampling.scenes` that is taught, each into `scenes/<set>` of a row's folder.
+
+    Does nothing for those that are there.
+    """
+    if tools.plan.sampling.scenes is None:
+        return
+    for name, shown in sets(tools.plan.sampling.scenes, taught).items():
+        if not (row / "scenes" / name).is_dir():
+            _draw_set(tools, lineage, memory, taught, called, shown, row / "scenes" / name)
+
+
+def _draw_set(
+    tools: Tools, lineage: Lineage, memory: Memory, taught: Sequence[Concept], called: Mapping[str, str],
+    shown: Sequence[str], folder: Path,
+) -> None:  # fmt: skip
+    settings = tools.plan.sampling.scenes
+    assert settings is not None
+    started, concepts = time.perf_counter(), {concept.name: concept for concept in taught}
+    made, count = side_by_side(settings, shown), settings.images_per_prompt
+    sampling = tools.plan.sampling.model_copy(update={"images_per_prompt": count})
+    drawn: list[Image.Image] = []
+    with tools.watch(f"drawing {' and '.join(shown)}", len(made) * count) as advance:
+        for scene in made:
+            drawn += images(
+                tools.backbone, tools.method, memory, scene, concepts, called, sampling, tools.side, advance
+            )
+    prompts = [scene.written(concepts)[0] for scene in made for _ in range(count)]
+    scored = _scored(tools, lineage, concepts, made[0], drawn, prompts)
+    with building(folder) as partial:
+        listed = []
+        for number, (image, prompt) in enumerate(zip(drawn, prompts, strict=True)):
+            files.write_png(partial / f"{number:03d}.png", image)
+            listed.append({"file": f"{number:03d}.png", "prompt": prompt, "latent": number % count})
+        seconds = round(time.perf_counter() - started, 3)
+        boxes = {region.concept: region.box for region in made[0].regions}
+        record = {"concepts": list(shown), "how": settings.how, "boxes": boxes, **scored}
+        files.write_json(partial / "scene.json", {**record, "images": listed, "seconds": seconds})
+
+
+def _scored(
+    tools: Tools, lineage: Lineage, concepts: Mapping[str, Concept], scene: Scene, drawn: Sequence[Image.Image],
+    prompts: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """What a set's pictures score, all of which have the same regions."""
+    boxes = {
+        region.concept: pixels(region.box, tools.side) for region in scene.regions if region.concept and region.box
+    }
+    shown = [concepts[name] for name in boxes]
+    found: dict[str, Any] = {"scores": {}}
+    told = prompts
+    for concept in shown:
+        told = [without(prompt, concept.token) for prompt in told]
+    for measure in map(tools.measure, tools.plan.measures_for(shown[0])):
+        if measure.against == "prompts":
+            found["scores"][measure.name] = measure.score(drawn, told if measure.without_token else prompts, None)
+    if (identity := tools.identity(shown[0])) is not None:
+        alike = [concept for concept in concepts.values() if concept.kind == "subject"]
+        references = {c.name: kept_features(tools, lineage, c, identity, "references") for c in alike}
+        crops = {c: identity.features([scores.crop(image, box) for image in drawn]) for c, box in boxes.items()}
+        found["regions"] = scores.regions(identity, crops, references, identity.features(drawn))
+    return found

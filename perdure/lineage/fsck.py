@@ -132,6 +132,11 @@ def _cells(found: Examination, row: Row) -> None:
             for picture in cell.images:
                 with found.looking(picture):
                     files.read_png(picture)
+    with found.looking(row.folder / "scenes"):
+        for name, scene in row.scenes.items():
+            for image in scene["images"]:
+                with found.looking(picture := row.folder / "scenes" / name / image["file"]):
+                    files.read_png(picture)
 
 
 def _concepts(found: Examination, lineage: Lineage) -> None:

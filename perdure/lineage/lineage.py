@@ -8,6 +8,7 @@
       lessons/000-base/          row 0 of the score matrix: the untouched base
       lessons/001-<concept>/     lesson.json, memory.json, train.jsonl, begun (a fingerprint of what it started from)
         cells/<concept>/         images drawn after this lesson, cell.json with their scores
+        scenes/<set>/            pictures of several concepts together, scene.json with their scores
 
 A lesson (or cell) is built in a folder whose name ends in `.partial` and renamed when it is whole: what has no such
 suffix is done. This module needs no torch, so that logs and reports are quick.

@@ -78,6 +78,12 @@ class Row:
         return files.within(self.folder, "cells")
 
     @property
+    def scenes(self) -> dict[str, dict[str, Any]]:
+        """Name of a set -> what is recorded of its pictures: `concepts`, `how`, `scores`, `regions`, `images`."""
+        folders = sorted(path for path in (self.folder / "scenes").glob("*") if path.suffix != PARTIAL)
+        return {folder.name: records.read(folder / "scene.json", records.Scene) for folder in folders}
+
+    @property
     def drift(self) -> dict[str, Any]:
         """How far pictures that mention no concept are from the base's: `measure`, `likeness`, `pixels`; or {}."""
         path = self.folder / "drift" / "drift.json"

@@ -2,20 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from perdure.errors import PlanError
 from perdure.plan import mistakes, sources, yaml_file
 from perdure.plan.fields import NEW, Name, Section
-from perdure.plan.sections import Concept
+from perdure.plan.sections import MOST, Concept, Fraction, How, Scenes
 from perdure.wording import mentions, squeeze
 
-MOST = 16
-"""Regions of a scene at most: the noise is predicted once more for each."""
-Fraction = Annotated[float, Field(ge=0, le=1)]
-How = Literal["plain", "attention", "noise"]
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in fractions of the picture; y goes down."""
 
@@ -89,6 +84,40 @@ class Scene(Section):
         """All prompts that are read to draw it. Raises PlanError for a concept that is not there."""
         prompt, others = self.written(concepts)
         return [prompt, *others] if self.how != "plain" else [prompt]
+
+
+def sets(scenes: Scenes, taught: Sequence[Concept]) -> dict[str, tuple[str, ...]]:
+    """The sets of which all are taught, name -> concepts; neighbours in the order in which they were taught."""
+    names = [concept.name for concept in taught if concept.kind == "subject"]
+    if scenes.sets:
+        return {name: own for name, own in scenes.sets.items() if set(own) <= set(names)}
+    pairs = list(zip(names, names[1:], strict=False))[: scenes.pairs]
+    return {f"{first}-and-{second}": (first, second) for first, second in pairs}
+
+
+def side_by_side(scenes: Scenes, names: Sequence[str]) -> list[Scene]:
+    """A scene for each prompt, with the concepts in columns, a tenth of the picture apart."""
+    boxes = columns(len(names))
+
+    def scene(prompt: str) -> Scene:
+        own = prompt.replace("{concepts}", "a {concept}")
+        return Scene(
+            prompt=prompt,
+            how=scenes.how,
+            base=scenes.base,
+            feather=scenes.feather,
+            until=scenes.until,
+            regions=tuple(Region(concept=n, prompt=own, box=box) for n, box in zip(names, boxes, strict=True)),
+        )
+
+    return [scene(prompt) for prompt in scenes.prompts]
+
+
+def columns(count: int) -> list[Box]:
+    """Boxes side by side, nine tenths of the picture high; another tenth is left between them, shared out evenly."""
+    width = 0.9 / count
+    step = (1 - width) / (count - 1) if count > 1 else 0.0
+    return [(k * step, 0.1, min(1.0, k * step + width), 1.0) for k in range(count)]
 
 
 def listed(phrases: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """The sections of a plan: each a frozen part with checked keys; docstrings under fields are their help."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -12,6 +12,11 @@ from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
 
 Kind = Literal["subject", "style"]
 Times = Literal["default", "uniform", "sigmoid_normal"]
+How = Literal["plain", "attention", "noise"]
+"""How regions are drawn."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+MOST = 16
+"""Regions of a scene at most: the noise is predicted once more for each."""
 
 
 class Drawn(Section):
@@ -164,6 +169,41 @@ class Prompts(Section):
         return prompts
 
 
+class Scenes(Section):
+    """Pictures of several subjects side by side, drawn after each lesson that all of a set are taught by."""
+
+    sets: dict[Name, tuple[Name, ...]] = Field(default_factory=dict)
+    """Name -> the subjects shown together; by default neighbours: each with the one that was taught after it."""
+    pairs: int | None = Field(None, ge=1)
+    """How many pairs of neighbours, from the first on; all by default."""
+    prompts: tuple[str, ...] = Field(("a photo of {concepts} on the beach", "a photo of {concepts}"), min_length=1)
+    """`{concepts}` stands for all of a set, and in the prompt of a region for its own."""
+    how: How = "attention"
+    """`attention`: regions in cross-attention; `noise`: the base is asked for each region; `plain`: by prompt only."""
+    base: Fraction = 0.0
+    """Weight of the whole picture's prompt inside regions."""
+    feather: int = Field(0, ge=0, le=64)
+    """Cells over which a region fades at its borders."""
+    until: float = Field(1.0, gt=0, le=1)
+    """Part of the steps, from the first on, that have regions."""
+    images_per_prompt: int = Field(4, ge=1)
+
+    @field_validator("prompts")
+    @classmethod
+    def _mentions_concepts(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        if missing := [p for p in prompts if "{concepts}" not in p]:
+            raise ValueError(f"prompt {missing[0]!r} does not contain {{concepts}}")
+        return prompts
+
+    @field_validator("sets")
+    @classmethod
+    def _several(cls, sets: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, concepts in sets.items():
+            if not 2 <= len(set(concepts)) == len(concepts) <= MOST:
+                raise ValueError(f"set {name!r} is {list(concepts)}; give 2 to {MOST} different concepts")
+        return sets
+
+
 class Sampling(Section):
     """How evaluation images are made after each lesson: fixed prompts, fixed latents."""
 
@@ -180,6 +220,8 @@ class Sampling(Section):
     seed: int = Field(42, ge=0)
     unseen: bool = False
     """Also sample concepts not yet taught (forward transfer needs them)."""
+    scenes: Scenes | None = None
+    """Pictures of several concepts, for bases of UNets; none by default."""
 
 
 class Scoring(Section):

@@ -9,7 +9,7 @@ import torch
 from perdure import files
 from perdure import memory as memories
 from perdure.bases import loading
-from perdure.drawing import drift, sample
+from perdure.drawing import drift, sample, scenes
 from perdure.drawing.evaluate import Tools, evaluate, record_concept
 from perdure.errors import GateRefused, TrainingError
 from perdure.lesson import examples
@@ -68,13 +68,14 @@ def lesson(
 def _score(
     tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: Sequence[Concept], later: Sequence[Concept]
 ) -> None:
-    """Draw and score every concept learnt so far, and those that come `later`; then what no concept is in."""
+    """Draw and score every concept learnt so far, those that come `later`, several together; then what none is in."""
     lesson_of = {name: row.name for row in lineage.lessons for name in row.concepts}
     lesson_of |= {c.name: staged.name for c in concepts}
     taught = [*map(lineage.concept, lineage.concepts), *concepts]
     for concept in (*taught, *later):
         called = lesson_of.get(concept.name, concept.name)
         evaluate(tools, lineage, concept, memory, called, staged.folder / "cells" / concept.name, taught)
+    scenes.record(tools, lineage, memory, taught, lesson_of, staged.folder)
     drift.record(tools, lineage, memory, staged.folder)
 
 

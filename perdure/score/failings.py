@@ -20,11 +20,9 @@ def confusion(measure: Measure, generated: Tensor, references: Mapping[str, Tens
     `taken_for`: how many for which; `real`: the same share among the concept's own references, each compared with the
     others (None for a single one); `among`: how many concepts there are to choose from.
     """
-    taken = [_most_alike(measure, picture, references) for picture in split(generated, 1)]
+    taken = [most_alike(measure, picture, references) for picture in split(generated, 1)]
     others = [concept for concept in taken if concept != own]
-    real = [
-        _most_alike(measure, picture, {**references, own: rest}) != own for picture, rest in _apart(references[own])
-    ]
+    real = [most_alike(measure, picture, {**references, own: rest}) != own for picture, rest in _apart(references[own])]
     return {
         "measure": measure.name,
         "share": len(others) / len(taken),
@@ -64,7 +62,8 @@ def drift(measure: Measure, before: Sequence[Image.Image], after: Sequence[Image
     }
 
 
-def _most_alike(measure: Measure, picture: Tensor, references: Mapping[str, Tensor]) -> str:
+def most_alike(measure: Measure, picture: Tensor, references: Mapping[str, Tensor]) -> str:
+    """The concept whose references (n, d) score a picture (1, d) best."""
     scores = {concept: measure.compare(picture, features) for concept, features in references.items()}
     return (max if measure.direction == "higher" else min)(scores, key=scores.__getitem__)
 
