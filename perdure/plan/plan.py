@@ -16,7 +16,8 @@ from perdure.errors import PlanError, did_you_mean
 from perdure.plan import mistakes, sources, yaml_file
 from perdure.plan.choice import FamilyChoice, MethodChoice
 from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
-from perdure.plan.sections import Concept, Drawn, Prior, Prompts, Sampling, Scenes, Scoring, Times, Training
+from perdure.plan.scenes import unshown
+from perdure.plan.sections import Concept, Drawn, Prior, Prompts, Sampling, Scoring, Times, Training
 from perdure.wording import mentions, name_from, squeeze
 
 __all__ = [
@@ -82,7 +83,7 @@ class Plan(Section):
             problems.append(f"order {list(self.order)} is not an ordering of 1..{len(self.concepts)}")
         if self.protocol and self.protocol not in (known := yaml_file.read_packaged("compare/published.yaml")):
             problems.append(f"no published protocol is called {self.protocol!r}{did_you_mean(self.protocol, known)}")
-        problems += _unshown(self.sampling.scenes, self.concepts) if new else []
+        problems += unshown(self.sampling.scenes, self.concepts) if new else []
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -279,17 +280,6 @@ def _doubles(what: str, names: list[str], new: bool) -> list[str]:
     doubles = [" and ".join(map(repr, dict.fromkeys(same))) for same in groups.values() if len(same) > 1]
     where = " (one folder on Windows and macOS)"
     return [f"two {what}s are called {n}{where if ' and ' in n else ''}; give each its own name" for n in doubles]
-
-
-def _unshown(scenes: Scenes | None, concepts: tuple[Concept, ...]) -> list[str]:
-    """What scenes show that a plan does not teach as a subject; a plan without concepts says them later."""
-    subjects = [concept.name for concept in concepts if concept.kind == "subject"]
-    shown = {name: own for own in scenes.sets.values() for name in own} if scenes and concepts else {}
-    return [
-        f"sampling.scenes: no subject is called {name!r}{did_you_mean(name, subjects)}"
-        for name in shown
-        if name not in subjects
-    ]
 
 
 def _clashes(concepts: tuple[Concept, ...]) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
-from perdure.errors import PlanError
+from perdure.errors import PlanError, did_you_mean
 from perdure.plan import mistakes, sources, yaml_file
 from perdure.plan.fields import NEW, Name, Section
 from perdure.plan.sections import MOST, Concept, Fraction, How, Scenes
@@ -93,6 +93,17 @@ def sets(scenes: Scenes, taught: Sequence[Concept]) -> dict[str, tuple[str, ...]
         return {name: own for name, own in scenes.sets.items() if set(own) <= set(names)}
     pairs = list(zip(names, names[1:], strict=False))[: scenes.pairs]
     return {f"{first}-and-{second}": (first, second) for first, second in pairs}
+
+
+def unshown(scenes: Scenes | None, concepts: tuple[Concept, ...]) -> list[str]:
+    """What scenes show that a plan does not teach as a subject; a plan without concepts says them later."""
+    subjects = [concept.name for concept in concepts if concept.kind == "subject"]
+    shown = {name: own for own in scenes.sets.values() for name in own} if scenes and concepts else {}
+    return [
+        f"sampling.scenes: no subject is called {name!r}{did_you_mean(name, subjects)}"
+        for name in shown
+        if name not in subjects
+    ]
 
 
 def side_by_side(scenes: Scenes, names: Sequence[str]) -> list[Scene]:
