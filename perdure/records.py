@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from perdure import files
 from perdure.errors import LineageError
@@ -69,7 +69,7 @@ class Model(Record):
 
 class _Taught(Record):
     name: Name
-    kind: Kind = "subject"
+    kind: Kind
 
 
 class Concept(Record):
@@ -103,6 +103,7 @@ class Lesson(Record):
     knows: str = ""
     strict: bool = True
     carries: dict[str, int] = {}
+    revision: int = 1
 
 
 class Step(Record):
@@ -131,6 +132,7 @@ class _Drawn(Record):
 
 class _Measured(Record):
     direction: Literal["higher", "lower"]
+    spec: dict[str, Any] = {}
 
 
 class _Confusion(Record):
@@ -163,6 +165,12 @@ class Cell(Record):
     confusion: _Confusion | None = None
     copying: _Copying | None = None
     shift: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _measured(self) -> "Cell":
+        if unknown := sorted(self.scores.keys() - self.measures.keys()):
+            raise ValueError(f"measures say nothing of the score {unknown[0]!r}")
+        return self
 
 
 class _Regions(Record):
@@ -241,7 +249,8 @@ def _validated(value: Any, shape: Any, path: Path) -> Any:
     except ValidationError as error:
         first: Mapping[str, Any] = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "it"
-        raise LineageError(f"{path} is damaged: {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        told = first["msg"].removeprefix("Value error, ")
+        raise LineageError(f"{path} is damaged: {key}: {told[0].lower()}{told[1:]}") from None
 
 
 _adapter = cache(TypeAdapter)

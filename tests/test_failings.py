@@ -102,7 +102,7 @@ def test_a_run_records_them_and_an_old_lineage_goes_on(plan_data, pico_clip, tmp
     facts = json.loads((own.folder / "lineage.json").read_text())
     facts["settings"]["scoring"].pop("drift")
     (own.folder / "lineage.json").write_text(json.dumps(facts))
-    assert shown.table(reading.read([Lineage(own.folder)])) == ()  # nothing measured, nothing shown
+    assert shown.failings(reading.read([Lineage(own.folder)])) == ()  # nothing measured, nothing shown
     scoring.pop("drift")
     (own,) = run.run(plan.build({**plan_data, "scoring": scoring}), tmp_path)
     last = own.lessons[-1]
@@ -121,7 +121,7 @@ def test_a_run_records_them_and_an_old_lineage_goes_on(plan_data, pico_clip, tmp
     (read,) = reading.read([own])
     moved = [last.cell(name).record["shift"]["mmd"] for name in ("dog", "cat")]
     assert reading.figures(read, "mmd")["shift"] == pytest.approx(np.mean(moved))
-    assert len(shown.table([read])) == 1 and shown.figures(read)["drift_pixels"] == last.drift["pixels"]
+    assert len(shown.failings([read])) == 1 and shown.failing_figures(read)["drift_pixels"] == last.drift["pixels"]
     text = score.load("clip_t_class", str(pico_clip))
     cell = last.cell("dog")
     prompts = [image["prompt"].replace("zwz ", "") for image in cell.record["images"]]
