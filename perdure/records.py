@@ -69,7 +69,7 @@ class Model(Record):
 
 class _Taught(Record):
     name: Name
-    kind: Kind
+    kind: Kind = "subject"
 
 
 class Concept(Record):

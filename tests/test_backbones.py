@@ -506,13 +506,13 @@ def broken(pico, folder, **files):
 
 def test_what_is_no_base(pico, tmp_path):
     (tmp_path / "empty").mkdir()
-    other = json.dumps({"_class_name": "FluxPipeline"})
+    other = json.dumps({"_class_name": "KandinskyPipeline"})
     cases = {
         str(tmp_path / "none"): "no such folder",
         "./none": "no such folder",
         str(tmp_path / "empty"): "not a diffusers pipeline",
         str(pico / "model_index.json"): "no such folder",
-        broken(pico, tmp_path / "flux", **{"model_index.json": other}): "is a FluxPipeline; perdure teaches",
+        broken(pico, tmp_path / "kandinsky", **{"model_index.json": other}): "is a KandinskyPipeline; perdure teaches",
         broken(pico, tmp_path / "json", **{"model_index.json": "{"}): "cannot be",
         broken(pico, tmp_path / "list", **{"model_index.json": "[]"}): "cannot be read",
         broken(pico, tmp_path / "weights", **{"unet__diffusion_pytorch_model.safetensors": "x"}): "cannot be loaded",

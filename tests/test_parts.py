@@ -63,7 +63,7 @@ def test_ewc_with_fisher_1_is_l2(taught):
         return {name: torch.ones_like(context.model.weight(name)) for name in adapter.weights.projections}
 
     plain = method.get("l2", {"rank": 2, "weight": 3.0})
-    same(taught(replace(plain, guard=guard.on_change(3.0, with_ones))), taught(plain))
+    same(taught(replace(plain, guard=guard.on_change("close", 3.0, with_ones))), taught(plain))
 
 
 def test_masks_all_open_without_penalties_are_merge_init(taught):

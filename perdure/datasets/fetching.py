@@ -207,7 +207,7 @@ def _present(folder: Path, digests: Mapping[str, str]) -> set[str]:
     if different:
         raise DataError(
             f"{folder}: {len(different)} files with other contents are there already ({some(different, 5)}); nothing "
-            "changed: choose another folder with --out, or move them away."
+            "was changed: choose another folder with --out, or move them away."
         )
     return present
 

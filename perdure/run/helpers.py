@@ -49,7 +49,7 @@ def load(plan: Plan, device: str | None) -> Backbone:
     backbone = loading.load(*where)
     for own in plan.runs:
         backbone.check(own.training, own.sampling)
-        if catalogue.card(own.methods[0].name).words and not len(backbone.vocabulary):
+        if own.methods[0].card.words and not len(backbone.vocabulary):
             told = "method %s learns words, which base %s has no place for: token and noun stand for each concept"
             log.warning(told, own.methods[0].name, plan.base)
     if processes.count > 1:
