@@ -80,7 +80,7 @@ def test_three_files_from_the_first_picture_to_the_report(taught, mine, plan_dat
 
     for log in taught.lessons[1].losses():
         assert list(log["parts"]) == ["denoising", "orthogonal"] and log["parts"]["orthogonal"] > 0
-        assert log["loss"] == pytest.approx(sum(log["parts"].values()), abs=1e-5)
+        assert log["loss"] == pytest.approx(sum(log["parts"].values()), rel=1e-5)
 
     page = report.build([taught], tmp_path / "page", title="mine").read_text()
     assert code("o_lora") in page and code("colour") in page

@@ -48,9 +48,11 @@ class Table:
 
     def has(self, choice: Mapping[str, Any]) -> bool:
         """Whether a method with its options is what was published under its name."""
-        defaults = {option.name: option.default for option in catalogue.card(choice["name"]).options}
-        own = {**defaults, **choice["options"]}
-        return all(own[key] == value for key, value in self.variants.get(choice["name"], {}).items())
+        variant = self.variants.get(choice["name"])
+        if not variant:
+            return True
+        own = {o.name: o.default for o in catalogue.card(choice["name"]).options} | choice["options"]
+        return all(own[key] == value for key, value in variant.items())
 
     def own_figure(self, figure: str) -> str:
         """The figure of a study that one of FIGURES is to be read beside."""

@@ -15,7 +15,7 @@ from perdure.errors import ModelError, PerdureError, TrainingError
 from perdure.lesson.examples import Examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
-from perdure.plan import Plan, catalogue
+from perdure.plan import Plan
 
 log = logging.getLogger(__name__)
 
