@@ -139,6 +139,12 @@ def size(value: float) -> str:
     raise AssertionError
 
 
+def listed(names: Sequence[str]) -> str:
+    """One or more names in a row: a, b and c."""
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
+
+
 def some(names: Iterable[str], most: int = 20) -> str:
     """The first names of a list that may be long, and how many more there are."""
     listed = list(names)

@@ -19,9 +19,10 @@ from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.photos import pictures as pictures_of
 from perdure.plan import workload
-from perdure.plan.scenes import Scene, columns, listed, load, of_texts, sets
+from perdure.plan.scenes import Scene, columns, load, of_texts, sets
 from perdure.score import scenes as scene_scores
 from perdure.score.measure import Measure, mean_cosine_among, mean_pairwise_cosine
+from perdure.wording import listed
 
 BOXES = [(0.0, 0.0, 0.5, 1.0), (0.5, 0.25, 1.0, 1.0)]
 SCENE = {
@@ -170,7 +171,7 @@ def test_masks_are_boxes(tmp_path, backbone, concepts, sampling):
 
 
 def test_what_is_written(concepts):
-    assert listed(["x dog", "y cat", "z clock"]) == "a x dog, a y cat and a z clock"
+    assert listed(["a x dog", "a y cat", "a z clock"]) == "a x dog, a y cat and a z clock" and listed(["one"]) == "one"
     scene = of_texts("a beach", ["0, .1,.45,1: a photo of a ZWZ dog", "0.55,0,1,1: snow: white"])
     assert scene.named(concepts) == ("dog", None) and scene.regions[0].box == (0, 0.1, 0.45, 1)
     assert scene.written(concepts) == ("a beach", ("a photo of a ZWZ dog", "snow: white"))

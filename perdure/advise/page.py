@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from perdure import wording
+from perdure import report, wording
 from perdure.advise import words
 from perdure.advise.verdict import Standing, Verdict
 from perdure.report import summary
@@ -69,13 +68,9 @@ class Advice:
 
 def render(advice: Advice, title: str) -> str:
     """The page as HTML; every name is escaped. The pictures of the last round are linked to."""
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("perdure.advise"), PackageLoader("perdure.report")]), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     verdict = advice.verdict
     rows = [(s, cells(s), words.notes(s.strict, s.knows, s.breach)) for s in verdict.standings]
-    return environment.get_template("advice.html.j2").render(
+    return report.environment("perdure.advise").get_template("advice.html.j2").render(
         advice=advice, verdict=verdict, title=title, rows=rows, columns=COLUMNS, chart=chart(verdict),
         extent=words.extent(verdict), pictures=advice.pictures.relative_to(advice.page.parent).as_posix(),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 from perdure.bases.family import Family
 from perdure.errors import ModelError
+from perdure.score.sources import Reading
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 """Where the parts of a pipeline may come from (the last is diffusers' own name for its safety checker)."""
@@ -76,6 +77,8 @@ def check_pipeline(pipe: Any, family: Family, base: str) -> None:
     """Refuse a base whose objective or latents are not those that lessons are trained with, or that is damaged."""
     if problem := family.unlike(pipe):
         raise ModelError(f"base {base}{problem}")
+    with Reading(lambda why: f"base {base}: its configuration does not fit together ({why}); restore it from a copy"):
+        family.objective(pipe), family.units(pipe)
     for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         if (tokenizer := pipe.components.get(part)) is not None:
             most, encoder = max(tokenizer.get_vocab().values(), default=0), part.replace("tokenizer", "text_encoder")

@@ -51,9 +51,7 @@ def load(
     Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
     """
     where = _device(device) if device else None
-    pipe, family = pipeline(base, precision, vae, chosen)
-    with Reading(lambda why: f"base {base}: its configuration does not fit together ({why}); restore it from a copy"):
-        return Backbone(pipe, family, precision, where)
+    return Backbone(*pipeline(base, precision, vae, chosen), precision, where)
 
 
 def pipeline(

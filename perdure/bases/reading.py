@@ -9,7 +9,7 @@ from perdure.bases.outline import Outline
 from perdure.errors import ImageError, ModelError, PlanError
 from perdure.photos import pictures
 from perdure.plan import Concept, Plan
-from perdure.wording import PLACES, Speech, mentions, squeeze, without
+from perdure.wording import PLACES, Speech, mentions, some, squeeze, without
 
 SHOWN = 3
 """Texts that a sentence quotes."""
@@ -134,7 +134,7 @@ def _ordinary(plan: Plan, fresh: Sequence[Concept], written: Written) -> Iterato
         if found := list(dict.fromkeys(strays)):
             yield _Finding(
                 f"concept {concept.name!r}: its token {concept.token!r} is an ordinary word: it stands in texts that "
-                f"do not call the concept, and means it there too: {_some(found)}; "
+                f"do not call the concept, and means it there too: {some(map(repr, found), SHOWN)}; "
                 + ("choose a rare token" if new else "it is taught already, so word them otherwise")
                 + (f", or write {concept.phrase!r} where it is meant" if concept.phrase != concept.token else ""),
                 wrong=learns and new,
@@ -159,10 +159,6 @@ def _own(plan: Plan, concept: Concept) -> list[str]:
 def _priors(plan: Plan, concepts: Sequence[Concept]) -> list[str]:
     """The prompts of prior preservation."""
     return [prior.prompt.replace("{class}", concept.noun) for prior in plan.priors for concept in concepts]
-
-
-def _some(texts: Sequence[str]) -> str:
-    return ", ".join(map(repr, texts[:SHOWN])) + (f" and {len(texts) - SHOWN} more" if texts[SHOWN:] else "")
 
 
 # --- what the tokenizers read ----------------------------------------------------------------------------------------

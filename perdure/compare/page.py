@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from perdure import files
+from perdure import files, report
 from perdure.compare import drawings, statistics, words
 from perdure.compare.drawings import Chart, Look
 from perdure.compare.published import Beside
@@ -117,17 +116,9 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
     )  # fmt: skip
 
 
-def environment() -> Environment:
-    """The templates of this room and of the report, whose look it shares."""
-    return Environment(
-        loader=ChoiceLoader([PackageLoader("perdure.compare"), PackageLoader("perdure.report")]), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-
-
 def render(page: Page) -> str:
     """The page as HTML in the look of the report; every name is escaped."""
-    return environment().get_template("compare.html.j2").render(page=page)
+    return report.environment("perdure.compare").get_template("compare.html.j2").render(page=page)
 
 
 def _section(study: Study, measure: str) -> Section:
@@ -216,7 +207,7 @@ STYLE = '{% include "charts.css.j2" %}{% include "compare.css.j2" %}svg { backgr
 
 def write(study: Study, folder: Path) -> list[Path]:
     """Trade-off, curves and fronts of each measure as `KEY-MEASURE.svg`; returns their paths."""
-    style = environment().from_string(STYLE).render()
+    style = report.environment("perdure.compare").from_string(STYLE).render()
     written = []
     for measure in study.measures:
         found = [drawings.trade_off(study, measure), *drawings.curves(study, measure), *drawings.fronts(study, measure)]

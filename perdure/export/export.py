@@ -18,6 +18,7 @@ from perdure.export.making import FACTS, Making
 from perdure.export.proof import Exhibit, Proof, prove
 from perdure.lineage import Lineage, agreement, exports
 from perdure.score.sources import short
+from perdure.wording import size
 
 Tell = Callable[[str], None]
 MARKS = {"model.diffusion_model.": CHECKPOINT, "lora_unet_": ADAPTER}
@@ -71,7 +72,7 @@ def _written(made: Making, out: Path, work: Path, force: bool, tell: Tell) -> tu
     items = made.items()
     making.refuse(out, items, force)
     for item in (item for item in items if item.nbytes):
-        tell(f"{out / item.path}: {_size(item.nbytes)}")
+        tell(f"{out / item.path}: {size(item.nbytes)}")
     for item in items:
         item.write(work / item.path)
     words = tuple(work / path for path in made.words.values())
@@ -128,10 +129,6 @@ def _word(path: Path, name: str) -> Path:
             if found.is_file():
                 return found
     raise ModelError(f"{path} needs the learnt word {name}, and {name}.safetensors is not beside it or in embeddings/")
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 
 def push(out: Path, repository: str) -> str:

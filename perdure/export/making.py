@@ -22,6 +22,7 @@ from perdure.export import metadata, original, reading, weights
 from perdure.export.choosing import ADAPTER, CHECKPOINT, Choice, Content, Wish, called_by
 from perdure.lineage import Lineage
 from perdure.lineage.rows import PARTIAL
+from perdure.wording import size
 
 PLACES = {
     "comfyui": ("loras/", "embeddings/"),
@@ -231,6 +232,4 @@ def refuse(out: Path, items: list[Item], force: bool) -> None:
     above = next(path for path in (out, *out.absolute().parents) if path.is_dir())
     needed, free = sum(item.nbytes for item in items), shutil.disk_usage(above).free
     if needed > free:
-        raise PerdureError(
-            f"{out} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there; make room first"
-        )
+        raise PerdureError(f"{out} needs {size(needed)}, and {size(free)} are free there; make room first")

@@ -9,7 +9,7 @@ from perdure.errors import PlanError, did_you_mean
 from perdure.plan import mistakes, sources, yaml_file
 from perdure.plan.fields import NEW, Name, Section
 from perdure.plan.sections import MOST, Concept, Fraction, How, Scenes
-from perdure.wording import mentions, squeeze
+from perdure.wording import listed, mentions, squeeze
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in fractions of the picture; y goes down."""
@@ -78,7 +78,7 @@ class Scene(Section):
         names = self.named(concepts)
         phrases = [concepts[name].phrase if name else "" for name in names]
         prompts = tuple(squeeze(r.prompt.replace("{concept}", p)) for r, p in zip(self.regions, phrases, strict=True))
-        return squeeze(self.prompt.replace("{concepts}", listed([p for p in phrases if p]))), prompts
+        return squeeze(self.prompt.replace("{concepts}", listed([f"a {p}" for p in phrases if p] or [""]))), prompts
 
     def texts(self, concepts: Mapping[str, Concept]) -> list[str]:
         """All prompts that are read to draw it. Raises PlanError for a concept that is not there."""
@@ -129,12 +129,6 @@ def columns(count: int) -> list[Box]:
     width = 0.9 / count
     step = (1 - width) / (count - 1) if count > 1 else 0.0
     return [(k * step, 0.1, min(1.0, k * step + width), 1.0) for k in range(count)]
-
-
-def listed(phrases: Sequence[str]) -> str:
-    """Phrases in a row: a zwz dog, a sbu teapot and a uwu clock."""
-    *before, last = (f"a {phrase}" for phrase in phrases) if phrases else ("",)
-    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _meant(prompt: str, concepts: Mapping[str, Concept]) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from perdure import files, wording
 from perdure.lineage import Lineage
@@ -28,17 +28,22 @@ def build(lineages: Sequence[Lineage], out: Path, title: str) -> Path:
     return path
 
 
+def environment(*packages: str) -> Environment:
+    """Where templates are found: in these packages, then in the report's own. Every name in them is escaped."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "perdure.report")]), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+
+
 def render(page: view.Page) -> str:
     """The page as HTML; every name, prompt and label is escaped."""
-    environment = Environment(
-        loader=PackageLoader("perdure.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.globals.update(
+    own = environment()
+    own.globals.update(
         picture=cache(samples.picture), number=svg.short_number, bar=_bar, formulas=FORMULAS,
         failing_headings=tables.FAILING_HEADINGS, budget_headings=lines.BUDGET_HEADINGS, size=wording.size,
     )  # fmt: skip
-    return environment.get_template("report.html.j2").render(page=page)
+    return own.get_template("report.html.j2").render(page=page)
 
 
 def _bar(share: float) -> str:

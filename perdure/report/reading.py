@@ -192,7 +192,7 @@ class Run:
 
     def primary(self, concept: str) -> str | None:
         """The first measure of a concept's kind that was taken."""
-        wanted = self.lineage.settings["scoring"][self.facts[concept]["concept"].get("kind", "subject")]
+        wanted = self.lineage.settings["scoring"][self.facts[concept]["concept"]["kind"]]
         taken = [m for m in wanted if m in self.scores and self.has(m, concept)]
         return taken[0] if taken else None
 

@@ -143,7 +143,7 @@ def _line(
     places = [real, *(sample(run, i, concept, measure, limits, image) for i in (0, *lessons))]
     drawn = [cell for (_, name), cell in run.cells.items() if name == concept and len(cell.images) > image]
     prompt = drawn[0].record["images"][image]["prompt"] if drawn else ""
-    return Line(head, run.facts[concept]["concept"].get("kind", "subject"), prompt, measure or "", tuple(places))
+    return Line(head, run.facts[concept]["concept"]["kind"], prompt, measure or "", tuple(places))
 
 
 def sample(

@@ -138,7 +138,7 @@ def _concept(run: Run, name: str) -> ConceptView:
     prompts = tuple(dict.fromkeys(i["prompt"] for i in cell.record["images"])) if cell else ()
     return ConceptView(
         name,
-        concept.get("kind", "subject"),
+        concept["kind"],
         concept["prompt"],
         bool(facts.get("held_out")),
         counts,

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from perdure.report.reading import Run, figures, primaries
+from perdure.wording import listed
 
 LEAST_GAIN = 0.005
 """Mean gain of a lesson (in units of the measure) below which a share of it would be noise."""
@@ -67,7 +68,7 @@ def finding(runs: Sequence[Run]) -> Finding:
     )
     lost = [label for label, share in shares.items() if not math.isfinite(share)]
     if lost:
-        explanation += f" No share is given for {_listed(lost)}: its lessons hardly rose above the base."
+        explanation += f" No share is given for {listed(lost)}: its lessons hardly rose above the base."
     close = {label: share for label, share in known.items() if label in contenders}
     return Finding(_kept_sentence(taught, known), explanation + _joint_sentence(runs), _caution(runs, close))
 
@@ -126,7 +127,7 @@ def _caution(runs: Sequence[Run], shares: dict[str, float]) -> str:
             groups[-1].append(label)
         else:
             groups.append([label])
-    tied = [_listed(group) for group in groups if len(group) > 1]
+    tied = [listed(group) for group in groups if len(group) > 1]
     if tied:
         return text + f": too little to tell apart {', or '.join(tied)}."
     return text + ": another seed or order would give other numbers; small differences mean nothing."
@@ -134,7 +135,3 @@ def _caution(runs: Sequence[Run], shares: dict[str, float]) -> str:
 
 def _share(share: float) -> str:
     return "none" if share <= 0 else f"{100 * share:.0f} %"
-
-
-def _listed(labels: Sequence[str]) -> str:
-    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
