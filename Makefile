@@ -1,7 +1,6 @@
 # Commands on a bare machine with python3 and its venv module: `make demo`, `make test`, and `make check` while working.
 PYTHON ?= python3
 VENV := .venv
-export OMP_NUM_THREADS ?= 2
 
 # Processes that test side by side, each with one thread.
 WORKERS ?= 2

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import filelock
 import pytest
+import torch
 from conftest import SYNC
 
 from perdure import files, plan, run
+from perdure.bases import loading
+from perdure.cli import doctor
 from perdure.errors import LineageError, PerdureError
 from perdure.lineage import Lineage, locks
 from perdure.wording import name_from
@@ -125,3 +128,25 @@ def test_a_name_that_a_scanner_holds_is_asked_for_again(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PAUSES", (0, 0))
     files.write_text(tmp_path / "a.json", "new")
     assert files.read_text(tmp_path / "a.json") == "new" and os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(("told", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_wait_without_the_core_unless_told_otherwise(told, policy):
+    """The variable is there before torch is, which reads it when it is loaded."""
+    code = "import os, sys, perdure; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    alone = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | told
+    done = subprocess.run([sys.executable, "-c", code], env=alone, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [policy, "False"]
+
+
+def test_the_embedded_base_has_one_thread_unless_told_otherwise(monkeypatch, pico):
+    try:
+        for base, told, count in (("toybox", "", 1), ("toybox", "2", 2), (str(pico), "", 2)):
+            monkeypatch.setenv("OMP_NUM_THREADS", told)
+            torch.set_num_threads(2)
+            loading.load(base, device="cpu")
+            assert torch.get_num_threads() == count
+            assert doctor.threads().startswith(f"{count} on ")
+            assert ("as OMP_NUM_THREADS says" in doctor.threads()) == bool(told)
+    finally:
+        torch.set_num_threads(1)

@@ -51,7 +51,14 @@ def load(
     Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
     """
     where = _device(device) if device else None
+    if base == TOYBOX and not threads_told():
+        torch.set_num_threads(1)  # its operations are too small to be shared out
     return Backbone(*pipeline(base, precision, vae, chosen), precision, where)
+
+
+def threads_told() -> bool:
+    """Whether the environment says how many threads torch has (OMP_NUM_THREADS)."""
+    return bool(os.environ.get("OMP_NUM_THREADS"))
 
 
 def pipeline(

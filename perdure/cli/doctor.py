@@ -12,6 +12,7 @@ from perdure import __version__, score
 from perdure.bases import loading, outline
 from perdure.plan import TOYBOX
 from perdure.score.sources import offline
+from perdure.sweep.local import cores
 
 HUB_MODELS = {
     "Stable Diffusion 1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -26,6 +27,7 @@ def examine() -> dict[str, Any]:
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "libraries": loading.versions(),
         "device": device(),
+        "threads": threads(),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
         "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB",
         "network": "switched off (HF_HUB_OFFLINE)" if offline() else "allowed",
@@ -43,3 +45,12 @@ def device() -> str:
     if torch.backends.mps.is_available():
         return "Apple GPU (mps)"
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def threads() -> str:
+    """How many threads a process has on the CPU, who said so, and how they wait, in words."""
+    count, told = torch.get_num_threads(), loading.threads_told()
+    own = "as OMP_NUM_THREADS says" if told else "1 with the embedded base (OMP_NUM_THREADS changes that)"
+    policy = os.environ.get("OMP_WAIT_POLICY", "")
+    waiting = "give the core away" if policy.upper() == "PASSIVE" else "hold the core, which is slow on a busy machine"
+    return f"{count} on {cores()} cores, {own}; while they wait they {waiting} (OMP_WAIT_POLICY={policy})"
