@@ -2,10 +2,14 @@
 
 A file is called by its name, in the package's folder or declared as an entry point by an installed package; or by its
 path, `./mine/o_lora.py`. It is found and looked at (`Source.tree`) without being run; what is used is run (`load`).
+
+A model's record names the files that it was made with, and a model may come from anywhere: a file that belongs to no
+package is run on a record's word only where a plan of this user has named the same content, or `perdure trust` has.
 """
 
 import ast
 import hashlib
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -132,7 +136,8 @@ def find(kind: Kind, called: str, file: Path | None = None) -> Source:
 def load(source: Source, digest: str = "") -> ModuleType:
     """The file, run; once a process. Raises PlanError, naming the line, where that fails.
 
-    `digest`: what its content must be; nothing of another one is run.
+    `digest`: what its content must be, as a model's record or a plan says; nothing of another one is run, and nothing
+    that this user does not trust.
     """
     if source.own:
         return import_module(source.module)
@@ -142,8 +147,29 @@ def load(source: Source, digest: str = "") -> ModuleType:
             f"{source.kind.what} {source.name!r}: {source.path} has changed since it was used here "
             f"(digest {_digest(content)}, it was {digest}); put it back as it was"
         )
+    if digest and not source.module and not _mark(content).is_file():
+        raise PlanError(
+            f"{source.kind.what} {source.name!r} is the file {source.path}, which is not run because only the model "
+            f"names it; read it, and if you trust its code: perdure trust {source.path}"
+        )
     with Running(source.path):
         return import_module(source.module) if source.module else _run(source, content)
+
+
+def trust(source: Source) -> None:
+    """From now on this content may be run on a record's word, by this user. Raises PlanError."""
+    mark = _mark(source.content)
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise PlanError(f"{mark}: cannot be written ({error.strerror}); it is where trusted files are kept") from None
+
+
+def _mark(content: bytes) -> Path:
+    """The empty file that says that a content is trusted: named by its SHA-256, below the user's configuration."""
+    folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "perdure" / "trusted"
+    return folder / _sha256(content)
 
 
 @dataclass(frozen=True)
@@ -196,7 +222,11 @@ def _run(source: Source, content: bytes) -> ModuleType:
 
 
 def _digest(content: bytes) -> str:
-    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()[:16]
+    return _sha256(content)[:16]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
 
 
 def _loose(kind: Kind, path: Path) -> Source:

@@ -3,9 +3,11 @@
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="perdure-")  # nothing is left in the user's own folders
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,23 @@ def test_three_files_from_the_first_picture_to_the_report(taught, mine, plan_dat
         (mine / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text() + "raise SystemExit('run!')\n")
     with pytest.raises(PlanError, match="has changed since it was used here"):
         run.teach(left, clock, device="cpu")
+
+
+def test_a_models_word_alone_runs_no_file(taught, tmp_path, perdure, monkeypatch):
+    """Somebody else's model names files, perhaps in its own folder; they are looked at, not run."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "somebody-else"))
+    for name in ("o_lora", "colour", "plain_sd"):
+        (module,) = [key for key in sys.modules if key.startswith(f"perdure_outside.{name}_{code(name)}")]
+        monkeypatch.delitem(sys.modules, module)
+    drawn = ("draw", str(taught.folder), "a photo of the dog", "--out", str(tmp_path / "drawn.png"), "--count", "1")
+    status, _, told = perdure(*drawn)
+    assert status == 2 and "o_lora.py, which is not run because only the model names it" in told
+    files = [str(tmp_path / "mine" / f"{name}.py") for name in ("o_lora", "plain_sd")]
+    assert perdure("trust", files[0])[0] == 0
+    status, _, told = perdure(*drawn)
+    assert status == 2 and f"perdure trust {files[1]}" in told
+    assert perdure("trust", files[1])[0] == 0 and perdure(*drawn)[0] == 0
+    assert perdure("trust", tmp_path / "nowhere.py")[0] == 2
 
 
 def by_hand(drawn, references):

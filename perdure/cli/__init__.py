@@ -24,7 +24,7 @@ for command in (
     running.demo, running.run, running.check, planning.advise,
     modelling.init, modelling.teach, modelling.draw, modelling.log, modelling.undo, modelling.fsck,
     exporting.export, exporting.what,
-    looking.methods, looking.report, sweeping.compare, looking.analyse, looking.doctor,
+    looking.methods, looking.trust, looking.report, sweeping.compare, looking.analyse, looking.doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -51,6 +51,17 @@ def methods(
         screen.console.print(screen.methods_table(cards))
 
 
+def trust(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of a method, measure or base family.")],
+) -> None:
+    """Let models that name these files run them; your own plans' files are trusted already. Read them first."""
+    from perdure import plugins
+
+    for file in files:
+        plugins.trust(source := plugins.find(plugins.METHOD, file.stem, file))
+        typer.echo(f"{source.path}: trusted as it stands now")
+
+
 def methods_markdown(cards: Sequence["MethodCard"]) -> str:
     """The methods as a Markdown table: the four choices as written in the files, and what each declares."""
     from perdure import method

@@ -1,6 +1,7 @@
 """The choice of a method in a plan: its name, its options, and what its run is called."""
 
 import re
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_serializer, model_validator
@@ -10,7 +11,7 @@ from perdure.errors import PlanError
 from perdure.plan import catalogue
 from perdure.plan.catalogue import MethodCard
 from perdure.plan.fields import NEW, OWN, Code, Section, found
-from perdure.plan.sections import Training
+from perdure.plan.sections import Scoring, Training
 from perdure.wording import check_name
 
 OUTPUTS = re.compile(r"figures|.*\.(html|csv|tex|json|yaml|lock|partial|tmp)", re.IGNORECASE)
@@ -99,3 +100,13 @@ class FamilyChoice(Section):
             object.__setattr__(self, "name", at[0].name)
             object.__setattr__(self, "code", at[1])
         return self
+
+
+def trust(methods: Iterable[MethodChoice], scoring: Scoring, family: FamilyChoice | None) -> None:
+    """Note that files which a new plan calls by their paths may be run: who names them wants it. Raises PlanError."""
+    called = [(plugins.METHOD, choice.name, choice.code.file) for choice in methods]
+    called += [(plugins.MEASURE, name, code.file) for name, code in scoring.code.items()]
+    called += [(plugins.FAMILY, family.name, family.code.file)] if family else []
+    for kind, name, file in called:
+        if file is not None:
+            plugins.trust(plugins.find(kind, name, file))

@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_
 
 from perdure.errors import PlanError, did_you_mean
 from perdure.plan import mistakes, sources, yaml_file
-from perdure.plan.choice import FamilyChoice, MethodChoice
+from perdure.plan.choice import FamilyChoice, MethodChoice, trust
 from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
 from perdure.plan.scenes import unshown
 from perdure.plan.sections import Concept, Drawn, Prior, Prompts, Sampling, Scoring, Times, Training
@@ -185,6 +185,8 @@ def build(
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, Plan, where, lines, single)) from None
     made._notes = tuple(sources.notes(source, start))
+    if new:
+        trust(made.methods, made.scoring, made.family)
     return made
 
 
