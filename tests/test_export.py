@@ -1,5 +1,7 @@
 """Exports: key sets, one alpha, shapes, metadata, and what each tool's rules read back, for each base and memory."""
 
+import base64
+import io
 import json
 import os
 import subprocess
@@ -10,6 +12,8 @@ import pytest
 import torch
 import yaml
 from conftest import _pieces, _text_encoder
+from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -486,12 +490,16 @@ def test_a_cut_is_handed_over_with_its_error(small, tmp_path):
 
 def lessons(folder, base, shapes, memories, method):
     """A model whose lessons' memories are given."""
-    lineage = lineage_of(folder, base, "pair", shapes, method=method)
+    return remembering(lineage_of(folder, base, "pair", shapes, method=method), memories)
+
+
+def remembering(lineage, memories):
+    """The same model with other memories, one for each lesson."""
     for row, held in zip(lineage.lessons, memories, strict=True):
         memory.save(held, row.memory, lineage.store)
         record = files.read_json(row.folder / "lesson.json")
         files.write_json(row.folder / "lesson.json", {**record, "memory": held.digest})
-    return Lineage(folder)
+    return Lineage(lineage.folder)
 
 
 def test_one_lesson_alone_where_lessons_are_added(small, tmp_path):
@@ -683,6 +691,130 @@ def test_every_tool_finds_the_files_in_its_places(small, tmp_path):
     assert (card["sd version"], card["activation text"]) == ("SDXL", "zwz dog, sbu")
     _, front, body = (tmp_path / "for-hub" / "README.md").read_text().split("---\n", 2)
     told = yaml.safe_load(front)
-    assert (told["base_model_relation"], told["instance_prompt"]) == ("adapter", "zwz dog, sbu") and "`zwz dog`" in body
+    assert told["instance_prompt"] == "zwz dog, sbu" and "`zwz dog`" in body and "stable-diffusion-xl" in told["tags"]
     held = load_file(tmp_path / "for-" / "embeddings" / "sbu.safetensors")
     assert {name: tuple(t.shape) for name, t in held.items()} == {"clip_l": (2, widths[0]), "clip_g": (2, widths[1])}
+
+
+def shown(lineage, prompts=("a photo of zwz dog", "a photo of sbu cat")):
+    """Pictures and scores of the last lesson's concepts, as lessons keep them."""
+    for number, (name, prompt) in enumerate(zip(("dog", "cat"), prompts, strict=True)):
+        folder = lineage.lessons[-1].cells / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32), (80 * number, 99, 0)).save(folder / "000.png")
+        measured = {"direction": "higher", "model": "m", "spec": {}}
+        record = {
+            "concept": name, "scores": {"clip_i": 0.5 + number / 4}, "ceiling": {"clip_i": 1.0},
+            "measures": {"clip_i": measured}, "images": [{"file": "000.png", "prompt": prompt, "latent": 0}],
+            "seconds": 1.0,
+        }  # fmt: skip
+        files.write_json(folder / "cell.json", record)
+    return Lineage(lineage.folder)
+
+
+def test_pictures_beside_and_inside(small, tmp_path):
+    """Previews beside the LoRA file and each word, a thumbnail in the files, a gallery and scores for the hub."""
+    base, shapes, widths = small["sd"]
+    lineage = shown(lineage_of(tmp_path / "m", base, "pair", shapes, widths))
+    (pipe, _), last = loading.pipeline(str(base)), (80, 99, 0)
+    path, _, _ = written(lineage, pipe, tmp_path / "out", to="comfyui")
+    beside = {f.stem.removesuffix(".preview"): Image.open(f) for f in (tmp_path / "out").rglob("*.preview.png")}
+    assert {name: picture.getpixel((0, 0)) for name, picture in beside.items()} == {
+        "tiny": last, "zwz": (0, 99, 0), "sbu": last,
+    }  # fmt: skip
+    assert what.look(path).pictures == 1
+    kind, _, data = what.look(path).metadata["modelspec.thumbnail"].partition(";base64,")
+    inside = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert (kind, inside.size) == ("data:image/jpeg", (32, 32)) and abs(inside.getpixel((0, 0))[1] - 99) < 9
+    (base / "README.md").write_text("---\nlicense: openrail++\n---\n# It\n")
+    try:
+        written(lineage, pipe, tmp_path / "hub", to="hub")
+    finally:
+        (base / "README.md").unlink()
+    _, front, body = (tmp_path / "hub" / "README.md").read_text().split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert told["license"] == "openrail++" and "base_model" not in told and str(base) not in front + body
+    assert [(w["text"], w["output"]["url"]) for w in told["widget"]] == [
+        ("a photo of zwz dog", "images/dog.png"), ("a photo of sbu", "images/cat.png"),
+    ]  # fmt: skip
+    assert all((tmp_path / "hub" / w["output"]["url"]).is_file() for w in told["widget"])
+    assert "| cat | clip_i 0.750 |" in body and "load_lora_weights" in body
+    lineage.facts["settings"]["base"] = "owner/base"
+    path, _, _ = written(lineage, pipe, tmp_path / "of-hub", to="hub")
+    told = yaml.safe_load(path.with_name("README.md").read_text().split("---\n")[1])
+    assert (told["base_model"], told["base_model_relation"]) == ("owner/base", "adapter") and "license" not in told
+
+
+class Hub:
+    """huggingface_hub's HfApi as far as it is used; `wrong` is what it raises."""
+
+    def __init__(self, wrong=None):
+        self.wrong, self.asked = wrong, []
+
+    def create_repo(self, repository, **how):
+        if self.wrong:
+            raise self.wrong
+        self.asked.append((repository, how))
+
+    def upload_folder(self, **how):
+        self.asked.append(sorted(filter_repo_objects(
+            [p.relative_to(how["folder_path"]).as_posix() for p in how["folder_path"].rglob("*") if p.is_file()],
+            allow_patterns=how["allow_patterns"],
+        )))  # fmt: skip
+        return type("Done", (), {"repo_url": f"https://hub/{how['repo_id']}"})()
+
+
+def test_only_what_was_handed_over_is_uploaded_and_only_when_asked(small, tmp_path, perdure, monkeypatch):
+    base, shapes, _ = small["sd"]
+    lineage, out = lineage_of(tmp_path / "m", base, "pair", shapes), tmp_path / "out"
+    out.mkdir()
+    (out / "private.txt").write_text("mine")
+    hub = Hub()
+    monkeypatch.setattr(export, "HfApi", lambda: hub)
+    options = ("--to", "hub", "--pictures", 0)
+    code, said, _ = perdure("export", lineage.folder, out, *options)
+    assert code == 0 and hub.asked == [] and "tells no licence" in " ".join(said.split())
+    code, said, _ = perdure("export", lineage.folder, out, *options, "--force", "--push", "me/it")
+    assert code == 0 and "https://hub/me/it" in said
+    assert hub.asked == [
+        ("me/it", {"private": True, "exist_ok": True}), ["README.md", "pytorch_lora_weights.safetensors"],
+    ]  # fmt: skip
+    hub.wrong = LocalTokenNotFoundError("no token here; log in")
+    code, _, told = perdure("export", lineage.folder, out, *options, "--force", "--push", "me/it")
+    assert code == 2 and "cannot upload to me/it: no token here" in told and told.count("\n") == 1
+    for wrong, why in ((("--push", "../x", "--to", "hub"), "give owner/name"), (("--push", "me/it"), "say both")):
+        code, _, told = perdure("export", lineage.folder, tmp_path / "none", *wrong)
+        assert code == 2 and why in told and not (tmp_path / "none").exists()
+
+
+def test_force_leaves_nothing_of_the_earlier_export(small, tmp_path):
+    """A word that is no longer learnt, shards of a pipeline; files of others stay, and are not covered up."""
+    base, shapes, widths = small["sd"]
+    lineage, out = lineage_of(tmp_path / "m", base, "pair", shapes, widths), tmp_path / "out"
+    export.export(lineage, out, Wish(), pictures=0)
+    (out / "embeddings" / "mine.txt").write_text("mine")
+    export.export(lineage, out, Wish(only="dog"), force=True, pictures=0)  # another name, with one of the words
+    held = Memory().with_delta(content(lineage).delta)
+    lineage = remembering(lineage, [held, held])
+    export.export(lineage, out, Wish(), force=True, pictures=0)
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert left == {
+        "tiny.safetensors", "tiny.txt", "tiny-dog.safetensors", "tiny-dog.txt", "embeddings/mine.txt",
+        "embeddings/zwz.safetensors",
+    }  # fmt: skip
+    whole = tmp_path / "whole"
+    export.export(lineage, whole, Wish("folder"), pictures=0)
+    assert len(noted.read(lineage.folder)) == 3
+    entries = noted.read(lineage.folder)
+    stale = whole / "unet" / "stale.fp16.safetensors"
+    stale.write_bytes(b"")
+    entries[-1]["files"].append("unet/stale.fp16.safetensors")
+    files.write_json(lineage.folder / noted.FILE, {"format": 1, "exports": entries})
+    export.export(lineage, whole, Wish("folder"), force=True, pictures=0)
+    assert not stale.exists() and (whole / "unet" / "config.json").is_file()
+    entries[-1]["files"].append("../tiny.txt")
+    files.write_json(lineage.folder / noted.FILE, {"format": 1, "exports": entries})
+    with pytest.raises(PerdureError, match="is not the name of anything in it"):
+        export.export(lineage, whole, Wish("folder"), force=True, pictures=0)
+    with pytest.raises(PerdureError, match="no export of this model to it wrote"):
+        export.export(lineage, base, Wish("folder"), force=True, pictures=0)

@@ -9,6 +9,7 @@ import typer
 
 from perdure.cli.options import Device, Json
 from perdure.errors import PlanError
+from perdure.score.sources import HUB_ID
 
 
 class Tool(StrEnum):
@@ -55,8 +56,8 @@ def export(
     folder = model or of
     if folder is None or (out is None) == (verify is None):
         raise PlanError("give a model and a folder: perdure export MODEL OUT; or --verify FILE --model MODEL")
-    if push and to is not Tool.hub:
-        raise PlanError("--push uploads what --to hub writes; say both")
+    if push and not (to is Tool.hub and HUB_ID.fullmatch(push)):
+        raise PlanError(f"--push {push!r}: give owner/name, and --to hub, whose files are uploaded; say both")
     if verify is not None:
         _verify(folder, verify, pictures, device)
         return
@@ -71,7 +72,7 @@ def export(
     handed = exporting.export(Lineage(folder), out, wish, force, pictures, device, screen.say)
     _tell(str(handed.proof), handed.proof.notes, handed.content.triggers)
     if push:
-        screen.say(f"uploaded to {exporting.push(out, push)}")
+        screen.say(f"uploaded to {exporting.push(handed, push)}")
 
 
 def _verify(model: Path, file: Path, pictures: int, device: str | None) -> None:

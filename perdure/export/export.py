@@ -1,10 +1,11 @@
 """Export: from a taught model to files that other tools load, proven before they are handed over."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -12,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from perdure import files
 from perdure.bases import loading
 from perdure.errors import LineageError, ModelError, PerdureError
-from perdure.export import making, reading, weights
+from perdure.export import making, metadata, reading, weights
 from perdure.export.choosing import ADAPTER, CHECKPOINT, FOLDER, Choice, Content, Wish, called_by, choose, content
 from perdure.export.making import FACTS, Making
 from perdure.export.proof import Exhibit, Proof, prove
@@ -26,11 +27,12 @@ MARKS = {"model.diffusion_model.": CHECKPOINT, "lora_unet_": ADAPTER}
 
 @dataclass(frozen=True)
 class Handed:
-    """What was handed over, and the proof of it. `files`: path below `out` -> bytes of weights."""
+    """What was handed over, and the proof of it. `files`: path below `out` -> bytes of weights; `all`: every path."""
 
     out: Path
     choice: Choice
     files: dict[str, int]
+    all: tuple[str, ...]
     content: Content
     proof: Proof
 
@@ -51,26 +53,39 @@ def export(
     pipe, family = loading.pipeline(base, "fp32", vae, lineage.plan().family)
     if family.network != "unet":
         raise PerdureError(f"base {base} is a {family.pipeline}; only models on UNets can be exported yet")
-    with making.staged(out) as work:
-        exhibit, sizes = _written(Making(lineage, own, chosen, wish, pipe), out, work, force, tell)
+    made = Making(lineage, own, chosen, wish, pipe)
+    place, name = str(out.absolute()), made.stem if made.main else ""
+    earlier = exports.written(lineage.folder, place, name) if force else []
+    with making.staged(out, earlier) as work:
+        exhibit, sizes = _written(made, out, work, force, earlier, tell)
         proof = prove(exhibit, lineage, own, pictures, device)
         if proof.failings:
             told = "; ".join(proof.failings)
             raise PerdureError(f"the export is not what the memory holds, and was not handed over: {told}")
-    entry = {
-        "place": str(out.absolute()), "kind": chosen.kind, "reason": chosen.reason, "lesson": own.lesson.number,
-        "concepts": [concept.name for concept in own.concepts], "triggers": list(own.triggers),
-        "bytes": sum(sizes.values()), "proof": asdict(proof),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        paths = sorted(path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file())
+    handed = Handed(out, chosen, sizes, tuple(paths), own, proof)
+    exports.note(lineage.folder, {"place": place, "name": name, **_entry(handed)})
+    return handed
+
+
+def _entry(handed: Handed) -> dict[str, Any]:
+    """What is noted of an export beside the model."""
+    return {
+        "files": list(handed.all), "kind": handed.choice.kind, "reason": handed.choice.reason,
+        "lesson": handed.content.lesson.number, "concepts": [concept.name for concept in handed.content.concepts],
+        "triggers": list(handed.content.triggers), "bytes": sum(handed.files.values()),
+        "proof": asdict(handed.proof), "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
-    exports.note(lineage.folder, entry)
-    return Handed(out, chosen, sizes, own, proof)
 
 
-def _written(made: Making, out: Path, work: Path, force: bool, tell: Tell) -> tuple[Exhibit, dict[str, int]]:
+def _written(
+    made: Making, out: Path, work: Path, force: bool, earlier: Collection[str], tell: Tell
+) -> tuple[Exhibit, dict[str, int]]:
     """Write everything, sizes told before; what is to be proven of it, and the sizes."""
     items = made.items()
-    making.refuse(out, items, force)
+    making.refuse(out, items, force, earlier)
+    if made.wish.to == "hub" and not metadata.licence_of(str(made.lineage.settings["base"])):
+        tell("the base tells no licence; write one into the front matter of README.md before anybody uses it")
     for item in (item for item in items if item.nbytes):
         tell(f"{out / item.path}: {size(item.nbytes)}")
     for item in items:
@@ -131,11 +146,15 @@ def _word(path: Path, name: str) -> Path:
     raise ModelError(f"{path} needs the learnt word {name}, and {name}.safetensors is not beside it or in embeddings/")
 
 
-def push(out: Path, repository: str) -> str:
-    """Upload a hub folder, as a private model, with the hub's own login; its address. Raises ModelError."""
+def push(handed: Handed, repository: str, api: Any = None) -> str:
+    """Upload what was handed over, and nothing else of its folder, as a private model; its address.
+
+    With the hub's own login; `api` instead of huggingface_hub's HfApi(). Raises ModelError.
+    """
     try:
-        api = HfApi()
+        api = api or HfApi()
         api.create_repo(repository, private=True, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository, folder_path=out).repo_url)
+        done = api.upload_folder(repo_id=repository, folder_path=handed.out, allow_patterns=list(handed.all))
+        return str(done.repo_url)
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, ValueError) as error:
-        raise ModelError(f"cannot upload to {repository}: {short(error)}") from None
+        raise ModelError(f"cannot upload to {repository}: {short(error)}; the files are in {handed.out}") from None

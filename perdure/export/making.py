@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -85,16 +85,18 @@ class Making:
         return {t: f"{inside}{called_by(t)}.safetensors" for t in self.content.words} if self.main else {}
 
     @property
-    def _wish(self) -> str:
-        """What was asked for, so that it can be proven again later, whatever is taught then."""
-        return json.dumps({**asdict(self.wish), "after": self.content.lesson.number})
+    def _facts(self) -> dict[str, str]:
+        """Where it comes from, what it shows, and what was asked for: proven again by that, whatever is taught then."""
+        asked = json.dumps({**asdict(self.wish), "after": self.content.lesson.number})
+        return metadata.own(self.lineage, self.content) | {"perdure.wish": asked}
 
     def items(self) -> list[Item]:
         """Every file, weights first."""
         dtype = weights.DTYPES[self.dtype]
+        pictures = metadata.shown(self.content)
         family, predicts = metadata.family_of(self.pipe), self.pipe.scheduler.config.get("prediction_type", "epsilon")
         spec = partial(metadata.spec, family, self.stem, content=self.content, lineage=self.lineage, predicts=predicts)
-        mine = metadata.own(self.lineage, self.content) | {"perdure.wish": self._wish}
+        mine = self._facts | (metadata.thumbnail(pictures[-1].file) if pictures else {})
         made = []
         if self.choice.kind == ADAPTER and self.choice.delta:
             tensors = weights.adapter(self.choice.delta, dtype)
@@ -111,33 +113,31 @@ class Making:
             made.append(Item(self.main, _size(self.pipe, dtype), write))
         for token, path in self.words.items():
             tensors = weights.embedding(self.content.words[token], family == "sdxl", torch.float32)
-            extra = spec(kind="textual-inversion") | mine | {"modelspec.is_negative_embedding": "false"}
+            extra = spec(kind="textual-inversion") | self._facts | {"modelspec.is_negative_embedding": "false"}
             made.append(_file(path, weights.nbytes(tensors), partial(metadata.file_bytes, tensors, {}, extra)))
-        return [*made, *self._beside(family)]
+        return [*made, *self._beside(family, pictures)]
 
-    def _beside(self, family: str) -> list[Item]:
-        """Preview, card and text as the tool wants them; for the hub a page and its pictures."""
-        cells = [self.content.lesson.cell(c.name) for c in self.content.concepts]
-        shown = [cell.images[0] for cell in cells if cell and cell.images]
+    def _beside(self, family: str, shown: list[metadata.Shown]) -> list[Item]:
+        """Previews, card and text as the tool wants them; for the hub a page and its pictures."""
+        made = [] if self.main else [_file(FACTS, 0, json.dumps(self._facts, indent=1).encode)]
         if self.wish.to == "hub":
-            named = {f"images/{path.parent.name}.png": path for path in shown}
-            page = metadata.page(self.lineage, family, self.stem, self.content, self.choice.kind, list(named))
-            made = [
-                *(_file(name, 0, path.read_bytes) for name, path in named.items()),
-                _file("README.md", 0, page.encode),
-            ]
-        else:
-            made = []
+            named = {f"images/{one.concept}.png": one for one in shown}
+            prompts = {path: one.prompt for path, one in named.items()}
+            page = metadata.page(self.lineage, family, self.stem, self.content, self.choice.kind, prompts)
+            made += [_file(path, 0, one.file.read_bytes) for path, one in named.items()]
+            return [*made, _file("README.md", 0, page.encode)]
         if not self.main:
-            facts = metadata.own(self.lineage, self.content) | {"perdure.wish": self._wish}
-            return [*made, _file(FACTS, 0, json.dumps(facts, indent=1).encode)]
-        if made:
             return made
         beside = self.main.removesuffix(".safetensors")
         told = f"{self.stem}: {', '.join(self.content.triggers)}\n"
-        made = [_file(f"{beside}.txt", 0, told.encode)]
+        made.append(_file(f"{beside}.txt", 0, told.encode))
+        previews = {one.concept: one.file for one in shown}
         if shown:
-            made.append(_file(f"{beside}.preview.png", 0, shown[-1].read_bytes))
+            made.append(_file(f"{beside}.preview.png", 0, shown[-1].file.read_bytes))
+        for concept in self.content.concepts:
+            if (path := self.words.get(concept.token)) and concept.name in previews:
+                preview = f"{path.removesuffix('.safetensors')}.preview.png"
+                made.append(_file(preview, 0, previews[concept.name].read_bytes))
         if self.wish.to in ("a1111", "forge"):
             card = json.dumps(metadata.card(family, self.content, self.choice.reason), indent=1)
             made.append(_file(f"{beside}.json", 0, card.encode))
@@ -196,8 +196,11 @@ def _told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A folder beside or in `out` whose files come to their places when the block has ended well; else none is left."""
+def staged(out: Path, earlier: Collection[str] = ()) -> Iterator[Path]:
+    """A folder beside or in `out` whose files come to their places when the block has ended well; else none is left.
+
+    `earlier`: files in `out` that an earlier export wrote; those of them that are not written again are removed.
+    """
     there = out.is_dir()
     work = out / WORK if there else out.with_name(f"{out.name}{PARTIAL}")
     shutil.rmtree(work, ignore_errors=True)
@@ -211,21 +214,37 @@ def staged(out: Path) -> Iterator[Path]:
                 path.chmod(work.stat().st_mode & 0o666)  # safetensors makes files that their owner alone can read
                 with path.open("r+b") as stream:
                     os.fsync(stream.fileno())  # what libraries write is not on the disk yet
-            for path in made if there else ():
-                files.make_folder((out / path.relative_to(work)).parent)
-                files.rename(path, out / path.relative_to(work))
+            named = [path.relative_to(work) for path in made] if there else []
+            for name in named:
+                files.make_folder((out / name).parent)
+                files.rename(work / name, out / name)
+            for old in {*earlier} - {path.as_posix() for path in named} if there else ():
+                _inside(out, old).unlink(missing_ok=True)
             if not there:
                 files.rename(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def refuse(out: Path, items: list[Item], force: bool) -> None:
-    """Refuse to overwrite, and to begin what the disk cannot hold. Raises PerdureError."""
+def _inside(out: Path, name: str) -> Path:
+    """The file of a folder that a record calls so. Raises LineageError where it may lead elsewhere."""
+    for part in name.split("/"):
+        out = files.within(out, part)
+    return out
+
+
+def refuse(out: Path, items: list[Item], force: bool, earlier: Collection[str] = ()) -> None:
+    """Refuse to overwrite, and to begin what the disk cannot hold. Raises PerdureError.
+
+    A whole folder takes the place of an empty one, or of what an earlier export wrote there, and of nothing else.
+    """
     if os.path.lexists(out) and not out.is_dir():
         raise PerdureError(f"{out} is a file; give a folder to write into")
     taken = [item.path for item in items if item.path and os.path.lexists(out / item.path)]
-    if any(not item.path for item in items) and out.is_dir() and any(path.name != WORK for path in out.iterdir()):
+    whole = any(not item.path for item in items)
+    if whole and out.is_dir() and any(path.name != WORK for path in out.iterdir()):
+        if force and not earlier:
+            raise PerdureError(f"{out} holds what no export of this model to it wrote; give an empty folder")
         taken.append("a folder that is not empty")
     if taken and not force:
         raise PerdureError(f"{out} has {taken[0]} already; choose another folder, or say --force to replace it")

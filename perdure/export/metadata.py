@@ -5,18 +5,28 @@ precalculate_safetensors_hashes); A1111 extensions-builtin/Lora/network.py `dete
 Forge sd_forge_lora/network.py.
 """
 
+import base64
 import hashlib
+import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from perdure import files
+from perdure.errors import PerdureError
 from perdure.export.choosing import ADAPTER, Content
 from perdure.lineage import Lineage
 from perdure.memory.delta import Delta
-from perdure.plan import yaml_file
+from perdure.plan import TOYBOX, yaml_file
 
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 FAMILIES = {
@@ -33,6 +43,20 @@ ARCHITECTURES = {
 SHOWN = {"sd1": "SD1", "sd2": "SD2", "sd2-v": "SD2", "sdxl": "SDXL"}
 """How A1111's cards call the families."""
 TITLES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sd2-v": "Stable Diffusion 2 (v)", "sdxl": "SDXL"}
+THUMBNAIL = 256
+"""Side of the picture inside a file, in pixels (ModelSpec)."""
+LICENCE = re.compile(r"^[A-Za-z0-9][\w.+-]*$")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture that the model drew right after the lesson: of which concept, and by which prompt, as other tools
+    want it.
+    """
+
+    concept: str
+    file: Path
+    prompt: str
 
 
 def family_of(pipe: Any) -> str:
@@ -44,11 +68,48 @@ def family_of(pipe: Any) -> str:
     return "sd2-v" if pipe.scheduler.config.get("prediction_type") == "v_prediction" else "sd2"
 
 
+def shown(content: Content) -> list[Shown]:
+    """The first picture of each concept that has any."""
+    cells = [(concept.name, content.lesson.cell(concept.name)) for concept in content.concepts]
+    return [
+        Shown(name, cell.images[0], content.spoken(cell.record["images"][0]["prompt"]))
+        for name, cell in cells if cell and cell.images
+    ]  # fmt: skip
+
+
+def thumbnail(file: Path) -> dict[str, str]:
+    """A picture for inside a file: JPEG in base64, as ModelSpec has it. Raises LineageError where it is damaged."""
+    picture, buffer = files.read_png(file), io.BytesIO()
+    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    picture.save(buffer, "jpeg", quality=90)
+    return {"modelspec.thumbnail": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()}
+
+
+def base_of(lineage: Lineage) -> str:
+    """What others know the base by: its hub id, or the name of its folder or file."""
+    base = str(lineage.settings["base"])
+    return Path(base).name if os.path.isabs(base) else base
+
+
+def licence_of(base: str) -> str:
+    """The licence in a base's own card, beside it or in the hub's cache; "" where none is told."""
+    if base == TOYBOX:
+        return "apache-2.0"
+    found = Path(base) / "README.md" if os.path.isabs(base) else try_to_load_from_cache(base, "README.md")
+    try:
+        text = files.read_text(Path(found).resolve()) if isinstance(found, str | Path) else ""  # the cache has links
+        front = yaml_file.parse(text.split("---\n", 2)[1], base)[0] if text.startswith("---\n") else {}
+    except (PerdureError, IndexError):
+        return ""
+    told = str(front.get("license", ""))
+    return told if LICENCE.fullmatch(told) else ""
+
+
 def own(lineage: Lineage, content: Content) -> dict[str, str]:
     """`perdure.*`: where the file comes from, and what its concepts scored right after the lesson."""
     scores = {c.name: cell.scores for c in content.concepts if (cell := content.lesson.cell(c.name))}
     facts = {
-        "base": lineage.settings["base"], "base_identity": lineage.facts["base_identity"],
+        "base": base_of(lineage), "base_identity": lineage.facts["base_identity"],
         "method": lineage.settings["methods"][0]["label"], "lesson": str(content.lesson.number),
         "memory": content.lesson.record["memory"], "concepts": json.dumps([c.name for c in content.concepts]),
         "only": content.only or "", "scores": json.dumps(scores), "triggers": json.dumps(content.triggers),
@@ -82,7 +143,7 @@ def trained(family: str, title: str, content: Content, delta: Delta, lineage: Li
         **FAMILIES[family],
         "ss_network_module": "lycoris.kohya" if dense else "networks.lora",
         "ss_network_dim": str(rank), "ss_network_alpha": f"{float(rank)}", "ss_network_args": "{}",
-        "ss_output_name": title, "ss_tag_frequency": json.dumps(tags), "ss_sd_model_name": lineage.settings["base"],
+        "ss_output_name": title, "ss_tag_frequency": json.dumps(tags), "ss_sd_model_name": base_of(lineage),
         "ss_resolution": f"({training['resolution']}, {training['resolution']})", "ss_steps": str(training["steps"]),
         "ss_seed": str(lineage.settings["seed"]), "ss_training_comment": "perdure",
     }  # fmt: skip
@@ -109,23 +170,56 @@ def card(family: str, content: Content, reason: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def page(lineage: Lineage, family: str, title: str, content: Content, kind: str, pictures: Sequence[str]) -> str:
-    """README.md of a hub folder: front matter with a gallery, and how to draw with diffusers."""
-    base, adapter = lineage.settings["base"], kind == ADAPTER
+TAGS = {
+    "sd1": "stable-diffusion",
+    "sd2": "stable-diffusion",
+    "sd2-v": "stable-diffusion",
+    "sdxl": "stable-diffusion-xl",
+}
+"""How the hub calls the families."""
+
+
+def page(lineage: Lineage, family: str, title: str, content: Content, kind: str, pictures: Mapping[str, str]) -> str:
+    """README.md of a hub folder: front matter with a gallery, scores, and how to draw with diffusers.
+
+    `pictures`: path in the folder -> the prompt that drew it.
+    """
+    base, adapter = base_of(lineage), kind == ADAPTER
+    hub_base = "/" in base  # a name on this machine says nothing there
+    tags = ["text-to-image", "diffusers", TAGS[family], f"{TAGS[family]}-diffusers"]
     front: dict[str, Any] = {
-        "base_model": base, "base_model_relation": "adapter" if adapter else "finetune", "library_name": "diffusers",
-        "pipeline_tag": "text-to-image", "instance_prompt": ", ".join(content.triggers),
-        "tags": ["text-to-image", "diffusers", *(["lora", "template:sd-lora"] if adapter else []), "perdure"],
-        "widget": [{"text": t, "output": {"url": p}} for t, p in zip(content.triggers, pictures, strict=False)],
+        "library_name": "diffusers", "pipeline_tag": "text-to-image", "instance_prompt": ", ".join(content.triggers),
+        "tags": [*tags, *(["lora", "template:sd-lora"] if adapter else []), "perdure"],
+        "widget": [{"text": prompt, "output": {"url": path}} for path, prompt in pictures.items()],
     }  # fmt: skip
+    if hub_base:
+        front |= {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
+    if licence := licence_of(str(lineage.settings["base"])):
+        front["license"] = licence
     made = ", ".join(f"`{trigger}`" for trigger in content.triggers)
-    scores = "\n".join(
-        f"| {c.name} | " + ", ".join(f"{m} {v:.3f}" for m, v in cell.scores.items()) + " |"
-        for c in content.concepts if (cell := content.lesson.cell(c.name))
-    )  # fmt: skip
     method = lineage.settings["methods"][0]["label"]
     return (
         f"---\n{yaml_file.dump(front)}---\n\n# {title}\n\n<Gallery />\n\n"
         f"{TITLES[family]}, taught by perdure with `{method}`, lesson {content.lesson.number}. Call it by {made}.\n\n"
-        f"| concept | scores |\n|---|---|\n{scores}\n"
+        f"{_script(base if hub_base else 'the base', content, adapter)}"
+        f"| concept | scores |\n|---|---|\n{_scores(content)}\n"
     )
+
+
+def _script(base: str, content: Content, adapter: bool) -> str:
+    """How to draw with diffusers."""
+    lines = [f'pipe = DiffusionPipeline.from_pretrained("{base if adapter else "this repository"}")']
+    if adapter:
+        lines.append('pipe.load_lora_weights("this repository")')
+    if adapter and content.words:
+        lines.append("# and its words: pipe.load_textual_inversion with each file of embeddings/")
+    lines.append(f"pipe({content.triggers[0]!r}).images[0].save('it.png')")
+    return "```python\nfrom diffusers import DiffusionPipeline\n\n" + "\n".join(lines) + "\n```\n\n"
+
+
+def _scores(content: Content) -> str:
+    """A row for each concept that was scored."""
+    return "\n".join(
+        f"| {c.name} | " + ", ".join(f"{m} {v:.3f}" for m, v in cell.scores.items()) + " |"
+        for c in content.concepts if (cell := content.lesson.cell(c.name))
+    )  # fmt: skip
