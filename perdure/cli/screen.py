@@ -135,13 +135,18 @@ def log_table(lineage: "Lineage") -> Table:
         facts = (str(entry["lesson"]), entry["concept"], entry["method"])
         costs = (wording.size(entry["bytes"]["carried"]), f"{entry['seconds']['train']:.0f}")
         for measure, value in entry["learnt"].items():
-            lost = entry["forgotten"].get(measure, float("nan"))
-            colour = "red" if lost > NOTICEABLE else "green" if lost < -NOTICEABLE else "dim"
-            now = f"{entry['now'].get(measure, float('nan')):.3f}"
-            change = Text(f"{round(lost, 3) + 0.0:+.3f}", style=colour)  # adding 0 makes -0 a 0
-            table.add_row(*facts, measure, f"{value:.3f}", now, change, *costs)
+            now, lost = entry["now"].get(measure), entry["forgotten"].get(measure)
+            table.add_row(*facts, measure, f"{value:.3f}", "–" if now is None else f"{now:.3f}", _change(lost), *costs)
             facts, costs = ("", "", ""), ("", "")
     return table
+
+
+def _change(lost: float | None) -> Text:
+    """What a concept has lost since its lesson, coloured; a dash where it was not drawn after the last one."""
+    if lost is None:
+        return Text("–", style="dim")
+    colour = "red" if lost > NOTICEABLE else "green" if lost < -NOTICEABLE else "dim"
+    return Text(f"{round(lost, 3) + 0.0:+.3f}", style=colour)  # adding 0 makes -0 a 0
 
 
 def pairs_table(measure: str, lessons: Sequence[str], matrix: Any) -> Table:

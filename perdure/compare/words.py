@@ -9,6 +9,7 @@ from perdure.compare.statistics import Difference, Spread
 from perdure.compare.study import COMPARED, Study
 from perdure.report.summary import signed
 from perdure.report.svg import short_number
+from perdure.report.words import lacking
 
 MOST = 3
 """Methods up to which a sentence carries their numbers."""
@@ -118,6 +119,7 @@ def cautions(study: Study) -> list[str]:
     told = [f"Left out, unfinished: {'; '.join(study.unfinished)}."] if study.unfinished else []
     old = [(row, wrong) for row in study.contenders for entry in study.of(row) for wrong in entry.run.outdated]
     told += [f"{row} {wrong}." for row, wrong in dict.fromkeys(old)]
+    told += lacking([entry.run for row in study.rows for entry in study.of(row)[:1]])
     counts = {row: len(study.of(row)) for row in study.contenders}
     found = [d for m in study.primaries for f in COMPARED for *_, d in study.differences(m, f) if d.n and not d.enough]
     if found:

@@ -220,8 +220,20 @@ class Sampling(Section):
     seed: int = Field(42, ge=0)
     unseen: bool = False
     """Also sample concepts not yet taught (forward transfer needs them)."""
+    rows: Literal["all", "ends"] = "all"
+    """`ends`: after a lesson only what it taught is drawn, and after the last lesson everything: the average stays what
+    it is, and forgetting is told from the own lesson's score, not from the best one since.
+    """
     scenes: Scenes | None = None
     """Pictures of several concepts, for bases of UNets; none by default."""
+
+    @model_validator(mode="after")
+    def _drawn_before(self) -> "Sampling":
+        if self.unseen and self.rows == "ends":
+            raise ValueError(
+                "unseen draws concepts before they are taught, which rows: ends leaves out; give rows: all"
+            )
+        return self
 
 
 class Scoring(Section):

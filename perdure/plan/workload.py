@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from perdure.plan.plan import Plan
 from perdure.plan.scenes import sets
+from perdure.plan.sections import Concept
 
 
 @dataclass(frozen=True)
@@ -20,28 +21,41 @@ class Workload:
 
 
 def of(plan: Plan) -> Workload:
-    """The work of a plan that is begun from nothing.
-
-    After each lesson every concept learnt so far is drawn, or every concept of the plan if `sampling.unseen`.
-    """
-    each = [len(plan.prompts_for(concept)) * plan.sampling.images_per_prompt for concept in plan.sequence]
-    runs, lessons = len(plan.methods), len(plan.methods) * len(each) + plan.joint
-    rows = [sum(each) if plan.sampling.unseen else sum(each[:number]) for number in range(1, len(each) + 1)]
+    """The work of a plan that is begun from nothing, with every picture drawn by itself."""
+    count, runs = len(plan.sequence), len(plan.methods)
+    base, rows = images(plan, 0), sum(images(plan, number) for number in range(1, count + 1))
     if (asked := plan.sampling.scenes) is not None:
-        many = len(asked.prompts) * asked.images_per_prompt
-        rows = [row + many * len(sets(asked, plan.sequence[:number])) for number, row in enumerate(rows, start=1)]
+        taught = [plan.sequence[:number] for number in range(1, count + 1) if whole(plan, number)]
+        rows += len(asked.prompts) * asked.images_per_prompt * sum(len(sets(asked, known)) for known in taught)
     return Workload(
-        lessons=lessons,
-        steps=(runs + plan.joint) * len(each) * plan.training.steps,  # joint: one lesson, as long as all of a run
-        images=sum(each) + runs * sum(rows) + plan.joint * sum(each),
+        lessons=runs * count + plan.joint,
+        steps=(runs + plan.joint) * count * plan.training.steps,  # joint: one lesson, as long as all of a run
+        images=base + runs * rows + plan.joint * base,
     )
+
+
+def whole(plan: Plan, lesson: int) -> bool:
+    """Whether after a lesson (from 1) of a run all that it has learnt is drawn; the last one's row always is whole."""
+    return plan.sampling.rows == "all" or lesson == len(plan.sequence)
+
+
+def row(plan: Plan, lesson: int) -> tuple[Concept, ...]:
+    """The concepts that are drawn after a lesson of a run (0: by the untouched base)."""
+    if not lesson or plan.sampling.unseen:
+        return plan.sequence
+    return plan.sequence[:lesson] if whole(plan, lesson) else plan.sequence[lesson - 1 : lesson]
+
+
+def images(plan: Plan, lesson: int) -> int:
+    """How many images of single concepts these are."""
+    return sum(len(plan.prompts_for(concept)) for concept in row(plan, lesson)) * plan.sampling.images_per_prompt
 
 
 def lighter(plan: Plan, prompts: int, images: int) -> Plan:
     """The plan with so many evaluation prompts at most, and images of each."""
     kept = plan.sampling.prompts
     templates = kept.model_copy(update={"subject": kept.subject[:prompts], "style": kept.style[:prompts]})
-    changed = {"prompts": templates, "images_per_prompt": images, "unseen": False, "scenes": None}
+    changed = {"prompts": templates, "images_per_prompt": images, "unseen": False, "rows": "all", "scenes": None}
     sampling = plan.sampling.model_copy(update=changed)
     concepts = tuple(concept.model_copy(update={"prompts": concept.prompts[:prompts]}) for concept in plan.concepts)
     return plan.model_copy(update={"sampling": sampling, "concepts": concepts})

@@ -126,6 +126,16 @@ class Run:
         return self.joint or self.label in BOUNDS or self.lineage.settings["methods"][0]["name"] in BOUNDS
 
     @cached_property
+    def ends(self) -> bool:
+        """Whether the rows between were left out: each lesson's own cell was drawn, and the last row (`rows: ends`)."""
+        return self.lineage.settings["sampling"].get("rows") == "ends"
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether every concept learnt so far has a cell in the last row."""
+        return all((self.lessons, name) in self.cells for name in self.concepts)
+
+    @cached_property
     def rules(self) -> Rules:
         """What its method has declared, over all lessons."""
         return rules_of([row.record for row in self.rows[1:]], self.joint)

@@ -14,7 +14,7 @@ from perdure.report import lines, samples, summary, svg, tables, weights
 from perdure.report.charts import spark
 from perdure.report.reading import Run, measures_of, primaries
 from perdure.report.tables import Failings
-from perdure.report.words import Finding, finding
+from perdure.report.words import Finding, finding, lacking
 
 KEPT = 4
 """Pictures of a concept's training and reference sets that a lineage keeps."""
@@ -62,6 +62,7 @@ class Page:
     curves: tuple[lines.Chart, ...]
     weights: weights.Weights | None
     exported: tuple[Run, ...]
+    lacking: tuple[str, ...]
     concepts: tuple[ConceptView, ...]
     bytes_chart: Markup
     budget: tuple[lines.Budget, ...]
@@ -92,6 +93,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
         curves=lines.curves(runs, first, colours),
         weights=weights.section(runs, colours),
         exported=tuple(run for run in runs if run.exports),
+        lacking=lacking(runs),
         concepts=_concepts(runs),
         bytes_chart=lines.bytes_chart(runs, colours),
         budget=tuple(lines.budget(run) for run in runs if run.lessons),

@@ -66,11 +66,23 @@ def finding(runs: Sequence[Run]) -> Finding:
         "Kept: how much of that was still there after the last lesson, summed over all concepts "
         "but the last one."
     )
-    lost = [label for label, share in shares.items() if not math.isfinite(share)]
+    lost = [run.label for run in taught if run.whole and not math.isfinite(shares[run.label])]
     if lost:
         explanation += f" No share is given for {listed(lost)}: its lessons hardly rose above the base."
     close = {label: share for label, share in known.items() if label in contenders}
     return Finding(_kept_sentence(taught, known), explanation + _joint_sentence(runs), _caution(runs, close))
+
+
+def lacking(runs: Sequence[Run]) -> tuple[str, ...]:
+    """What is not known of runs whose rows between the first and the last were left out."""
+    labels = [run.label for run in runs if run.ends and not run.joint]
+    if not labels:
+        return ()
+    return (
+        f"Of {listed(labels)} only each lesson's own cell and the last row were drawn (sampling.rows: ends). So there "
+        "is no average along the way, no forward transfer and no curve of a concept; forgetting is the fall since the "
+        "own lesson, and a concept that was better in between has forgotten more.",
+    )
 
 
 def _kept_sentence(taught: Sequence[Run], shares: dict[str, float]) -> str:
@@ -103,6 +115,8 @@ def _without_shares(runs: Sequence[Run]) -> str:
         return f"Taught all {number} concepts at once, the model scores {' and '.join(values)} on average."
     if all(run.lessons == 1 for run in begun):
         return f"One lesson so far ({begun[0].concepts[0]}): nothing could have been forgotten yet."
+    if not any(run.whole for run in begun):
+        return "What was kept is known after the last lesson: until then only what a lesson taught is drawn."
     return "The lessons hardly raised any concept above the untouched base, so there was little to forget."
 
 

@@ -83,8 +83,10 @@ def teach_plan(
                 record_concept(tools, lineage, concept)  # refuses images that have changed
         if lineage is not first:
             branching.adopt_base_row(lineage, first)
-        for concepts in lessons[len(lineage.lessons) : upto]:
-            teaching.lesson(tools, lineage, concepts, unseen=plan.sequence, tracker=tracker)
+        for number, concepts in enumerate(lessons[:upto], start=1):
+            if number <= len(lineage.lessons):
+                continue
+            teaching.lesson(tools, lineage, concepts, plan.sequence, tracker=tracker, last=number == len(lessons))
             after_lesson()
         if len(lineage.lessons) == len(lessons):
             compare_lessons(lineage)

@@ -26,12 +26,12 @@ from perdure.run.trackers import NOBODY, Tracker
 
 def lesson(
     tools: Tools, lineage: Lineage, concepts: tuple[Concept, ...], unseen: Sequence[Concept] = (),
-    gate: float | None = None, tracker: Tracker = NOBODY,
+    gate: float | None = None, tracker: Tracker = NOBODY, last: bool = True,
 ) -> Row:  # fmt: skip
     """One lesson from first image to commit; what a killed run has finished of it is kept.
 
     unseen: concepts of the plan that may be drawn before they are taught; gate: the most that an older concept may
-    fall. Raises GateRefused, and PerdureError for what cannot be learnt.
+    fall; last: whether no further lesson is planned. Raises GateRefused, and PerdureError for what cannot be learnt.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -44,6 +44,8 @@ def lesson(
         record_concept(tools, lineage, concept)
     for concept in concepts:
         evaluate(tools, lineage, concept, Memory(), concept.name, lineage.base_row.folder / "cells" / concept.name)
+    if gate is not None and rows:
+        _draw_rest(tools, lineage, rows[-1])
     staged = lineage.stage(number, name, _begun(tools, rows, concepts))
     keep = {c.name for c in unseen}
     if not staged.memory.is_file():
@@ -56,7 +58,7 @@ def lesson(
         memories.save(after, staged.memory, lineage.store)
     after = memories.load(staged.memory, lineage.store)  # drawn from what is on disk, never from live weights
     started = time.perf_counter()
-    _score(tools, lineage, staged, after, concepts, later)
+    _score(tools, lineage, staged, after, concepts, later, last or tools.plan.sampling.rows == "all")
     if gate is not None and rows:
         _check_gate(lineage, rows[-1], staged, gate)
     _write_record(tools, lineage, staged, after, concepts, time.perf_counter() - started)
@@ -66,17 +68,34 @@ def lesson(
 
 
 def _score(
-    tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: Sequence[Concept], later: Sequence[Concept]
-) -> None:
-    """Draw and score every concept learnt so far, those that come `later`, several together; then what none is in."""
-    lesson_of = {name: row.name for row in lineage.lessons for name in row.concepts}
-    lesson_of |= {c.name: staged.name for c in concepts}
+    tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: Sequence[Concept], later: Sequence[Concept],
+    whole: bool,
+) -> None:  # fmt: skip
+    """Draw and score every concept learnt so far, those that come `later`, several together; then what none is in.
+
+    Only what the lesson taught where the row is not to be `whole`.
+    """
+    lesson_of = _lesson_of(lineage.lessons) | {c.name: staged.name for c in concepts}
     taught = [*map(lineage.concept, lineage.concepts), *concepts]
-    for concept in (*taught, *later):
+    for concept in (*taught, *later) if whole else concepts:
         called = lesson_of.get(concept.name, concept.name)
         evaluate(tools, lineage, concept, memory, called, staged.folder / "cells" / concept.name, taught)
-    scenes.record(tools, lineage, memory, taught, lesson_of, staged.folder)
-    drift.record(tools, lineage, memory, staged.folder)
+    if whole:
+        scenes.record(tools, lineage, memory, taught, lesson_of, staged.folder)
+        drift.record(tools, lineage, memory, staged.folder)
+
+
+def _draw_rest(tools: Tools, lineage: Lineage, row: Row) -> None:
+    """Draw what the last lesson's row left out, from its memory: what a gate compares with."""
+    taught, lesson_of = [*map(lineage.concept, lineage.concepts)], _lesson_of(lineage.lessons)
+    memory = memories.load(row.memory, lineage.store) if any(row.cell(c.name) is None for c in taught) else Memory()
+    for concept in taught:
+        evaluate(tools, lineage, concept, memory, lesson_of[concept.name], row.cells / concept.name, taught)
+
+
+def _lesson_of(rows: Sequence[Row]) -> dict[str, str]:
+    """Concept -> the name of the lesson that taught it."""
+    return {name: row.name for row in rows for name in row.concepts}
 
 
 def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...]) -> str:

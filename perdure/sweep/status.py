@@ -12,7 +12,7 @@ from perdure import files
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
 from perdure.lineage.rows import PARTIAL, Row
-from perdure.plan import Plan
+from perdure.plan import Plan, workload
 from perdure.sweep import places
 from perdure.sweep.grid import Grid, Run
 from perdure.sweep.tree import BASE, Order, total
@@ -66,8 +66,7 @@ def _parts(spent: Spent) -> tuple[Any, ...]:
 
 def images_of(plan: Plan, lesson: int) -> int:
     """Images drawn after a lesson (0: of the base) of a plan of one method."""
-    known = plan.sequence if plan.joint or plan.sampling.unseen or not lesson else plan.sequence[:lesson]
-    return sum(len(plan.prompts_for(concept)) for concept in known) * plan.sampling.images_per_prompt
+    return workload.images(plan, 0 if plan.joint else lesson)
 
 
 def work_of(order: Order, done: int) -> tuple[int, int]:
@@ -113,9 +112,10 @@ def read(root: Path, folder: Path, run: Run, known: RunStatus | None = None) -> 
 
 
 def _scores(lineage: Lineage) -> dict[str, float]:
-    """Average of each measure over the concepts taught so far."""
-    found = {measure: lineage.matrix(measure)[-1] for measure in lineage.measures if lineage.lessons}
-    return {name: round(float(np.nanmean(row)), 6) for name, row in found.items() if not np.isnan(row).all()}
+    """Average of each measure over the concepts taught so far that it is taken of; none where one was not drawn."""
+    found = {measure: lineage.matrix(measure) for measure in lineage.measures if lineage.lessons}
+    last = {name: S[-1, np.isfinite(S).any(axis=0)] for name, S in found.items()}
+    return {name: round(float(row.mean()), 6) for name, row in last.items() if row.size and np.isfinite(row).all()}
 
 
 def _spent(plan: Plan, rows: Sequence[Row]) -> Spent:

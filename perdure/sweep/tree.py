@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perdure.plan import MethodChoice, Plan, Training, describe, fingerprint, portable
+from perdure.plan import MethodChoice, Plan, Training, describe, fingerprint, portable, workload
 from perdure.sweep import places
 from perdure.sweep.grid import Run
 
@@ -84,8 +84,9 @@ def _nodes(plan: Plan) -> Iterator[tuple[str, ...]]:
     """The nodes of a plan's way through the trie."""
     seen_too = sorted(fingerprint(describe(c)) for c in plan.concepts) if plan.sampling.unseen or plan.joint else []
     node: tuple[str, ...] = (fingerprint([portable(plan.settings()), plan.joint, seen_too]),)
-    for concept in plan.sequence[: total(plan)]:
-        node = (*node, fingerprint(describe(concept)))
+    for number, concept in enumerate(plan.sequence[: total(plan)], start=1):
+        ends = plan.sampling.rows == "ends" and workload.whole(plan, number)  # elsewhere this row has one cell
+        node = (*node, fingerprint([describe(concept), "whole"] if ends else describe(concept)))
         yield node
 
 
