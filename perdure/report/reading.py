@@ -128,7 +128,7 @@ class Run:
     @cached_property
     def ends(self) -> bool:
         """Whether the rows between were left out: each lesson's own cell was drawn, and the last row (`rows: ends`)."""
-        return self.lineage.settings["sampling"].get("rows") == "ends"
+        return bool(self.lineage.settings["sampling"].get("rows") == "ends")
 
     @cached_property
     def whole(self) -> bool:
