@@ -40,12 +40,7 @@ def lesson(
     name = concepts[0].name if len(concepts) == 1 else JOINT
     known = {*lineage.concepts, *(c.name for c in concepts)}
     later = [c for c in unseen if c.name not in known] if tools.plan.sampling.unseen else []
-    for concept in (*concepts, *later):
-        record_concept(tools, lineage, concept)
-    for concept in concepts:
-        evaluate(tools, lineage, concept, Memory(), concept.name, lineage.base_row.folder / "cells" / concept.name)
-    if gate is not None and rows:
-        _draw_rest(tools, lineage, rows[-1])
+    _draw_before(tools, lineage, concepts, later, gate is not None)
     staged = lineage.stage(number, name, _begun(tools, rows, concepts))
     keep = {c.name for c in unseen}
     if not staged.memory.is_file():
@@ -85,12 +80,19 @@ def _score(
         drift.record(tools, lineage, memory, staged.folder)
 
 
-def _draw_rest(tools: Tools, lineage: Lineage, row: Row) -> None:
-    """Draw what the last lesson's row left out, from its memory: what a gate compares with."""
+def _draw_before(
+    tools: Tools, lineage: Lineage, concepts: Sequence[Concept], later: Sequence[Concept], gated: bool
+) -> None:
+    """Record the lesson's concepts and draw them by the base; for a gate, what the last lesson's row has left out."""
+    for concept in (*concepts, *later):
+        record_concept(tools, lineage, concept)
+    for concept in concepts:
+        evaluate(tools, lineage, concept, Memory(), concept.name, lineage.base_row.folder / "cells" / concept.name)
     taught, lesson_of = [*map(lineage.concept, lineage.concepts)], _lesson_of(lineage.lessons)
-    memory = memories.load(row.memory, lineage.store) if any(row.cell(c.name) is None for c in taught) else Memory()
-    for concept in taught:
-        evaluate(tools, lineage, concept, memory, lesson_of[concept.name], row.cells / concept.name, taught)
+    if gated and taught and any((row := lineage.lessons[-1]).cell(concept.name) is None for concept in taught):
+        memory = memories.load(row.memory, lineage.store)
+        for concept in taught:
+            evaluate(tools, lineage, concept, memory, lesson_of[concept.name], row.cells / concept.name, taught)
 
 
 def _lesson_of(rows: Sequence[Row]) -> dict[str, str]:
