@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from conftest import paint
 from PIL import Image
 from typer.testing import CliRunner
@@ -320,6 +322,18 @@ def test_what_nobody_expected_is_one_line_too(perdure, monkeypatch):
     monkeypatch.setenv("PERDURE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         perdure("methods")
+
+
+@pytest.mark.parametrize(
+    "full",
+    [lambda: bytearray(2**62), lambda: np.zeros(2**58), lambda: torch.zeros(2**58)],
+    ids=["python", "numpy", "torch"],
+)
+def test_a_full_memory_is_told_with_what_to_lower(perdure, monkeypatch, full):
+    monkeypatch.setattr("perdure.plan.catalogue.methods", full)
+    monkeypatch.delenv("PERDURE_DEBUG", raising=False)
+    code, _, err = perdure("methods")
+    assert code == 1 and err.startswith("error: the memory of the device does not suffice; lower training.batch_size")
 
 
 def test_every_command_explains_itself():

@@ -108,6 +108,15 @@ def test_what_no_plan_holds(tmp_path, text, word):
     assert word in problem
 
 
+@pytest.mark.parametrize("key", ["seed", "training.batch_size", "training.steps", "sampling.seed"])
+def test_whole_numbers_that_no_tensor_takes_are_refused(key):
+    section, _, name = key.rpartition(".")
+    data = {"methods": ["naive"], "concepts": {"toybox": {"subjects": 1}}}
+    data |= {section: {name: 10**40}} if section else {name: 10**40}
+    with pytest.raises(PlanError, match=rf"{key}: .*(at most|the largest whole number that a plan can hold is) ?\d+"):
+        plan.build(data)
+
+
 def test_aliases_and_merges_within_bounds_are_read(tmp_path):
     text = "a: &a {steps: 2, betas: &b [0.5, 0.9]}\nb: {<<: *a, steps: 3}\nc: [*b, *b]"
     data, lines = yaml_file.parse(text, "t")

@@ -114,6 +114,17 @@ def test_a_word_needs_a_token_and_a_place():
     assert "258 vectors in all; there is room for 256" in problem
 
 
+def test_a_training_prompt_that_does_not_hold_the_token_is_refused(tmp_path):
+    """What would be learnt is "a photo of a pot", what is asked for "a photo of a zwz pot"."""
+    folder = captioned(tmp_path / "bare", "a zwz pot on a chair")
+    called = {"token": "zwz", "class": "pot", "images": folder, "prompt": "a photo of a pot"}
+    assert read(made(called)).problems == ()  # the caption calls it
+    (folder / "00.txt").unlink()
+    (problem,) = read(made(called)).problems
+    assert problem.startswith("concept 'c0' is taught by 'a photo of a pot', which does not hold its token 'zwz'")
+    assert read(made({**called, "prompt": "a photo of a {token} pot"})).problems == ()
+
+
 # --- words of the language -----------------------------------------------------------------------------------------
 
 

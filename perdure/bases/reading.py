@@ -83,6 +83,7 @@ def _outline(base: str) -> Outline | str | None:
 def _check(plan: Plan, base: Outline | str | None, taught: Collection[str], written: Written) -> Iterator[_Finding]:
     fresh = [concept for concept in plan.sequence if concept.name not in taught]
     yield from _learnt(plan, fresh)
+    yield from _uncalled(fresh, written)
     yield from _ordinary(plan, fresh, written)
     if isinstance(base, str):
         yield _Finding(base, wrong=True)
@@ -116,6 +117,18 @@ def _learnt(plan: Plan, fresh: Sequence[Concept]) -> Iterator[_Finding]:
         yield _Finding(f"{learns}; give a `token` to {', '.join(map(repr, bare))}", wrong=True)
     if (used := _speech(plan).used) > PLACES:
         yield _Finding(f"{learns}, {used} vectors in all; there is room for {PLACES}: teach fewer concepts", wrong=True)
+
+
+def _uncalled(fresh: Sequence[Concept], written: Written) -> Iterator[_Finding]:
+    """Concepts whose token stands in none of the texts that they are taught by."""
+    for concept in fresh:
+        texts = written(concept)
+        if concept.token and texts and not any(mentions(text, concept.token) for text in texts):
+            yield _Finding(
+                f"concept {concept.name!r} is taught by {texts[0]!r}, which does not hold its token {concept.token!r}: "
+                "pictures are asked for by a word that was never learnt; write {token} into its prompt",
+                wrong=True,
+            )
 
 
 def _ordinary(plan: Plan, fresh: Sequence[Concept], written: Written) -> Iterator[_Finding]:

@@ -44,6 +44,18 @@ app.add_typer(data_app, name="data")
 app.add_typer(toybox_app, name="toybox")
 
 
+FULL = (
+    "the memory of the device does not suffice; lower training.batch_size, training.resolution or sampling.batch_size, "
+    "set training.gradient_checkpointing or training.precision: bf16, or close other programs"
+)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: Python's and numpy's own error, or torch's, which is told by its class or words."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 def main() -> None:
     """Entry point: errors that the user can mend become one sentence and an exit code."""
     try:
@@ -59,6 +71,9 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("PERDURE_DEBUG"):
             raise
+        if _out_of_memory(error):
+            typer.echo(f"error: {FULL}", err=True)
+            sys.exit(1)
         told = printable(f"{type(error).__name__}: {error}")
         typer.echo(f"error: {told} (set PERDURE_DEBUG=1 to see where)", err=True)
         sys.exit(1)

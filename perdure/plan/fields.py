@@ -71,6 +71,10 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
+LARGEST = 2**63 - 1
+"""The largest whole number of a plan, seeds included: the largest that tensors and generators take."""
+
+
 class Section(BaseModel):
     """A frozen part of a plan; unknown keys are mistakes; docstrings under fields are their help."""
 
@@ -83,7 +87,9 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _written(cls, value: Any) -> Any:
-        """Text that files and tokenizers can hold."""
+        """Text that files and tokenizers can hold, whole numbers that tensors can."""
+        if isinstance(value, int) and value > LARGEST:
+            raise ValueError(f"the largest whole number that a plan can hold is {LARGEST}")
         if (bad := next(filter(None, map(unwritable, _texts(value))), None)) is not None:
             raise ValueError(f"{bad!a} is a character that no file can hold; write the text without it")
         return value

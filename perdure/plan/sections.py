@@ -80,7 +80,7 @@ class Concept(Section):
 class Prior(Section):
     """Prior preservation (DreamBooth): images of the class drawn by the base and trained beside the concept's."""
 
-    images: int = Field(50, ge=1)
+    images: int = Field(50, ge=1, le=1_000_000)
     weight: float = Field(1.0, ge=0)
     prompt: str = "a photo of {class}"
 
@@ -112,7 +112,7 @@ class Training(Section):
 
     prompts: TrainingPrompts | None = None
     """Training prompts for all concepts of a kind."""
-    resolution: int = Field(512, ge=16, multiple_of=8)
+    resolution: int = Field(512, ge=16, le=16384, multiple_of=8)
     """Side of the square training images in pixels."""
     steps: int = Field(850, ge=1)
     batch_size: int = Field(1, ge=1)
@@ -140,7 +140,7 @@ class Training(Section):
     """When a latent is drawn from what the autoencoder says of an image: when it is encoded, or anew at each step."""
     crop: Literal["center", "random"] = "center"
     """How the first view of an image is cut to a square."""
-    views: int = Field(1, ge=1)
+    views: int = Field(1, ge=1, le=100_000)
     """Encoded views of each image; those after the first are random crops."""
     flip: bool = False
     """Also encode the mirror image of each view."""
@@ -186,7 +186,7 @@ class Scenes(Section):
     """Cells over which a region fades at its borders."""
     until: float = Field(1.0, gt=0, le=1)
     """Part of the steps, from the first on, that have regions."""
-    images_per_prompt: int = Field(4, ge=1)
+    images_per_prompt: int = Field(4, ge=1, le=100_000)
 
     @field_validator("prompts")
     @classmethod
@@ -208,13 +208,13 @@ class Sampling(Section):
     """How evaluation images are made after each lesson: fixed prompts, fixed latents."""
 
     prompts: Prompts
-    images_per_prompt: int = Field(8, ge=1)
+    images_per_prompt: int = Field(8, ge=1, le=100_000)
     steps: int = Field(50, ge=1)
     guidance: float = Field(5.0, ge=0)
     negative_prompt: str | None = None
     """What to guide away from; none: as the base's own pipeline does (SDXL: zeros, not the empty prompt)."""
     scheduler: Literal["default", "ddim", "euler", "dpm++", "unipc"] = "default"
-    resolution: int | None = Field(None, ge=16, multiple_of=8)
+    resolution: int | None = Field(None, ge=16, le=16384, multiple_of=8)
     """Side in pixels; the training resolution by default."""
     batch_size: int = Field(8, ge=1)
     seed: int = Field(42, ge=0)
