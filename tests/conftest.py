@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
@@ -186,6 +187,19 @@ def pico_xl(tmp_path_factory) -> Path:
 def pico_clip(tmp_path_factory, pico) -> Path:
     """A local CLIP folder."""
     return make_clip(tmp_path_factory.mktemp("clip"), pico)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """name of a maker in tiny.py -> its folder, made when first asked for."""
+    made = {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = tiny.saved(getattr(tiny, name), tmp_path_factory.mktemp(name) / "base")
+        return str(made[name])
+
+    return folder
 
 
 def paint(folder: Path, count: int, seed: int, size: tuple[int, int] = (40, 32)) -> Path:

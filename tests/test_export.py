@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from perdure import files, memory, plan, report, seeds
-from perdure.bases import loading
+from perdure.bases import families, loading
 from perdure.drawing import draw
 from perdure.errors import PerdureError
 from perdure.export import export, layouts, making, original, weights, what
@@ -108,7 +108,8 @@ def lineage_of(folder, base, form, shapes, widths=(), method="merge_init", sampl
     """A model of two lessons with a memory of some form, written as the library writes it, not trained."""
     made = plan.build(
         {
-            "name": "tiny", "base": str(base), "method": method, "training": {"resolution": 32, "steps": 1},
+            "name": "tiny", "base": str(base), "method": method,
+            "training": {"resolution": 32, "steps": 1, "precision": "fp32"},
             "sampling": {
                 "prompts": {"subject": ["a photo of {concept}"], "style": ["{concept} image"]}, "steps": 2,
                 **(sampling or {}),
@@ -145,7 +146,8 @@ def written(lineage, pipe, folder, **wish):
     """An export's files without its proof, and what they should hold."""
     own = content(lineage, wish.get("after"), wish.get("only"))
     chosen = choose(own, Wish(**wish), str(lineage.settings["base"]))
-    made = making.Making(lineage, own, chosen, Wish(**wish), pipe)
+    family = families.of_pipeline(type(pipe).__name__, "")
+    made = making.Making(lineage, own, chosen, Wish(**wish), pipe, family)
     for item in made.items():
         item.write(folder / item.path)
     return folder / made.main, chosen, own
@@ -661,8 +663,8 @@ def test_what_is_wrong_is_not_handed_over(exported, tmp_path, monkeypatch):
     lineage, _ = exported
     right = weights.adapter
 
-    def wrong(delta, dtype):
-        return {n: t / 2 if n.endswith("alpha") else t for n, t in right(delta, dtype).items()}
+    def wrong(*asked):
+        return {n: t / 2 if n.endswith("alpha") else t for n, t in right(*asked).items()}
 
     monkeypatch.setattr(weights, "adapter", wrong)
     with pytest.raises(PerdureError, match=r"was not handed over: the weights of .* are off by 5\.0e-01"):

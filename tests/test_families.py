@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from conftest import planned
 from diffusers import DiffusionPipeline, FluxPipeline
@@ -113,18 +112,6 @@ HANDS = {
     "pixart_sigma": PIXART,
     "sd3": Hand(sd3_said, (3 * 8 + 3, 3 * 4 - 1, 3 * 2)),  # three blocks, of which the last gives no text back
 }
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    made = {}
-
-    def folder(name):
-        if name not in made:
-            made[name] = tiny.saved(getattr(tiny, name), tmp_path_factory.mktemp(name) / "base")
-        return str(made[name])
-
-    return folder
 
 
 @pytest.fixture(scope="module", params=HANDS)
@@ -270,6 +257,29 @@ def test_lessons_move_the_base_and_repeat_bit_for_bit(name, folders, family):
     first = taught()
     assert taught().digest == first.digest
     assert sum(float(change.matrix().norm()) for change in first.delta().values()) > 0
+
+
+@pytest.mark.parametrize(("name", "encoders"), [("sd3", 3), ("flux", 2)])
+def test_every_encoder_learns_words_and_t5_among_them(name, encoders, folders):
+    """Gradients reach each encoder's vectors; what is encoded is what the encoders give for tables that hold them."""
+    backbone = loading.load(folders(name), device="cpu")
+    draw = torch.Generator().manual_seed(0)
+    widths = [encoder.get_input_embeddings().weight.shape[1] for encoder in backbone.vocabulary.encoders]
+    vectors = {n: torch.randn(1, w, generator=draw).requires_grad_() for n, w in enumerate(widths)}
+    assert len(widths) == encoders
+    with backbone.speaking({"zwz": lambda: method.Word(vectors, "")}):
+        spoken = backbone.encode_prompts(["a photo of zwz dog"])
+        sum((tensor * torch.randn(tensor.shape, generator=draw)).sum() for tensor in spoken.values()).backward()
+    assert all(float(own.grad.abs().sum()) > 0 for own in vectors.values())
+    pipe = DiffusionPipeline.from_pretrained(folders(name))
+    for number, encoder in enumerate(("text_encoder", "text_encoder_2", "text_encoder_3")[:encoders]):
+        tokenizer, table = pipe.components[encoder.replace("text_encoder", "tokenizer")], pipe.components[encoder]
+        tokenizer.add_tokens(["zwz"])
+        table.resize_token_embeddings(len(tokenizer))
+        with torch.no_grad():
+            table.get_input_embeddings().weight[-1] = vectors[number][0]
+    theirs = pipe.encode_prompt("a photo of zwz dog", None, *([None] if name == "sd3" else []))
+    torch.testing.assert_close(spoken["text"], theirs[0], atol=1e-5, rtol=1e-4)
 
 
 # --- times and refusals -------------------------------------------------------------------------------------------

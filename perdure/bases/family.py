@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.loaders import TextualInversionLoaderMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
@@ -97,6 +99,16 @@ def unsized(condition: Condition, facts: Facts, side: int) -> Condition:
 def nothing(pipe: Any) -> str:
     """Nothing to say."""
     return ""
+
+
+def reads_lora(pipe: Any) -> bool:
+    """Whether a pipeline loads LoRA files."""
+    return isinstance(pipe, LoraBaseMixin)
+
+
+def spells(pipe: Any) -> bool:
+    """Whether a pipeline writes a word of several vectors out by itself."""
+    return isinstance(pipe, TextualInversionLoaderMixin)
 
 
 def called(pipe: Any, inputs: Mapping[str, Any], latents: Tensor, how: Drawing) -> Tensor:

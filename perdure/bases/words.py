@@ -130,9 +130,11 @@ def _vectors_in(encoder: Any, size: int, table: Callable[[], Tensor]) -> Iterato
         rows = vectors[(ids - size).clamp(0, len(vectors) - 1)]
         return torch.where((ids >= size).unsqueeze(-1), rows, embedded)
 
+    shared = encoder.get_input_embeddings().weight  # T5 looks up in a module of its own that shares it
+    tables = [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is shared]
     handles = [
         encoder.register_forward_pre_hook(hide, with_kwargs=True),
-        encoder.get_input_embeddings().register_forward_hook(show),
+        *(module.register_forward_hook(show) for module in tables),
     ]
     try:
         yield

@@ -146,13 +146,21 @@ def _difference(before: Change | None, after: Change) -> Change:
     return low if low.compact().dense is None else dense
 
 
-def choose(content: Content, wish: Wish, base: str) -> Choice:
-    """The best kind of file. Raises LineageError where the tool can read none, PlanError for options that clash."""
+def choose(content: Content, wish: Wish, base: str, network: str = "unet", loads: bool = True) -> Choice:
+    """The best kind of file. Raises LineageError where the tool can read none, PlanError for options that clash.
+
+    network: the part of the base that is taught, unet or transformer; loads: whether its pipeline reads LoRA files.
+    """
     delta, to = content.delta, wish.to
     if base == TOYBOX and to in (*UIS, "checkpoint"):
         raise LineageError(
             f"no other tool than diffusers draws with the embedded base, {to} neither; --to folder writes a whole "
             "diffusers pipeline, or teach a Stable Diffusion base (perdure init --base)"
+        )
+    if network != "unet" and to in (*UIS[1:], "checkpoint"):
+        raise LineageError(
+            f"--to {to} is for bases with a UNet, and {base} has a transformer; --to comfyui or diffusers writes a "
+            "LoRA file, --to folder the whole pipeline"
         )
     if to == "checkpoint":
         return Choice(CHECKPOINT, "one file of the whole model in the original layout, which every tool reads", delta)
@@ -160,6 +168,8 @@ def choose(content: Content, wish: Wish, base: str) -> Choice:
         return Choice(FOLDER, "the whole pipeline, the changes folded into its weights", delta)
     if base == TOYBOX:
         return Choice(FOLDER, "only diffusers draws with the embedded base, and nobody else has it: all of it", delta)
+    if not loads and to in ("diffusers", "hub"):
+        return Choice(FOLDER, "diffusers reads no LoRA file of this base: the whole pipeline", delta)
     if not delta:
         return Choice(ADAPTER, "no weight is moved, only words were learnt: they are embedding files", delta)
     if wish.rank is not None or wish.error is not None:

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from perdure import files
 from perdure.bases import loading
+from perdure.bases.family import reads_lora
 from perdure.errors import LineageError, ModelError, PerdureError
 from perdure.export import making, metadata, reading, weights
 from perdure.export.choosing import ADAPTER, CHECKPOINT, FOLDER, Choice, Content, Wish, called_by, choose, content
@@ -22,7 +23,7 @@ from perdure.score.sources import short
 from perdure.wording import size
 
 Tell = Callable[[str], None]
-MARKS = {"model.diffusion_model.": CHECKPOINT, "lora_unet_": ADAPTER}
+MARKS = {"model.diffusion_model.": CHECKPOINT, "lora_unet_": ADAPTER, "transformer.": ADAPTER}
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,11 @@ def export(
     """
     own = content(lineage, wish.after, wish.only)
     base, vae = lineage.settings["base"], lineage.settings.get("vae")
-    chosen = choose(own, wish, base)
     agreement.on_base(lineage, loading.identity(base, vae))
-    tell(f"{chosen.kind}: {chosen.reason}")
     pipe, family = loading.pipeline(base, "fp32", vae, lineage.plan().family)
-    if family.network != "unet":
-        raise PerdureError(f"base {base} is a {family.pipeline}; only models on UNets can be exported yet")
-    made = Making(lineage, own, chosen, wish, pipe)
+    chosen = choose(own, wish, base, family.network, reads_lora(pipe))
+    tell(f"{chosen.kind}: {chosen.reason}")
+    made = Making(lineage, own, chosen, wish, pipe, family)
     place, name = str(out.absolute()), made.stem if made.main else ""
     earlier = exports.written(lineage.folder, place, name) if force else []
     with making.staged(out, earlier) as work:
@@ -125,7 +124,9 @@ def _facts(path: Path) -> dict[str, str]:
 def _kind(path: Path) -> tuple[str, str]:
     """Kind of an export, and the dtype of its weights. Raises ModelError."""
     if path.is_dir():
-        path, kind = path / "unet" / "diffusion_pytorch_model.safetensors", FOLDER
+        own = "unet" if (path / "unet").is_dir() else "transformer"
+        shards = sorted((path / own).glob("diffusion_pytorch_model*.safetensors"))
+        path, kind = shards[0] if shards else path / own / "diffusion_pytorch_model.safetensors", FOLDER
         held = reading.tensors_of(path)
     else:
         held = reading.tensors_of(path)

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from perdure.errors import ModelError
 
-KOHYA, LYCORIS, PEFT, OLD, BARE, WORDS = (
+KOHYA, LYCORIS, PEFT, TRANSFORMER, MODEL, ONETRAINER, OLD, BARE, WORDS = (
     "kohya",
     "lycoris",
     "peft",
+    "transformer.",
+    "diffusion_model.",
+    "onetrainer",
     "old diffusers",
     "peft without unet.",
     "bundled words",
@@ -35,6 +38,9 @@ PATTERNS = {
     WORDS: r"(?P<part>bundle_emb)\.(?P<module>[^.]+)\.(?P<piece>.+)",
     KOHYA: r"(?P<part>lora_unet|lora_te[12]?)_(?P<module>[^.]+)\.(?P<piece>.+)",
     LYCORIS: r"(?P<part>lycoris)_(?P<module>[^.]+)\.(?P<piece>.+)",
+    ONETRAINER: r"(?P<part>lora_transformer)_(?P<module>[^.]+)\.(?P<piece>.+)",
+    TRANSFORMER: r"(?P<part>transformer)\.(?P<module>.+?)\.(?P<piece>lora_.+|lora\..+|alpha|diff)",
+    MODEL: r"(?P<part>diffusion_model)\.(?P<module>.+?)\.(?P<piece>lora_.+|lora\..+|alpha|diff)",
     OLD: r"(?P<part>unet|text_encoder(?:_2)?)\.(?P<module>.+)\.processor\.(?P<to>to_(?:q|k|v|out))_lora\.(?P<piece>.+)",
     PEFT: r"(?P<part>unet|text_encoder(?:_2)?)\.(?P<module>.+?)\.(?P<piece>lora_.+|lora\..+|alpha)",
     BARE: r"(?P<part>(?:base_model\.model\.)?)(?P<module>.+?)\.(?P<piece>lora_[AB]\..+)",
@@ -43,11 +49,16 @@ READERS = {
     KOHYA: ("ComfyUI", "A1111", "Forge", "InvokeAI", "diffusers"),
     LYCORIS: ("ComfyUI", "Forge"),
     PEFT: ("diffusers",),
+    TRANSFORMER: ("ComfyUI", "diffusers"),
+    MODEL: ("ComfyUI",),
+    ONETRAINER: ("ComfyUI",),
     OLD: ("ComfyUI", "Forge", "diffusers"),
     BARE: (),
     WORDS: (),
 }
-"""Which tools read a layout: tried with their own loaders on all projections of SD 1 and SDXL."""
+"""Which tools read a layout: tried with their own loaders on all projections of SD 1 and SDXL; of transformers, tried
+with diffusers' and read in ComfyUI's (comfy/lora.py `model_lora_keys_unet`).
+"""
 WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Width of what cross-attention reads -> family; InvokeAI and ComfyUI tell the base by it."""
 
@@ -63,8 +74,13 @@ class Key:
 
 
 def kohya(projection: str) -> str:
-    """The name of a UNet's module in kohya's layout, without the part: `lora_unet_..._attn1_to_out_0`."""
+    """The name of a UNet's module in kohya's layout: `lora_unet_..._attn1_to_out_0`."""
     return UNET + projection.replace(".", "_")
+
+
+def diffusers(projection: str) -> str:
+    """The name of a transformer's module as diffusers and ComfyUI know it: `transformer.....attn.to_out.0`."""
+    return f"{TRANSFORMER}{projection}"
 
 
 def parse(name: str) -> Key | None:
@@ -131,9 +147,28 @@ def modules(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Module], list[str]
     return {f"{one.part}/{one.name}": one for one in found}, unknown
 
 
-def of_unet(found: Iterable[Module]) -> dict[str, Module]:
-    """The modules of the UNet by their underscored names."""
-    return {one.name: one for one in found if one.part in ("lora_unet", "unet", "lycoris", "", "base_model.model.")}
+NETWORK = (
+    "lora_unet", "unet", "lycoris", "transformer", "diffusion_model", "lora_transformer", "", "base_model.model.",
+)  # fmt: skip
+"""Parts of names that stand for the network, not for a text encoder."""
+
+
+def of_network(found: Iterable[Module]) -> dict[str, Module]:
+    """The modules of the network by their underscored names."""
+    return {one.name: one for one in found if one.part in NETWORK}
+
+
+def transformer(names: Iterable[str]) -> str:
+    """The family of a transformer by its modules' underscored names; "" where these do not tell it."""
+    listed = " ".join(names)
+    marks = {
+        "flux2": "to_qkv_mlp_proj|single_stream_modulation|double_stream_modulation",
+        "flux": r"\bsingle_transformer_blocks_|\bsingle_blocks_|\bdouble_blocks_",
+        "z-image": r"\b(layers|context_refiner|noise_refiner)_\d+_attention_",
+        "pixart": r"\btransformer_blocks_\d+_attn1_",
+        "sd3": r"\btransformer_blocks_\d+_attn2_|\bjoint_blocks_",
+    }
+    return next((family for family, mark in marks.items() if re.search(mark, listed)), "")
 
 
 def width(found: Iterable[Module]) -> int | None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from perdure import files
 from perdure.bases import loading
+from perdure.bases.family import Family, spells
 from perdure.errors import ModelError, PerdureError
 from perdure.export import metadata, original, reading, weights
 from perdure.export.choosing import ADAPTER, CHECKPOINT, Choice, Content, Wish, called_by
@@ -57,6 +58,7 @@ class Making:
     wish: Wish
     pipe: Any
     """The base, float32."""
+    family: Family
 
     @property
     def stem(self) -> str:
@@ -99,20 +101,21 @@ class Making:
         mine = self._facts | (metadata.thumbnail(pictures[-1].file) if pictures else {})
         made = []
         if self.choice.kind == ADAPTER and self.choice.delta:
-            tensors = weights.adapter(self.choice.delta, dtype)
+            tensors = weights.adapter(self.choice.delta, dtype, self.family.network)
             ss = metadata.trained(family, self.stem, self.content, self.choice.delta, self.lineage)
             data = partial(metadata.file_bytes, tensors, ss, spec(kind="lora") | mine)
             made.append(_file(self.main, weights.nbytes(tensors), data))
         elif self.choice.kind != ADAPTER:
-            fold(self.pipe, self.choice.delta)
+            fold(self.pipe.components[self.family.network], self.choice.delta)
             write = (
                 partial(_whole, self.pipe, spec(kind="") | mine, dtype)
                 if self.main
-                else partial(_folder, self.pipe, self.content, dtype)
+                else partial(_folder, self.pipe, self.family, self.content, dtype)
             )
             made.append(Item(self.main, _size(self.pipe, dtype), write))
+        encoders = list(reading.encoders(self.pipe, self.family))
         for token, path in self.words.items():
-            tensors = weights.embedding(self.content.words[token], family == "sdxl", torch.float32)
+            tensors = weights.embedding(self.content.words[token], encoders, torch.float32)
             extra = spec(kind="textual-inversion") | self._facts | {"modelspec.is_negative_embedding": "false"}
             made.append(_file(path, weights.nbytes(tensors), partial(metadata.file_bytes, tensors, {}, extra)))
         return [*made, *self._beside(family, pictures)]
@@ -148,10 +151,10 @@ def _file(path: str, nbytes: int, data: Callable[[], bytes]) -> Item:
     return Item(path, nbytes, lambda where: files.write_bytes(where, data()))
 
 
-def fold(pipe: Any, delta: Mapping[str, Any]) -> None:
-    """Add a delta to a pipeline's own weights, in place. Raises ModelError where it does not fit or is not finite."""
+def fold(network: Any, delta: Mapping[str, Any]) -> None:
+    """Add a delta to a network's own weights, in place. Raises ModelError where it does not fit or is not finite."""
     for name, change in delta.items():
-        linear = pipe.unet.get_submodule(name)
+        linear = network.get_submodule(name)
         if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != change.shape:
             raise ModelError(f"this memory moves {name!r} {change.shape}, which the base lacks")
         with torch.no_grad():
@@ -173,13 +176,20 @@ def _whole(pipe: Any, told: Mapping[str, str], dtype: torch.dtype, path: Path) -
         save_file(tensors, path, metadata={"format": "pt", **told})
 
 
-def _folder(pipe: Any, content: Content, dtype: torch.dtype, path: Path) -> None:
+def _folder(pipe: Any, family: Family, content: Content, dtype: torch.dtype, path: Path) -> None:
     for token, word in content.words.items():
-        reading.speak(pipe, called_by(token), word.vectors)
+        if len(word.vectors[0]) > 1 and not spells(pipe):
+            raise ModelError(
+                f"{token} is a word of {len(word.vectors[0])} vectors, which a {type(pipe).__name__} does not write "
+                "out; export a LoRA file and embeddings (--to comfyui), or teach with a method of one vector a word"
+            )
+        reading.speak(pipe, family, called_by(token), word.vectors)
     reading.cast(pipe, dtype)
-    weights.finite(pipe.unet.state_dict())
+    weights.finite(pipe.components[family.network].state_dict())
     with _told(path), loading.quiet():
         pipe.save_pretrained(path)
+        if type(pipe.text_encoder).__name__ != "CLIPTextModel":
+            return
         text = path / "text_encoder" / "model.safetensors"
         held = reading.tensors_of(text)  # transformers before 5.6 would draw random weights for names without prefix
         save_file({n: t.clone() for n, t in original.prefixed(held).items()}, text, metadata={"format": "pt"})

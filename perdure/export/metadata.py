@@ -38,11 +38,22 @@ FAMILIES = {
 """A1111 takes any other metadata for SD 1, and then hides a file from SDXL's list."""
 ARCHITECTURES = {
     "sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sd2-v": "stable-diffusion-v2-768-v",
-    "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl": "stable-diffusion-xl-v1-base", "sd3": "stable-diffusion-3", "flux": "flux-1", "flux2": "flux-2",
+    "z-image": "z-image", "pixart": "pixart",
 }  # fmt: skip
 SHOWN = {"sd1": "SD1", "sd2": "SD2", "sd2-v": "SD2", "sdxl": "SDXL"}
 """How A1111's cards call the families."""
-TITLES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sd2-v": "Stable Diffusion 2 (v)", "sdxl": "SDXL"}
+TITLES = {
+    "sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sd2-v": "Stable Diffusion 2 (v)", "sdxl": "SDXL",
+    "sd3": "Stable Diffusion 3", "flux": "FLUX.1", "flux2": "FLUX.2", "z-image": "Z-Image", "pixart": "PixArt",
+}  # fmt: skip
+TRANSFORMERS = {
+    "StableDiffusion3Pipeline": "sd3", "FluxPipeline": "flux", "FluxKontextPipeline": "flux",
+    "Flux2KleinPipeline": "flux2", "Flux2Pipeline": "flux2", "ZImagePipeline": "z-image",
+    "PixArtAlphaPipeline": "pixart", "PixArtSigmaPipeline": "pixart",
+}  # fmt: skip
+BASE_VERSIONS = {"flux": "flux1", "z-image": "zimage"}
+"""What ai-toolkit writes as `ss_base_model_version` for transformers."""
 THUMBNAIL = 256
 """Side of the picture inside a file, in pixels (ModelSpec)."""
 LICENCE = re.compile(r"^[A-Za-z0-9][\w.+-]*$")
@@ -60,7 +71,11 @@ class Shown:
 
 
 def family_of(pipe: Any) -> str:
-    """sd1, sd2, sd2-v (predicts velocity) or sdxl, by the pipeline's parts and the width of its cross-attention."""
+    """sd1, sd2, sd2-v (predicts velocity) or sdxl, by the pipeline's parts and the width of its cross-attention; of
+    transformers by the pipeline's class, which is the answer itself where it is none of perdure's own.
+    """
+    if "unet" not in pipe.components:
+        return TRANSFORMERS.get(type(pipe).__name__, type(pipe).__name__)
     if pipe.components.get("text_encoder_2") is not None:
         return "sdxl"
     if pipe.unet.config.cross_attention_dim != 1024:
@@ -121,13 +136,14 @@ def spec(family: str, title: str, kind: str, content: Content, lineage: Lineage,
     """ModelSpec; `kind`: lora, textual-inversion, or "" for a checkpoint."""
     side = lineage.settings["training"]["resolution"]
     by_kohya = family == "sd1" and kind == "lora"  # its rule: diffusers for LoRA files of SD 1 alone
-    return {
+    unet = family in FAMILIES
+    told = {"modelspec.prediction_type": "v" if predicts == "v_prediction" else "epsilon"} if unet else {}
+    return told | {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": ARCHITECTURES[family] + (f"/{kind}" if kind else ""),
-        "modelspec.implementation": "diffusers" if by_kohya else IMPLEMENTATION,
+        "modelspec.architecture": ARCHITECTURES.get(family, family) + (f"/{kind}" if kind else ""),
+        "modelspec.implementation": "diffusers" if by_kohya or not unet else IMPLEMENTATION,
         "modelspec.title": title,
         "modelspec.resolution": f"{side}x{side}",
-        "modelspec.prediction_type": "v" if predicts == "v_prediction" else "epsilon",
         "modelspec.trigger_phrase": ", ".join(content.triggers),
         "modelspec.description": f"{', '.join(c.name for c in content.concepts)}, taught by perdure",
     }
@@ -140,7 +156,7 @@ def trained(family: str, title: str, content: Content, delta: Delta, lineage: Li
     training = lineage.settings["training"]
     tags = {c.name: {trigger: 1} for c, trigger in zip(content.concepts, content.triggers, strict=True)}
     return {
-        **FAMILIES[family],
+        **(FAMILIES.get(family) or {"ss_base_model_version": BASE_VERSIONS.get(family, family)}),
         "ss_network_module": "lycoris.kohya" if dense else "networks.lora",
         "ss_network_dim": str(rank), "ss_network_alpha": f"{float(rank)}", "ss_network_args": "{}",
         "ss_output_name": title, "ss_tag_frequency": json.dumps(tags), "ss_sd_model_name": base_of(lineage),
@@ -200,7 +216,8 @@ def page(lineage: Lineage, family: str, title: str, content: Content, kind: str,
     method = lineage.settings["methods"][0]["label"]
     return (
         f"---\n{yaml_file.dump(front)}---\n\n# {title}\n\n<Gallery />\n\n"
-        f"{TITLES[family]}, taught by perdure with `{method}`, lesson {content.lesson.number}. Call it by {made}.\n\n"
+        f"{TITLES.get(family, family)}, taught by perdure with `{method}`, lesson {content.lesson.number}. "
+        f"Call it by {made}.\n\n"
         f"{_script(base if hub_base else 'the base', content, adapter)}"
         f"| concept | scores |\n|---|---|\n{_scores(content)}\n"
     )

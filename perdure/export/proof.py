@@ -16,7 +16,7 @@ from perdure.bases import loading
 from perdure.bases.backbone import Backbone
 from perdure.drawing import sample
 from perdure.export import reading
-from perdure.export.choosing import ADAPTER, CHECKPOINT, Content
+from perdure.export.choosing import ADAPTER, CHECKPOINT, Content, called_by
 from perdure.lineage import Lineage
 from perdure.memory.delta import Delta
 from perdure.method import Word
@@ -26,8 +26,8 @@ ROUNDING = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2}
 """Largest relative error of a projection that is rounding: three times what was measured of all loaders."""
 PIXELS = {"fp32": 0.5, "fp16": 4.0, "bf16": 8.0}
 """Largest mean difference of pixels, of 255 (taste): half a step, and what half precision does to many steps."""
-TABLE = "token_embedding"
-"""Part of the names of tables to which learnt words add rows."""
+TABLES = ("token_embedding", "shared.weight", "embed_tokens")
+"""Parts of the names of tables to which learnt words add rows."""
 LOST = 0.05
 """Share of a change that rounding whole weights may take before it is told (taste)."""
 
@@ -93,32 +93,38 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
     pipe, family = loading.pipeline(plan.base, "fp32", plan.vae, plan.family)
     if exhibit.kind == ADAPTER:
         want = {name: change.matrix() for name, change in exhibit.delta.items()}
-        have = reading.adapter(pipe, exhibit.path) if exhibit.delta else {}
+        have = reading.adapter(pipe, family, exhibit.path) if exhibit.delta else {}
         notes: tuple[str, ...] = ()
     else:
-        want = _whole(pipe, exhibit.delta)
+        want = _whole(pipe, family.network, exhibit.delta)
         like = pipe
-        read_file = exhibit.kind == CHECKPOINT
-        folder = None if read_file else loading.pipeline(str(exhibit.path), chosen=plan.family)[0]
-        pipe = reading.checkpoint(exhibit.path, like, plan.base) if read_file else folder
-        have = {name: t[: len(want[name])] if TABLE in name else t for name, t in _whole(pipe, Delta()).items()}
-        notes = _lost(exhibit, like, have)
+        if exhibit.kind == CHECKPOINT:
+            pipe = reading.checkpoint(exhibit.path, like, plan.base)
+        else:
+            pipe = loading.pipeline(str(exhibit.path), chosen=plan.family)[0]
+        want, have = _known(like, want), _known(like, _whole(pipe, family.network, Delta()))
+        notes = _lost(exhibit, family.network, like, have)
     for path in exhibit.words:
-        reading.word(pipe, path)
+        reading.word(pipe, family, path)
     errors = reading.differences(want, have)
     error, where = max(((value, name) for name, value in errors.items()), default=(0.0, ""))
     if not math.isfinite(error):
         expected, prompts = [], []  # there is nothing to see in a broken file
     reading.cast(pipe, loading.DTYPES[precision])
     reader = Backbone(pipe, family, precision, torch.device(device) if device else None)
-    largest, mean = _compared(expected, _drawn(reader, plan, [content.spoken(prompt) for prompt in prompts]))
+    asked = [_spelled(pipe, content, prompt) for prompt in prompts]
+    largest, mean = _compared(expected, _drawn(reader, plan, asked))
     coarsest = max(exhibit.dtype, precision, key=list(ROUNDING).index)
     bound = None if exhibit.cut else PIXELS[coarsest]
     what = "projections" if exhibit.kind == ADAPTER else "tensors"
-    rounding = ROUNDING[exhibit.dtype]
     return Proof(
-        what, len(errors), len(want), error, where, rounding, len(prompts), largest, mean, bound, notes
+        what, len(errors), len(want), error, where, ROUNDING[exhibit.dtype], len(prompts), largest, mean, bound, notes
     )  # fmt: skip
+
+
+def _spelled(pipe: Any, content: Content, prompt: str) -> str:
+    counts = {called_by(token): len(word.vectors[0]) for token, word in content.words.items()}
+    return reading.spelled(pipe, content.spoken(prompt), counts)
 
 
 def _same(word: Word) -> Word:
@@ -138,20 +144,33 @@ def _compared(some: Sequence[Image.Image], others: Sequence[Image.Image]) -> tup
     return (int(max(gap.max() for gap in gaps)), float(np.mean(gaps))) if gaps else (0, 0.0)
 
 
-def _whole(pipe: Any, delta: Delta) -> dict[str, Tensor]:
+def _whole(pipe: Any, network: str, delta: Delta) -> dict[str, Tensor]:
     """All weights of a pipeline by part and name, with a delta on them."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     tensors = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
-    moved = {f"unet.{name}.weight": change for name, change in delta.items()}
+    moved = {f"{network}.{name}.weight": change for name, change in delta.items()}
     return {name: t + moved[name].matrix() if name in moved else t for name, t in tensors.items()}
 
 
-def _lost(exhibit: Exhibit, base: Any, have: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _known(base: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All of them, of tables of words the rows that the base's own words have: learnt words stand behind them."""
+    rows = {
+        part: len(tokenizer)
+        for part in base.components
+        if (tokenizer := base.components.get(part.replace("text_encoder", "tokenizer"))) and part.startswith("text_")
+    }
+    return {
+        name: t[: rows[name.split(".")[0]]] if any(table in name for table in TABLES) else t
+        for name, t in tensors.items()
+    }
+
+
+def _lost(exhibit: Exhibit, network: str, base: Any, have: Mapping[str, Tensor]) -> tuple[str, ...]:
     """What rounding the moved weights takes of the change, if it is worth telling."""
     gone = all_of_it = 0.0
     for name, change in exhibit.delta.items():
-        d, before = change.matrix(), base.unet.get_submodule(name).weight.detach()
-        gone += float((have[f"unet.{name}.weight"] - before - d).norm() ** 2)
+        d, before = change.matrix(), base.components[network].get_submodule(name).weight.detach()
+        gone += float((have[f"{network}.{name}.weight"] - before - d).norm() ** 2)
         all_of_it += float(d.norm() ** 2)
     share = (gone / all_of_it) ** 0.5 if all_of_it else 0.0
     told = f"rounding whole weights to {exhibit.dtype} takes {share:.0%} of the change"

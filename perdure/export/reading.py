@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from perdure.bases import loading
+from perdure.bases.family import Family, reads_lora, spells
 from perdure.errors import LineageError, ModelError
 from perdure.export import layouts
 from perdure.memory import tensors as stored
 from perdure.score.sources import Reading
+from perdure.wording import replaced
 
 NAME = "exported"
 """What diffusers calls a LoRA file that is read back."""
@@ -48,18 +50,19 @@ def _by_a_library(path: Path) -> Reading:
     return Reading(lambda reason: f"{path}: diffusers cannot read it ({reason})")
 
 
-def adapter(pipe: Any, path: Path) -> dict[str, Tensor]:
+def adapter(pipe: Any, family: Family, path: Path) -> dict[str, Tensor]:
     """Put a LoRA file on a pipeline; returns the change (out, in) that each projection is now under.
 
-    By diffusers where it reads the layout; files with `.diff` keys by the rule that all their readers share: the key of
-    a module is `lora_unet_` and its name with underscores, its weight becomes W + diff or W + (alpha / r) up down.
+    By diffusers where it reads the layout; files with `.diff` keys, and those of pipelines that read none, by the rule
+    that all their readers share: the key of a module is `lora_unet_` and its name with underscores, or `transformer.`
+    and its name, its weight becomes W + diff or W + (alpha / r) up down.
     """
-    held = tensors_of(path)
-    if not any(name.endswith(".diff") for name in held):
-        return _by_diffusers(pipe, path)
-    named = {name.replace(".", "_"): (name, m) for name, m in pipe.unet.named_modules() if isinstance(m, nn.Linear)}
+    held, network = tensors_of(path), pipe.components[family.network]
+    if reads_lora(pipe) and not any(name.endswith(".diff") for name in held):
+        return _by_diffusers(pipe, network, path)
+    named = {name.replace(".", "_"): (name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)}
     found, unknown = layouts.modules(held)
-    own = layouts.of_unet(found.values())
+    own = layouts.of_network(found.values())
     if strange := [*unknown, *(name for name in own if name not in named)]:
         raise ModelError(f"{path}: the base has no module for {strange[0]}")
     changes = {}
@@ -73,12 +76,12 @@ def adapter(pipe: Any, path: Path) -> dict[str, Tensor]:
     return changes
 
 
-def _by_diffusers(pipe: Any, path: Path) -> dict[str, Tensor]:
+def _by_diffusers(pipe: Any, network: Any, path: Path) -> dict[str, Tensor]:
     with _by_a_library(path), loading.quiet():
         pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=NAME)
     mark = f".lora_A.{NAME}"
-    names = [name.removesuffix(mark) for name, _ in pipe.unet.named_modules() if name.endswith(mark)]
-    layers = {name: pipe.unet.get_submodule(name) for name in names}
+    names = [name.removesuffix(mark) for name, _ in network.named_modules() if name.endswith(mark)]
+    layers = {name: network.get_submodule(name) for name in names}
     return {
         name: layer.scaling[NAME]
         * layer.lora_B[NAME].weight.detach().float()
@@ -87,20 +90,59 @@ def _by_diffusers(pipe: Any, path: Path) -> dict[str, Tensor]:
     }
 
 
-def word(pipe: Any, path: Path) -> None:
+def encoders(pipe: Any, family: Family) -> dict[str, str]:
+    """The parts of a pipeline that learn words, by what their vectors are called in an embedding file."""
+    parts = [part for part in family.words if pipe.components.get(part) is not None]
+    if len(parts) == 1:
+        return {"emb_params": parts[0]}
+    clips = iter(("clip_l", "clip_g"))
+    return {"t5xxl" if type(pipe.components[part]).__name__.startswith("T5") else next(clips): part for part in parts}
+
+
+def word(pipe: Any, family: Family, path: Path) -> None:
     """Have a pipeline know an embedding file's word, called as the file is. Raises ModelError."""
-    places = {"emb_params": 0, "clip_l": 0, "clip_g": 1}
+    places = {key: number for number, key in enumerate(encoders(pipe, family))}
     with _by_a_library(path):
-        speak(pipe, path.stem, {places[key]: vectors for key, vectors in tensors_of(path).items()})
+        speak(pipe, family, path.stem, {places[key]: vectors for key, vectors in tensors_of(path).items()})
 
 
-def speak(pipe: Any, name: str, vectors: Mapping[int, Tensor]) -> None:
-    """Put a word's vectors into each text encoder's table and its name into the tokenizer, as diffusers does it."""
-    parts = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")]
+def speak(pipe: Any, family: Family, name: str, vectors: Mapping[int, Tensor]) -> None:
+    """Put a word's vectors into each text encoder's table and its name into the tokenizer: by diffusers, or, beside a
+    transformer, as diffusers would do it in pipelines that have no way of their own.
+    """
+    parts = list(encoders(pipe, family).values())
     for number, rows in vectors.items():
-        encoder, tokenizer = (pipe.components[part] for part in parts[number])
-        with loading.quiet(), torch.random.fork_rng():  # new rows are drawn before they are set
-            pipe.load_textual_inversion(rows, token=name, text_encoder=encoder, tokenizer=tokenizer)
+        encoder, tokenizer = (
+            pipe.components[part] for part in (parts[number], parts[number].replace("text_encoder", "tokenizer"))
+        )
+        if family.network == "unet":
+            with loading.quiet(), torch.random.fork_rng():  # new rows are drawn before they are set
+                pipe.load_textual_inversion(rows, token=name, text_encoder=encoder, tokenizer=tokenizer)
+            continue
+        _into_table(encoder, tokenizer, _names(name, len(rows)), rows)
+
+
+def spelled(pipe: Any, prompt: str, words: Mapping[str, int]) -> str:
+    """A prompt in which words, of so many vectors, are written out where the pipeline would not do it."""
+    for name, count in () if spells(pipe) else words.items():
+        prompt = replaced(prompt, name, " ".join(_names(name, count)))
+    return prompt
+
+
+def _names(name: str, count: int) -> list[str]:
+    """What diffusers calls a word's vectors."""
+    return [name, *(f"{name}_{k}" for k in range(1, count))]
+
+
+def _into_table(encoder: Any, tokenizer: Any, names: list[str], rows: Tensor) -> None:
+    tokenizer.add_tokens(names)
+    ids = tokenizer.convert_tokens_to_ids(names)
+    if max(ids) >= encoder.get_input_embeddings().num_embeddings:  # T5's has rows to spare
+        with torch.random.fork_rng():
+            encoder.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    table = encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        table[ids] = rows.to(table)
 
 
 def checkpoint(path: Path, like: Any, config: str) -> Any:

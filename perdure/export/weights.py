@@ -1,7 +1,7 @@
 """The tensors of files for other tools: LoRA factors with one alpha, dense differences, cuts to a lower rank, words."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,8 +57,9 @@ def _decomposed(change: Change) -> tuple[Tensor, Tensor, Tensor]:
     return left.Q @ u, s, vh @ right.Q.T
 
 
-def adapter(delta: Delta, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A delta as the tensors of a LoRA file in kohya's layout; dense changes as `.diff`.
+def adapter(delta: Delta, dtype: torch.dtype, network: str = "unet") -> dict[str, Tensor]:
+    """A delta as the tensors of a LoRA file; dense changes as `.diff`. Of a UNet in kohya's layout, of a transformer
+    under its modules' own names, A and B with no alpha.
 
     One alpha in the whole file, its largest rank R: diffusers 0.42 reads a file of several alphas with the commonest
     one everywhere. A module of rank r has its up factor times r / R, so that (alpha / r) up down is the change.
@@ -67,11 +68,16 @@ def adapter(delta: Delta, dtype: torch.dtype) -> dict[str, Tensor]:
     largest = max((change.rank or 0 for change in delta.values()), default=0)
     tensors = {}
     for projection, change in delta.items():
-        name = layouts.kohya(projection)
+        name = layouts.kohya(projection) if network == "unet" else layouts.diffusers(projection)
         if change.dense is not None:
             tensors[f"{name}.diff"] = change.dense.to(dtype)
             continue
         a, b = change.stacked()
+        if network != "unet":
+            a, b = balanced(a, b)
+            tensors[f"{name}.lora_A.weight"] = a.to(dtype).contiguous()
+            tensors[f"{name}.lora_B.weight"] = b.to(dtype).contiguous()
+            continue
         down, up = balanced(a, b * (a.shape[0] / largest))
         tensors[f"{name}.lora_down.weight"] = down.to(dtype).contiguous()
         tensors[f"{name}.lora_up.weight"] = up.to(dtype).contiguous()
@@ -79,13 +85,12 @@ def adapter(delta: Delta, dtype: torch.dtype) -> dict[str, Tensor]:
     return finite(tensors)
 
 
-def embedding(word: Word, two: bool, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A learnt word as the tensors of an embedding file, (vectors, width) each; `two`: for SDXL's two encoders.
+def embedding(word: Word, names: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    """A learnt word as the tensors of an embedding file, (vectors, width) each, by the names of its encoders' vectors.
 
     ComfyUI comfy/sd1_clip.py `load_embed`, A1111 textual_inversion.py `create_embedding_from_data`, InvokeAI's and
-    diffusers' (SDXL: one call for each key) all read `emb_params`, and `clip_l` with `clip_g`.
+    diffusers' (SDXL: one call for each key) all read `emb_params`, and `clip_l` with `clip_g`; ComfyUI reads `t5xxl`.
     """
-    names = {0: "clip_l", 1: "clip_g"} if two else {0: "emb_params"}
     return finite({names[number]: vectors.to(dtype).contiguous() for number, vectors in word.vectors.items()})
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perdure.errors import ModelError
 from perdure.export import layouts, original, reading
-from perdure.export.metadata import FAMILIES, TITLES
+from perdure.export.metadata import ARCHITECTURES, FAMILIES, TITLES
 
 LORA, EMBEDDING, CHECKPOINT, PART, OTHER = "LoRA", "embedding", "checkpoint", "part of a diffusers pipeline", "unknown"
 EMBEDDINGS = ("emb_params", "clip_l", "clip_g", "string_to_param.*", "t5xxl")
@@ -21,13 +21,18 @@ FORGE_MOST = 12
 """More unmatched keys than these and Forge refuses a LoRA file (sd_forge_lora/networks.py)."""
 PICKLES = (b"PK\x03\x04", b"\x80")
 """How torch's pickled files begin."""
+PARTS = (
+    "down_blocks.", "encoder.down_blocks.", "text_model.", "transformer_blocks.", "single_transformer_blocks.",
+    "context_refiner.",
+)  # fmt: skip
+"""How names of tensors begin in parts of a diffusers pipeline."""
 SHOWN = ("ss_", "sshs_", "modelspec.", "perdure.")
 LONG = 200
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found. `family`: sd1, sd2, sdxl, or "" where it cannot be told; ranks and alphas: value -> modules."""
+    """What was found. `family`: a key of TITLES, or "" where it cannot be told; ranks and alphas: value -> modules."""
 
     file: str
     nbytes: int
@@ -95,8 +100,8 @@ def look(path: Path) -> Found:
     modules, _ = layouts.modules(small)
     kind = _kind(shapes, modules)
     warnings = [f"{len(bad)} tensors hold NaN or infinity, {bad[0]} first: it draws black or noise"] if bad else []
-    own = _lora(shapes, modules, warnings) if kind == LORA else {}
-    family = _family(kind, shapes, modules)
+    family = _family(kind, shapes, modules, metadata)
+    own = _lora(shapes, modules, family, warnings) if kind == LORA else {}
     readers = own.get("readers", _readers(kind, shapes, warnings))
     warnings += _hidden(kind, family, metadata)
     vectors = dict(shapes) if kind == EMBEDDING else {}
@@ -137,15 +142,11 @@ def _kind(shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.M
         return CHECKPOINT
     if set(shapes) <= set(EMBEDDINGS) or (len(shapes) == 1 and len(next(iter(shapes.values()))) <= 2):
         return EMBEDDING
-    return (
-        PART
-        if any(name.startswith(("down_blocks.", "encoder.down_blocks.", "text_model.")) for name in shapes)
-        else OTHER
-    )
+    return PART if any(name.startswith(PARTS) for name in shapes) else OTHER
 
 
 def _lora(
-    shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module], warnings: list[str]
+    shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module], family: str, warnings: list[str]
 ) -> dict[str, Any]:
     found = modules.values()
     layout = Counter(one.layout for one in found).most_common(1)[0][0]
@@ -153,7 +154,11 @@ def _lora(
     alphas = Counter(one.alpha for one in found if one.alpha is not None)
     dense = sum("diff" in one.pieces for one in found)
     readers = set(layouts.READERS[layout])
-    if dense:
+    if layout == layouts.MODEL and family in ("flux2", "z-image"):
+        readers |= {"diffusers"}
+    if layout == layouts.KOHYA and family and family not in FAMILIES:
+        readers -= {"A1111"}
+    if dense or family == "pixart":
         readers -= {"diffusers"}
     others = sorted({piece for one in found for piece in one.pieces} - set(layouts.PIECES.values()))
     if others:
@@ -190,8 +195,16 @@ def _readers(kind: str, shapes: Mapping[str, tuple[int, ...]], warnings: list[st
     return ()
 
 
-def _family(kind: str, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module]) -> str:
+def _family(
+    kind: str, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module], told: Mapping[str, str]
+) -> str:
     if kind == LORA:
+        own = layouts.of_network(modules.values())
+        if family := layouts.transformer(own):
+            return family
+        if any("_add_k_proj" in name or "_add_v_proj" in name for name in own):  # of several families, of one form
+            said = told.get("modelspec.architecture", "").split("/")[0]
+            return next((family for family, name in ARCHITECTURES.items() if name == said), "")
         return layouts.WIDTHS.get(layouts.width(modules.values()) or 0, "")
     if kind == EMBEDDING:
         widths = {shape[-1] for shape in shapes.values() if shape}
@@ -202,7 +215,7 @@ def _family(kind: str, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[s
 
 def _hidden(kind: str, family: str, metadata: Mapping[str, str]) -> list[str]:
     """What A1111 makes of a LoRA file's metadata (network.py `detect_version`), where that is wrong."""
-    if kind != LORA or not metadata or not family:
+    if kind != LORA or not metadata or family not in FAMILIES:
         return []
     if metadata.get("ss_base_model_version", "").startswith("sdxl_"):
         taken = "sdxl"

@@ -9,6 +9,8 @@ from torch import Tensor
 from perdure.bases import flows
 from perdure.bases.family import Condition, Drawing, Family, called, hushed
 
+WORDS = ("text_encoder", "text_encoder_2")
+"""CLIP, of which one pooled vector is read, and T5."""
 TRAINED_AT = 1.0
 """Guidance that dev is told while it is trained, as kohya's scripts do; diffusers' tell 3.5."""
 
@@ -67,6 +69,7 @@ FAMILY = Family(
     predict=predict,
     draw=draw,
     units=flows.shifted(patch=2),
+    words=WORDS,
     unlike=flows.unlike(channels=4),
     caution=caution,
     negative=False,

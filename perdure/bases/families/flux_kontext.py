@@ -24,6 +24,7 @@ FAMILY = Family(
     predict=flux.predict,
     draw=draw,
     units=flows.shifted(patch=2),
+    words=flux.WORDS,
     unlike=flows.unlike(channels=4),
     negative=False,
 )

@@ -50,6 +50,6 @@ FAMILY = Family(
     predict=predict,
     draw=draw,
     units=flows.shifted(patch=2),
-    words=("text_encoder", "text_encoder_2"),
+    words=("text_encoder", "text_encoder_2", "text_encoder_3"),
     unlike=flows.unlike(channels=1),
 )
