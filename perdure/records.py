@@ -155,7 +155,10 @@ class Drift(Record):
 
 
 class Cell(Record):
-    """cells/<concept>/cell.json; `shift`: measure -> distance from what was drawn right after the own lesson."""
+    """cells/<concept>/cell.json.
+
+    `shift`: measure -> distance from what was drawn right after the own lesson; `drawn`: how the machine was used.
+    """
 
     concept: Name
     scores: dict[str, float]
@@ -165,6 +168,7 @@ class Cell(Record):
     confusion: _Confusion | None = None
     copying: _Copying | None = None
     shift: dict[str, float] = {}
+    drawn: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _measured(self) -> "Cell":

@@ -77,7 +77,12 @@ def test_template_shows_every_key():
     """The template names each key of the plan's sections, so that it cannot fall behind."""
     data, _ = read(plan.ready("template"))
     text = plan.ready("template").read_text(encoding="utf-8")
-    sections = {"training": plan.Training, "sampling": plan.Sampling, "scoring": plan.Scoring}
+    sections = {
+        "training": plan.Training,
+        "sampling": plan.Sampling,
+        "scoring": plan.Scoring,
+        "performance": plan.Performance,
+    }
     for name, section in sections.items():
         assert set(data[name]) == written(section)
     assert set(data) == written(plan.Plan)

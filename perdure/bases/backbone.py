@@ -1,5 +1,6 @@
 """The frozen base model: adapters on top, deltas underneath, loss, and drawing."""
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from perdure.bases import checking, performing
 from perdure.bases.attaching import Attaching, input_norms
 from perdure.bases.batch import Batch
 from perdure.bases.family import Condition, Drawing, Family
@@ -21,7 +23,8 @@ from perdure.bases.words import Vocabulary
 from perdure.errors import ModelError, PlanError
 from perdure.memory.delta import Delta
 from perdure.method import Targets, Weights, Word
-from perdure.plan import Sampling, Times, Training
+from perdure.plan import Performance, Sampling, Times, Training
+from perdure.plan.performance import Decoding, Precision
 from perdure.wording import Speech
 
 DECODED = 1 << 20
@@ -31,8 +34,11 @@ DECODED = 1 << 20
 class Backbone:
     """A frozen pipeline. Weights under a context manager are swapped and restored, never written to."""
 
-    def __init__(self, pipe: Any, family: Family, precision: str = "fp32", device: torch.device | None = None) -> None:
-        self.family = family
+    def __init__(
+        self, pipe: Any, family: Family, precision: str = "fp32", device: torch.device | None = None,
+        performance: Performance | None = None,
+    ) -> None:  # fmt: skip
+        self.family, self.performance = family, performance or Performance()
         self.processes = several()
         self._wanted = precision, device
         self.accelerator = accelerator(*self._wanted)
@@ -47,33 +53,45 @@ class Backbone:
         self.vocabulary = Vocabulary(pipe, family.words)
         self._speech = Speech({})
         self.objective, self.units = family.objective(pipe), family.units(pipe)
+        self.drawing_in: Precision = "training"
+        self._origin: Backbone | None = None
+        self._copies: dict[str, Any] = {}
+        self.fits: dict[int, int] = {}  # side in pixels -> pictures at once that were found to fit into memory
+        self._take_apart()
+        performing.settle(self.performance, self.network, pipe.vae)
+
+    def _take_apart(self) -> None:
+        """Find the projections of the network, for what is put on and under them."""
         self._linears = {
             name: module
             for name, module in self.network.named_modules()
-            if isinstance(module, nn.Linear) and re.fullmatch(family.targets["attention"], name)
+            if isinstance(module, nn.Linear) and re.fullmatch(self.family.targets["attention"], name)
         }
         self._attaching = Attaching(self.network, self._linears)
         self._laying = Laying(self._linears)
 
+    def drawn_in(self, precision: Precision) -> "Backbone":
+        """The base for drawing in a precision: itself, or a copy of its network, made once, with all else shared."""
+        if precision in ("training", self._wanted[0], self.drawing_in):
+            return self
+        if precision not in self._copies:
+            other = self._copies[precision] = copy.copy(self)
+            other.pipe, other.drawing_in, other._origin = copy.copy(self.pipe), precision, self
+            other.dtype = performing.DTYPES[precision]
+            other.network = copy.deepcopy(self.network).to(other.dtype)
+            setattr(other.pipe, self.family.network, other.network)
+            other._take_apart()
+        found: Backbone = self._copies[precision]
+        return found
+
+    @property
+    def origin(self) -> "Backbone":
+        """The base of which this is the copy for drawing; itself where it is none."""
+        return self._origin or self
+
     def check(self, training: Training, sampling: Sampling) -> None:
         """Raises PlanError with what this base cannot do of a plan's settings."""
-        problems = [problem for problem in (self.objective.unfit(training.min_snr, training.times),) if problem]
-        if sampling.scheduler not in ("default", *self.objective.solvers):
-            known = ", ".join(("default", *self.objective.solvers))
-            problems.append(f"sampling.scheduler: {sampling.scheduler} does not fit this base; allowed: {known}")
-        if sampling.negative_prompt is not None and not self.family.negative:
-            problems.append(
-                "sampling.negative_prompt does nothing here: this base is told its guidance and draws without a "
-                "negative prompt; leave it null"
-            )
-        multiple = int(self.pipe.vae_scale_factor) * self.units.multiple
-        sides = {"training.resolution": training.resolution, "sampling.resolution": sampling.resolution or 0}
-        problems += [
-            f"{key}: {side} pixels cannot be divided among the tokens of this base; give a multiple of {multiple}"
-            for key, side in sides.items()
-            if self.units.multiple > 1 and side % multiple
-        ]
-        if problems:
+        if problems := checking.unfit(self.pipe, self.family, training, sampling):
             raise PlanError(problems)
 
     # --- projections, adapters, deltas ----------------------------------------------------------------------------
@@ -174,9 +192,11 @@ class Backbone:
                 yield encoded.latents, torch.zeros_like(encoded.latents)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
+    def decode(self, latents: Tensor, precision: Decoding = "fp32") -> list[Image.Image]:
         """RGB images of latents (n, c, h/f, w/f), decoded as many at a time as `DECODED` allows."""
-        vae, images = self.pipe.vae, []
+        if precision != "fp32" and f"vae {precision}" not in self._copies:
+            self._copies[f"vae {precision}"] = copy.deepcopy(self.pipe.vae).to(performing.DTYPES[precision])
+        vae, images = self._copies.get(f"vae {precision}", self.pipe.vae), []
         for some in torch.split(latents, max(1, DECODED // (latents.shape[-1] * self._pixels) ** 2)):
             decoded = vae.decode(self.units.back(some.to(vae.dtype))).sample
             images += self.pipe.image_processor.postprocess(decoded, output_type="pil")
@@ -255,18 +275,25 @@ class Backbone:
     @torch.no_grad()
     def draw(
         self, prompts: Condition, negative: Condition, latents: Tensor, steps: int, guidance: float, scheduler: str,
-        regions: Regions | None = None,
+        regions: Regions | None = None, until: float = 1.0,
     ) -> Tensor:  # fmt: skip
         """Latents (n, c, h/f, w/f) in the network's units, drawn from initial noise, one for each row of prompts.
 
-        regions: where which other prompts hold, in all of them. Raises ModelError where this base can have none.
+        regions: where which other prompts hold, in all of them; until: part of the steps, from the first on, that is
+        guided. Raises ModelError where this base can have no regions.
         """
-        usual = self.pipe.scheduler
+        usual, count = self.pipe.scheduler, len(latents)
         if scheduler != "default":
             self.pipe.scheduler = self.objective.solvers[scheduler].from_config(usual.config)
-        how = Drawing(latents.shape[-1] * self._pixels, steps, guidance)
+        asked = Drawing(latents.shape[-1] * self._pixels, steps, guidance)
+        how, guiding = performing.guiding(self.network, asked, count, until, self.family.in_rows)
+        casting: AbstractContextManager[None] = self.accelerator.autocast()
+        if self.drawing_in != "training":
+            prompts, negative = (performing.cast(condition, self.dtype) for condition in (prompts, negative))
+            casting = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        kernel = performing.attending(self.performance.attention)
         try:
-            with self.accelerator.autocast(), self.regional(regions, len(latents)):
+            with casting, kernel, self.regional(regions, count), guiding:
                 drawn = self.family.draw(self.pipe, prompts, negative, latents.to(self.device, self.dtype), how)
         finally:
             self.pipe.scheduler = usual

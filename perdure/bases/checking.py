@@ -7,6 +7,7 @@ from typing import Any
 
 from perdure.bases.family import Family
 from perdure.errors import ModelError
+from perdure.plan import Sampling, Training
 from perdure.score.sources import Reading
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
@@ -85,3 +86,29 @@ def check_pipeline(pipe: Any, family: Family, base: str) -> None:
             rows = pipe.components[encoder].get_input_embeddings().num_embeddings
             if most >= rows:
                 raise ModelError(f"base {base} is damaged: {part}/ has a word {most}, and {encoder}/ has {rows} words")
+
+
+def unfit(pipe: Any, family: Family, training: Training, sampling: Sampling) -> list[str]:
+    """What a base cannot do of a plan's settings, a sentence each."""
+    objective, units = family.objective(pipe), family.units(pipe)
+    problems = [problem for problem in (objective.unfit(training.min_snr, training.times),) if problem]
+    if sampling.scheduler not in ("default", *objective.solvers):
+        known = ", ".join(("default", *objective.solvers))
+        problems.append(f"sampling.scheduler: {sampling.scheduler} does not fit this base; allowed: {known}")
+    if sampling.negative_prompt is not None and not family.negative:
+        problems.append(
+            "sampling.negative_prompt does nothing here: this base is told its guidance and draws without a "
+            "negative prompt; leave it null"
+        )
+    if sampling.guidance_until < 1 and not family.negative:
+        problems.append("sampling.guidance_until does nothing here: this base is told its guidance; leave it at 1")
+    if sampling.decoding == "fp16" and pipe.vae.config.get("force_upcast"):
+        problems.append("sampling.decoding: this base's autoencoder overflows in fp16; take bf16 or fp32")
+    multiple = int(pipe.vae_scale_factor) * units.multiple
+    sides = {"training.resolution": training.resolution, "sampling.resolution": sampling.resolution or 0}
+    problems += [
+        f"{key}: {side} pixels cannot be divided among the tokens of this base; give a multiple of {multiple}"
+        for key, side in sides.items()
+        if units.multiple > 1 and side % multiple
+    ]
+    return problems

@@ -74,11 +74,15 @@ class Units:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn: their side in pixels, denoising steps, and guidance, of which 1 is none."""
+    """How pictures are drawn: their side in pixels, denoising steps, and guidance, of which 1 is none.
+
+    ended: where only part of the steps is guided, what a pipeline calls after each (`callback_on_step_end`).
+    """
 
     side: int
     steps: int
     guidance: float
+    ended: Callable[..., dict[str, Any]] | None = None
 
 
 def plain_units(pipe: Any) -> Units:
@@ -113,9 +117,11 @@ def spells(pipe: Any) -> bool:
 
 def called(pipe: Any, inputs: Mapping[str, Any], latents: Tensor, how: Drawing) -> Tensor:
     """What a pipeline of diffusers draws from initial latents, as latents."""
+    ended = {} if how.ended is None else {"callback_on_step_end": how.ended}
     return torch.as_tensor(
         pipe(
             **inputs,
+            **ended,
             latents=latents,
             height=how.side,
             width=how.side,
@@ -161,5 +167,9 @@ class Family:
     """(pipe, regions, pictures drawn at once) -> the pipeline with regions; None where there can be none."""
     negative: bool = True
     """Whether a negative prompt does anything."""
+    in_rows: bool = True
+    """Whether a guided step asks the network once, for what is guided away from and then for the prompts, in as many
+    rows; else its pipeline asks at each step whether it is guided, and calls back after it.
+    """
     loading: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments with which diffusers reads the pipeline, such as parts that are left out."""

@@ -22,8 +22,9 @@ from perdure.bases import checking, families
 from perdure.bases.backbone import Backbone
 from perdure.bases.family import Family, hushed
 from perdure.bases.outline import EMBEDDED, IN_CACHE, available, source
+from perdure.bases.performing import DTYPES
 from perdure.errors import ModelError
-from perdure.plan import TOYBOX, FamilyChoice, Plan
+from perdure.plan import TOYBOX, FamilyChoice, Performance, Plan
 from perdure.score.sources import Reading, offline, short
 
 try:
@@ -33,27 +34,25 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def of(plan: Plan, device: str | None = None) -> Backbone:
     """The backbone of a plan's base. Raises as `load`."""
-    return load(plan.base, plan.training.precision, device, plan.vae, plan.family)
+    return load(plan.base, plan.training.precision, device, plan.vae, plan.family, plan.performance)
 
 
 def load(
     base: str, precision: str = "fp32", device: str | None = None, vae: str | None = None,
-    chosen: FamilyChoice | None = None,
+    chosen: FamilyChoice | None = None, performance: Performance | None = None,
 ) -> Backbone:  # fmt: skip
     """The backbone of a base model, on the best device there is unless one is named; of the family of its pipeline's
-    class, unless another one is chosen.
+    class, unless another one is chosen; using the machine as `performance` says.
 
     Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
     """
     where = _device(device) if device else None
     if base == TOYBOX and not threads_told():
         torch.set_num_threads(1)  # its operations are too small to be shared out
-    return Backbone(*pipeline(base, precision, vae, chosen), precision, where)
+    return Backbone(*pipeline(base, precision, vae, chosen), precision, where, performance)
 
 
 def threads_told() -> bool:

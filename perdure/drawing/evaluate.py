@@ -121,6 +121,7 @@ def evaluate(
     features = {name: measure.features(drawn) for name, measure in measures.items()}
     record = _scored(concept, per_image, measures, features, references)
     record |= _failings(tools, lineage, concept, features, taught)
+    record["drawn"] = sample.in_force(tools.backbone, tools.plan.sampling, tools.side)
     with building(folder) as partial:
         listed = []
         for number, (image, prompt) in enumerate(zip(drawn, per_image, strict=True)):

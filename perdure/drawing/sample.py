@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from perdure.bases import performing
 from perdure.bases.backbone import Backbone
 from perdure.bases.batch import on, rows
 from perdure.bases.family import Condition
@@ -19,6 +20,7 @@ from perdure.memory import Memory
 from perdure.memory.delta import Delta
 from perdure.method import Method, Wanted, Word, words_of
 from perdure.plan import Sampling
+from perdure.plan.performance import Decoding, Precision
 from perdure.progress import Advance
 from perdure.seeds import generator
 
@@ -67,6 +69,7 @@ def images(
     advance: Advance = lambda n, note: None,
 ) -> list[Image.Image]:
     """Images of every prompt from every fixed latent, as the memory recalls them; prompt by prompt."""
+    backbone = backbone.drawn_in(sampling.precision)
     groups = [[prompt] for prompt in prompts] if method.consolidate.knows == "prompt" else [list(prompts)]
     drawn: list[Image.Image] = []
     for group in groups:
@@ -96,13 +99,43 @@ def draw(
 
     Raises TrainingError for what is no picture: numbers that are not finite, or one colour everywhere.
     """
-    drawn = _drawn(backbone, prompts, sampling, side, advance, _decoded, regions)
+    decoded = partial(_decoded, precision=sampling.decoding)
+    drawn = _drawn(backbone, prompts, sampling, side, advance, decoded, regions)
     images = [image for batch in drawn for image in batch]
     for number, image in enumerate(images):
         if image is None or all(least == most for least, most in image.getextrema()):
             what = "numbers that are not finite" if image is None else "one colour everywhere"
             raise _spoilt(prompts[number // sampling.images_per_prompt], what)
     return images
+
+
+def in_force(backbone: Backbone, sampling: Sampling, side: int) -> dict[str, Any]:
+    """How pictures of that side are drawn here, as a cell records it."""
+    drawer, performance = backbone.drawn_in(sampling.precision), backbone.performance
+    return {
+        **performance.model_dump(mode="json"),
+        "device": backbone.device.type,
+        "precision": str(drawer.dtype).removeprefix("torch."),
+        "decoding": sampling.decoding,
+        "batch": drawer.fits.get(side, sampling.batch_size),
+    }
+
+
+def _at_once(
+    backbone: Backbone, encoded: Condition, negative: Condition, noise: Tensor, sampling: Sampling, side: int
+) -> int:
+    """How many pictures are drawn at once: what the plan says, or what `performance.batch: auto` finds to fit."""
+    if backbone.performance.batch == "plan":
+        return sampling.batch_size
+    if side not in backbone.fits:
+
+        def draw(count: int) -> None:
+            told, away = rows(encoded, [0] * count), rows(negative, [0] * count)
+            latent = backbone.draw(told, away, noise[[0] * count], 1, sampling.guidance, "default")
+            backbone.decode(latent, sampling.decoding)
+
+        backbone.fits[side] = performing.fitting(draw, backbone.device, sampling.batch_size)
+    return backbone.fits[side]
 
 
 def _spoilt(prompt: str, what: str) -> TrainingError:
@@ -124,12 +157,14 @@ def _drawn(
     noise = latents(backbone, count, side, sampling.seed)
     encoded, negative = backbone.encode_prompts(prompts), backbone.encode_negative(sampling.negative_prompt)
     pairs = [(prompt, k) for prompt in range(len(prompts)) for k in range(count)]
-    batches = [pairs[start : start + sampling.batch_size] for start in range(0, len(pairs), sampling.batch_size)]
+    size = _at_once(backbone, encoded, negative, noise, sampling, side)
+    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     processes = backbone.processes
-    if not processes.available(backbone) or len(batches) == 1 or regions is not None:
+    if not processes.available(backbone.origin) or len(batches) == 1 or regions is not None:
         return _each(backbone, batches, encoded, negative, noise, sampling, finish, advance, regions)
     moved, turns = backbone.moved(), processes.count
-    processes.call(help_draw, moved, batches, on(encoded, "cpu"), on(negative, "cpu"), noise, sampling, finish)
+    sent = on(encoded, "cpu"), on(negative, "cpu"), noise, sampling, finish
+    processes.call(help_draw, backbone.drawing_in, moved, batches, *sent)
     with processes.together(), backbone.as_first(moved):
         own = _each(
             backbone, batches[::turns], encoded, negative, noise, sampling, finish,
@@ -140,11 +175,11 @@ def _drawn(
 
 
 def help_draw(
-    backbone: Backbone, moved: Moved, batches: Sequence[Pairs], encoded: Condition, negative: Condition,
-    noise: Tensor, sampling: Sampling, finish: Finish,
+    backbone: Backbone, precision: Precision, moved: Moved, batches: Sequence[Pairs], encoded: Condition,
+    negative: Condition, noise: Tensor, sampling: Sampling, finish: Finish,
 ) -> None:  # fmt: skip
     """What another process does when the first has batches to draw, with the weights that the first has."""
-    processes = backbone.processes
+    processes, backbone = backbone.processes, backbone.drawn_in(precision)
     with processes.together(), backbone.as_first(moved):
         own = batches[processes.number :: processes.count]
         encoded, negative = on(encoded, backbone.device), on(negative, backbone.device)
@@ -165,6 +200,7 @@ def _each(
             sampling.guidance,
             sampling.scheduler,
             regions,
+            sampling.guidance_until,
         )
         finished.append(finish(backbone, latent))
         advance(len(pairs), "")
@@ -175,7 +211,8 @@ def _kept(backbone: Backbone, latent: Tensor) -> Tensor:
     return latent.cpu()
 
 
-def _decoded(backbone: Backbone, latent: Tensor) -> list[Image.Image | None]:
+def _decoded(backbone: Backbone, latent: Tensor, precision: Decoding) -> list[Image.Image | None]:
     """The images; None where a latent is not finite."""
     finite = latent.flatten(1).isfinite().all(1).tolist()
-    return [image if sound else None for image, sound in zip(backbone.decode(latent.nan_to_num()), finite, strict=True)]
+    images = backbone.decode(latent.nan_to_num(), precision)
+    return [image if sound else None for image, sound in zip(images, finite, strict=True)]

@@ -40,6 +40,7 @@ def images(
     and values of cross-attention, over what it recalls for the whole picture: the sum of the concepts' changes, or the
     prompt's. Raises PlanError for a concept that is not among them, and ModelError where the base can have no regions.
     """
+    backbone = backbone.drawn_in(sampling.precision)
     prompt, texts = scene.written(concepts)
     lessons = [called.get(name or "") for name in scene.named(concepts)]
     masks = torch.stack([mask(region, side) for region in scene.regions]).to(backbone.device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from perdure.bases import loading
 from perdure.bases.backbone import Backbone
+from perdure.bases.performing import DTYPES
 from perdure.drawing import sample
 from perdure.export import reading
 from perdure.export.choosing import ADAPTER, CHECKPOINT, Content, called_by
@@ -110,7 +111,7 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
     error, where = max(((value, name) for name, value in errors.items()), default=(0.0, ""))
     if not math.isfinite(error):
         expected, prompts = [], []  # there is nothing to see in a broken file
-    reading.cast(pipe, loading.DTYPES[precision])
+    reading.cast(pipe, DTYPES[precision])
     reader = Backbone(pipe, family, precision, torch.device(device) if device else None)
     asked = [_spelled(pipe, content, prompt) for prompt in prompts]
     largest, mean = _compared(expected, _drawn(reader, plan, asked))

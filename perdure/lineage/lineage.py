@@ -114,7 +114,8 @@ class Lineage:
         """The settings with the concepts taught so far. Raises LineageError."""
         concepts = [self.concept(name) for name in self.concepts]
         with mistakes.understood(self.folder / "lineage.json", Plan):
-            return Plan.model_validate({**self.settings, "name": self.facts["name"], "concepts": concepts})
+            own = {key: self.facts[key] for key in ("name", "performance") if key in self.facts}
+            return Plan.model_validate({**self.settings, **own, "concepts": concepts})
 
     def concept_folder(self, name: str) -> Path:
         """Where a concept's facts and small pictures lie."""
@@ -253,6 +254,7 @@ def record(folder: Path, plan: Plan, base_identity: str, versions: dict[str, str
     settings = plan.settings()
     facts = {"format": FORMAT, "name": plan.name, "settings": settings, "base_identity": base_identity}
     facts |= {"fingerprint": fingerprint(portable(settings)), "versions": versions}
+    facts |= {"performance": plan.performance.model_dump(mode="json")}
     files.write_json(folder / "lineage.json", facts)
 
 

@@ -16,28 +16,15 @@ from perdure.errors import PlanError, did_you_mean
 from perdure.plan import mistakes, sources, yaml_file
 from perdure.plan.choice import FamilyChoice, MethodChoice, trust
 from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
+from perdure.plan.performance import Performance
 from perdure.plan.scenes import unshown
-from perdure.plan.sections import Concept, Drawn, Prior, Prompts, Sampling, Scoring, Times, Training
+from perdure.plan.sections import Concept, Prior, Sampling, Scoring, Training
 from perdure.wording import mentions, name_from, squeeze
-
-__all__ = [
-    "TOYBOX",
-    "Concept",
-    "Drawn",
-    "FamilyChoice",
-    "MethodChoice",
-    "Prior",
-    "Prompts",
-    "Sampling",
-    "Scoring",
-    "Times",
-    "Training",
-]
 
 JOINT = "joint"
 """Label of the run that is taught all concepts at once."""
 NOT_SETTINGS: dict[str, Any] = dict.fromkeys(
-    ("name", "description", "data", "concepts", "order", "joint", "protocol"), True
+    ("name", "description", "data", "concepts", "order", "joint", "protocol", "performance"), True
 )
 NOT_SETTINGS["training"] = {"prompts": True}
 """Keys of a plan that do not decide how a lesson goes: each concept says by itself what prompt it has."""
@@ -70,6 +57,7 @@ class Plan(Section):
     training: Training
     sampling: Sampling
     scoring: Scoring = Scoring()
+    performance: Performance = Performance()
     seed: int = Field(0, ge=0)
     _notes: tuple[str, ...] = PrivateAttr(())
 

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from perdure import plugins, score
 from perdure.errors import PlanError
 from perdure.plan.fields import NEW, OWN, Beta, Code, Files, Model, Name, Section, found
+from perdure.plan.performance import Decoding, Precision
 from perdure.plugins import Source
 from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
 
@@ -213,7 +214,13 @@ class Sampling(Section):
     guidance: float = Field(5.0, ge=0)
     negative_prompt: str | None = None
     """What to guide away from; none: as the base's own pipeline does (SDXL: zeros, not the empty prompt)."""
+    guidance_until: float = Field(1.0, gt=0, le=1)
+    """Part of the steps, from the first on, that are guided; the rest are not, which saves half of each."""
     scheduler: Literal["default", "ddim", "euler", "dpm++", "unipc"] = "default"
+    precision: Precision = "training"
+    """In which pictures are drawn; in another than that of training with a second copy of the network."""
+    decoding: Decoding = "fp32"
+    """In which latents are made pictures."""
     resolution: int | None = Field(None, ge=16, le=16384, multiple_of=8)
     """Side in pixels; the training resolution by default."""
     batch_size: int = Field(8, ge=1)

@@ -45,7 +45,7 @@ def load(plan: Plan, device: str | None) -> Backbone:
         raise ModelError(
             f"the launcher gave its {processes.count} processes {processes.device}, not {device}; leave out --device"
         )
-    where = plan.base, plan.training.precision, device, plan.vae, plan.family
+    where = plan.base, plan.training.precision, device, plan.vae, plan.family, plan.performance
     backbone = loading.load(*where)
     for own in plan.runs:
         backbone.check(own.training, own.sampling)

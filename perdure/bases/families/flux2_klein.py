@@ -76,4 +76,5 @@ FAMILY = Family(
     units=units,
     unlike=flows.unlike(channels=4),
     caution=caution,
+    in_rows=False,
 )

@@ -70,4 +70,5 @@ FAMILY = Family(
     units=flows.shifted(patch=2),
     unlike=flows.unlike(channels=1),
     caution=caution,
+    in_rows=False,
 )

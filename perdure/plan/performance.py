@@ -1,0 +1,25 @@
+"""How a run uses its machine: settings that change how results are rounded, and not what is computed."""
+
+from typing import Literal
+
+from perdure.plan.fields import Section
+
+Attention = Literal["default", "cudnn", "flash", "efficient", "math"]
+Precision = Literal["training", "fp32", "bf16", "fp16"]
+Decoding = Literal["fp32", "bf16", "fp16"]
+
+
+class Performance(Section):
+    """How the machine is used. No part of the fingerprint: a run may go on elsewhere; each cell records what it had.
+
+    What changes more than the last digits of a picture is no key here but of `sampling`.
+    """
+
+    attention: Attention = "default"
+    """Kernel of scaled dot product attention while pictures are drawn; `default`: torch's own choice."""
+    channels_last: bool = False
+    """Weights of convolutions with channels last, as tensor cores read them; does nothing for transformers."""
+    tf32: bool = False
+    """On CUDA, products of float32 matrices with 10 bits of mantissa instead of 23, in training too."""
+    batch: Literal["plan", "auto"] = "plan"
+    """`auto`: as many pictures at once as fit into the memory of a CUDA device, instead of `sampling.batch_size`."""
