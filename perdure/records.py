@@ -91,10 +91,32 @@ class _Bytes(Record):
     stored: int
 
 
+class _Cost(Record):
+    measure: str
+    before: float
+    after: float
+    drop: float
+    low: float | None
+    high: float | None
+    pictures: int
+
+
+class _Refusal(Record):
+    gate: float
+    told: list[str]
+
+
 class Lesson(Record):
-    """lessons/<number>-<name>/lesson.json; `memory`: its digest, `carries`: bytes by name."""
+    """lessons/<number>-<name>/lesson.json; `memory`: its digest, `carries`: bytes by name.
+
+    `training`: the settings that it had of its own; `cost`: what it cost each older concept; `refusal`: by which gate
+    it was refused, and why.
+    """
 
     concepts: list[Name] = Field(min_length=1)
+    training: dict[str, Any] = {}
+    cost: dict[Name, _Cost] = {}
+    refusal: _Refusal | None = None
     method: _Labelled
     memory: str
     steps: int
@@ -155,7 +177,7 @@ class Drift(Record):
 
 
 class Cell(Record):
-    """cells/<concept>/cell.json.
+    """cells/<concept>/cell.json; `each`: measure -> score of every picture alone.
 
     `shift`: measure -> distance from what was drawn right after the own lesson; `drawn`: how the machine was used.
     """
@@ -165,6 +187,7 @@ class Cell(Record):
     images: list[_Drawn]
     measures: dict[str, _Measured]
     ceiling: dict[str, float | None] = {}
+    each: dict[str, list[float]] = {}
     confusion: _Confusion | None = None
     copying: _Copying | None = None
     shift: dict[str, float] = {}

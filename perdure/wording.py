@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
@@ -53,6 +54,15 @@ def mentions(text: str, token: str) -> bool:
 def without(text: str, token: str) -> str:
     """A prompt or caption from which a token is left out, wherever it stands as words of its own."""
     return squeeze(called(token).sub(" ", text)) if token.strip() else text
+
+
+def dotted(values: Mapping[str, Any], under: str = "") -> str:
+    """Settings as `--set` takes them: training.steps=100, training.prior.images=20."""
+    told = []
+    for key, value in values.items():
+        name = f"{under}.{key}".lstrip(".")
+        told.append(dotted(value, name) if isinstance(value, Mapping) else f"{name}={value}")
+    return ", ".join(told)
 
 
 def squeeze(text: str) -> str:

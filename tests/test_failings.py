@@ -102,6 +102,7 @@ def test_a_run_records_them_and_an_old_lineage_goes_on(plan_data, pico_clip, tmp
     facts = json.loads((own.folder / "lineage.json").read_text())
     facts["settings"]["scoring"].pop("drift")
     (own.folder / "lineage.json").write_text(json.dumps(facts))
+    (own.folder / "plan.yaml").unlink()
     assert shown.failings(reading.read([Lineage(own.folder)])) == ()  # nothing measured, nothing shown
     scoring.pop("drift")
     (own,) = run.run(plan.build({**plan_data, "scoring": scoring}), tmp_path)

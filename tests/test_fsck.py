@@ -11,7 +11,7 @@ from PIL import Image
 
 from perdure import files, memory, plan, records, report
 from perdure.errors import LineageError, PerdureError
-from perdure.lineage import Lineage, fsck
+from perdure.lineage import Lineage, fsck, history
 from perdure.memory import Memory, tensors
 
 NAMES = ("dog", "cat")
@@ -109,7 +109,7 @@ def test_damaged_json_is_named_and_nothing_is_tidied_away(lineage, name, damage)
         assert "damaged" in str(error) or "cannot read" in str(error) or "has format" in str(error)
         if "cell" not in name and "train" not in name and name != "lineage.json":
             with pytest.raises(LineageError), again.locked():
-                again.undo()
+                history.undo(again)
             assert everything(lineage.folder).keys() == {*before, ".lock"}
 
 
@@ -130,7 +130,7 @@ def test_undo_follows_no_name_out_of_the_model(lineage, file, change):
     files.write_json(path, {**files.read_json(path), **change})
     before = everything(lineage.folder.parent)
     with pytest.raises(LineageError, match="fsck"), lineage.locked():
-        lineage.undo()
+        history.undo(lineage)
     assert everything(lineage.folder.parent) == before
 
 
@@ -144,7 +144,7 @@ def test_links_inside_a_model_are_refused(lineage, place):
     path.symlink_to(outside)
     before = everything(outside)
     with pytest.raises(LineageError, match="is a link"), lineage.locked():
-        lineage.undo()
+        history.undo(lineage)
     assert everything(outside) == before and path.is_symlink()
     assert [finding.file for finding in fsck.examine(lineage.folder)] == [place]
 

@@ -9,7 +9,7 @@ import torch
 
 from perdure import files, memory, plan
 from perdure.errors import LineageError, PerdureError
-from perdure.lineage import Lineage, branching
+from perdure.lineage import Lineage, branching, history
 from perdure.lineage.rows import PARTIAL, Row, building, remove
 from perdure.memory import Memory
 from perdure.plan import describe
@@ -24,7 +24,7 @@ def concept_of(name):
 def record_of(*names):
     """A lesson's record with all that must be there."""
     spent = {"seconds": {"train": 1.0, "evaluate": 1.0}, "bytes": {"carried": 1, "stored": 1}}
-    return {"concepts": names, "memory": "m", "method": {"label": "naive"}, "steps": 4, **spent}
+    return {"concepts": names, "memory": "ab" * 32, "method": {"label": "naive"}, "steps": 4, **spent}
 
 
 @pytest.fixture
@@ -166,7 +166,9 @@ def test_undo_frees_what_only_the_last_lesson_needed(lineage):
     lesson(lineage, "cat", 2, {"dog": 0.4, "cat": 0.6})
     assert lineage.nbytes > size
     with lineage.locked():
-        assert lineage.undo().concepts == ("cat",)
+        assert history.undo(lineage).concepts == ("cat",)
+        assert lineage.nbytes > size and lineage.concepts == ["dog"]  # it can be put back
+        history.drop(lineage)
     assert lineage.nbytes == size and lineage.lessons[0].memory.read_text() == digest
     assert lineage.concepts == ["dog"] and not lineage.concept_folder("cat").exists()
     assert not (lineage.base_row.folder / "cells/cat").exists() and lineage.base_row.cell("dog") is not None
@@ -174,14 +176,13 @@ def test_undo_frees_what_only_the_last_lesson_needed(lineage):
 
 
 def test_undo_cut_short_has_taken_the_lesson_back(lineage, monkeypatch):
-    """Once the lesson's folder has lost its name the lesson is gone; the next writer cleans up."""
+    """Once the lesson's folder has left the chain the lesson is undone; the next lesson cleans up."""
     lesson(lineage, "dog", 1, {"dog": 0.5})
     with monkeypatch.context() as patch:
-        patch.setattr("perdure.lineage.rows.shutil.rmtree", lambda folder, ignore_errors=False: None)
         patch.setattr("perdure.lineage.lineage.Lineage.tidy", lambda self: None)
         with lineage.locked():
-            lineage.undo()
-    assert lineage.lessons == [] and list(lineage.folder.rglob(f"*{PARTIAL}"))
+            history.undo(lineage)
+    assert lineage.lessons == [] and history.beside(lineage)
     lesson(lineage, "cat", 2, {"cat": 0.5})
     assert lineage.concepts == ["cat"] and not list(lineage.folder.rglob(f"*{PARTIAL}"))
     assert not lineage.concept_folder("dog").exists()

@@ -15,7 +15,7 @@ from perdure import method, plan, plugins, report, run, score
 from perdure.bases import families, loading
 from perdure.cli import looking
 from perdure.errors import LineageError, ModelError, PlanError
-from perdure.lineage import Lineage, fsck
+from perdure.lineage import Lineage, fsck, history
 from perdure.memory import Memory
 from perdure.method import Adapter, Context, Step
 from perdure.parts.adapter import LowRank
@@ -102,7 +102,8 @@ def test_three_files_from_the_first_picture_to_the_report(taught, mine, plan_dat
     clock = plan.concept(plan_data["concepts"][2])
     assert run.teach(taught, clock, device="cpu").number == 3
     with taught.locked():
-        taught.undo()
+        history.undo(taught)
+        history.drop(taught)
 
     # without the files: looked at, not taught
     shutil.rmtree(mine)
@@ -112,7 +113,7 @@ def test_three_files_from_the_first_picture_to_the_report(taught, mine, plan_dat
     with pytest.raises(PlanError, match=r"'.*' is the file .*mine.*, which is not there"):
         run.teach(left, clock, device="cpu")
     with left.locked():
-        assert left.undo().number == 2
+        assert history.undo(left).number == 2
 
     # changed: nothing of it is run
     mine.mkdir()

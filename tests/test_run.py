@@ -13,7 +13,7 @@ from perdure import memory as memories
 from perdure.analysis import analyse
 from perdure.drawing.draw import draw
 from perdure.errors import GateRefused, ImageError, LineageError, ModelError, PlanError, TrainingError
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, history
 from perdure.plan import Concept
 from perdure.run import teaching
 
@@ -274,10 +274,9 @@ def test_lessons_that_move_nothing_end_like_others(data, tmp_path):
 
 def test_a_lesson_that_diverges_leaves_the_model_as_it_was(own, data, tmp_path):
     lineage = Lineage(own / "naive")
-    lineage.facts["settings"]["training"]["learning_rate"] = 1e30
     before = tree(own / "naive")
     with pytest.raises(TrainingError, match="diverged"):
-        run.teach(lineage, new_concept(tmp_path / "bird"), device="cpu")
+        run.teach(lineage, new_concept(tmp_path / "bird"), device="cpu", own={"learning_rate": 1e30})
     assert tree(own / "naive") == before
 
 
@@ -292,7 +291,8 @@ def test_teach_then_undo_restores_everything(own, tmp_path):
     assert [c.name for c in plan.load(lineage.folder / "plan.yaml").concepts] == lineage.concepts
     assert np.isfinite(lineage.matrix("clip_i")[4]).all()
     with lineage.locked():
-        assert lineage.undo().concepts == ("bird",)
+        assert history.undo(lineage).concepts == ("bird",)
+        history.drop(lineage)
     assert tree(lineage.folder) == before
 
 
@@ -300,10 +300,11 @@ def test_undo_down_to_nothing(own):
     lineage = Lineage(own / "naive")
     with lineage.locked():
         for _ in range(3):
-            lineage.undo()
+            history.undo(lineage)
+        history.drop(lineage)
         assert lineage.lessons == [] and lineage.nbytes == 0 and not list(lineage.store.iterdir())
         with pytest.raises(LineageError, match="no lesson to undo"):
-            lineage.undo()
+            history.undo(lineage)
     assert not list((lineage.folder / "concepts").iterdir())
 
 
@@ -313,6 +314,8 @@ def test_a_refused_lesson_changes_nothing(own, tmp_path):
     with pytest.raises(GateRefused, match=r"dog fell from 0\.\d+ to 0\.\d+ \(clip_i\)") as caught:
         run.teach(lineage, new_concept(tmp_path / "bird"), gate=-2.0, device="cpu")  # cosines differ by less than that
     assert caught.value.exit_code == 3
+    with lineage.locked():
+        history.drop(lineage)
     assert tree(lineage.folder) == before
     run.teach(lineage, new_concept(tmp_path / "bird"), gate=2.0, device="cpu")
     assert lineage.concepts[-1] == "bird"
@@ -419,7 +422,7 @@ def test_a_lesson_begun_after_another_past_begins_anew(own, tmp_path, monkeypatc
     leave_unfinished(monkeypatch, lineage, bird)
     kept = shutil.copytree(next(lineage.folder.glob("lessons/004*")), tmp_path / "kept")
     with lineage.locked():
-        lineage.undo()
+        history.undo(lineage)
     run.teach(lineage, new_concept(tmp_path / "other", name="other", token="image"), device="cpu")
     shutil.copytree(kept, lineage.folder / "lessons/004-bird.partial")
     assert trained(monkeypatch, lineage, bird) is True
@@ -431,6 +434,7 @@ def test_a_lesson_goes_on_from_its_checkpoint(own, data, tmp_path, monkeypatch):
     lineage, fresh = Lineage(own / "merge_init"), Lineage(shutil.copytree(own / "merge_init", tmp_path / "fresh"))
     for one in (lineage, fresh):
         one.facts["settings"]["training"] |= {"steps": 5, "checkpoint_every": 2}
+        one.write_plan(one.plan())
     with monkeypatch.context() as patch:
         steps = iter(range(99))
         real = teaching.learn

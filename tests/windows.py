@@ -95,7 +95,7 @@ def main(data: dict, folder: Path) -> None:
     hide()
     from perdure import plan, report, run
     from perdure.errors import LineageError
-    from perdure.lineage import fsck, locks
+    from perdure.lineage import fsck, history, locks
 
     rules = Rules(folder)
     sys.addaudithook(rules)
@@ -110,7 +110,9 @@ def main(data: dict, folder: Path) -> None:
             fsck.examine(line.folder)
         except LineageError as error:
             told["refused"] = str(error)
-        line.undo()
+        history.undo(line)
+        history.redo(line)
+        history.undo(line)
     told["undone"] = line.concepts
     run.run(made, folder / "runs", device="cpu")
     told["again"] = line.concepts

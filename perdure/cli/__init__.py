@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from perdure.cli import exporting, looking, modelling, planning, running, sweeping
+from perdure.cli import exporting, growing, looking, modelling, planning, running, sweeping
 from perdure.errors import PerdureError
 from perdure.toybox.pretrain import cli as pretrain
 from perdure.wording import printable
@@ -22,7 +22,8 @@ app = typer.Typer(
 )
 for command in (
     running.demo, running.run, running.check, planning.advise,
-    modelling.init, modelling.teach, modelling.draw, modelling.log, modelling.undo, modelling.fsck,
+    modelling.init, modelling.teach, modelling.draw, modelling.log, modelling.fsck,
+    growing.undo, growing.redo, growing.accept, growing.retry, growing.drop,
     exporting.export, exporting.what,
     looking.methods, looking.trust, looking.report, sweeping.compare, looking.analyse, looking.doctor,
 ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Commands on one model: init, teach, draw, log, undo."""
+"""Commands on one model: init, teach, draw, log, fsck."""
 
 import json
 import os
@@ -55,20 +55,22 @@ def teach(
     max_forgetting: Annotated[
         float | None, typer.Option(help="Refuse the lesson (exit code 3) if an older concept's score falls by more.")
     ] = None,
+    overrides: Overrides = None,
     device: Device = None,
 ) -> None:
     """Teach a model one more concept, and see what that did to the older ones.
 
-    Every lesson of a model is taught with the settings that `perdure init --set` gave it. For other ones (steps,
-    learning rate, prompts, ...) begin another model; its folder's plan.yaml shows them all.
+    A lesson is taught with the settings that `perdure init --set` gave the model, and may have steps, learning rate,
+    batch size and prior of its own: `--set training.steps=100`. Sampling and scoring stay the model's.
     """
     from perdure import plan
     from perdure.cli import screen
     from perdure.errors import LineageError
     from perdure.lineage import Lineage
     from perdure.photos import pictures
+    from perdure.plan import choice
 
-    lineage = Lineage(model)
+    lineage, own = Lineage(model), choice.of_lesson(overrides or ())
     called = name or name_from(images.absolute().name, otherwise=f"concept-{len(lineage.lessons) + 1}")
     if known := next((name for name in lineage.concepts if name.lower() == called.lower()), None):
         raise LineageError(f"{model} already knows a concept {known!r}; choose another --name, or undo that lesson")
@@ -78,10 +80,8 @@ def teach(
     screen.tell(pictures.notes([concept]))
     with screen.working("loading libraries"):
         from perdure import run as running
-    row = running.teach(lineage, concept, screen.watch(), max_forgetting, device, screen.tell)
-    screen.console.print(screen.log_table(lineage))
-    spent = row.record["seconds"]
-    screen.say(f"lesson {row.number} took {spent['train']:.0f} s of training and {spent['evaluate']:.0f} s of scoring")
+    row = running.teach(lineage, concept, screen.watch(), max_forgetting, device, screen.tell, own)
+    screen.taught(lineage, row)
 
 
 def draw(
@@ -128,13 +128,14 @@ def draw(
 def log(model: Model, as_json: Json = False) -> None:
     """The chain of lessons: scores now and when learnt, forgetting, bytes, seconds."""
     from perdure.cli import screen
-    from perdure.lineage import Lineage
+    from perdure.lineage import Lineage, history
 
     lineage = Lineage(model)
     if as_json:
         typer.echo(json.dumps(screen.log_entries(lineage), indent=1))
-    elif lineage.lessons:
+    elif lineage.lessons or history.beside(lineage):
         screen.console.print(screen.log_table(lineage))
+        screen.notes_of(lineage)
     else:
         screen.say(f"{model} has learnt nothing yet. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
 
@@ -160,14 +161,3 @@ def fsck(
         screen.say(f"{model}: {len(left)} damaged" if left else f"{model} is whole")
     if left:
         raise typer.Exit(1)
-
-
-def undo(model: Model) -> None:
-    """Take back the last lesson; the model is again what it was before."""
-    from perdure.cli import screen
-    from perdure.lineage import Lineage
-
-    lineage = Lineage(model)
-    with lineage.locked():
-        row = lineage.undo()
-    screen.say(f"lesson {row.number} ({', '.join(row.concepts)}) is undone; lessons left: {len(lineage.lessons)}")

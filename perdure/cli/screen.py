@@ -17,6 +17,7 @@ from perdure.wording import printable
 if TYPE_CHECKING:
     from perdure.analysis.record import Analysis
     from perdure.lineage import Lineage
+    from perdure.lineage.rows import Row
     from perdure.photos.pictures import Contents
     from perdure.plan import Plan
 
@@ -121,6 +122,7 @@ def log_entries(lineage: "Lineage") -> list[dict[str, Any]]:
                     "forgotten": {m: -d if directions[m]["direction"] == "lower" else d for m, d in lost.items()},
                     "bytes": row.record["bytes"],
                     "seconds": row.record["seconds"],
+                    "training": row.record.get("training", {}),
                 }
             )
     return entries
@@ -147,6 +149,35 @@ def _change(lost: float | None) -> Text:
         return Text("–", style="dim")
     colour = "red" if lost > NOTICEABLE else "green" if lost < -NOTICEABLE else "dim"
     return Text(f"{round(lost, 3) + 0.0:+.3f}", style=colour)  # adding 0 makes -0 a 0
+
+
+def taught(lineage: "Lineage", row: "Row") -> None:
+    """What a lesson did: the chain, its time, and whom it harmed, with the way back."""
+    console.print(log_table(lineage))
+    spent = row.record["seconds"]
+    say(f"lesson {row.number} took {spent['train']:.0f} s of training and {spent['evaluate']:.0f} s of scoring")
+    for told in row.harm:
+        say(f"warning: {told}")
+    if row.harm:
+        say(f"to take the lesson back: perdure undo {lineage.folder}; to teach it otherwise then: perdure retry "
+            f"{lineage.folder} --set training.steps=N --max-forgetting X")  # fmt: skip
+
+
+def notes_of(lineage: "Lineage") -> None:
+    """What the chain's table has no place for: lessons with settings of their own, refused ones, what stands beside."""
+    from perdure.lineage import history
+
+    for row in lineage.lessons:
+        if row.own:
+            say(f"lesson {row.number} ({row.title}) was taught with {row.own}")
+        if row.refusal:
+            say(f"lesson {row.number} ({row.title}) was accepted though its gate had refused it: {row.refusal}")
+    for row in history.beside(lineage):
+        if row.why == "undone":
+            say(f"undone: lesson {row.number} ({row.title}); perdure redo {lineage.folder}")
+        else:
+            say(f"refused: lesson {row.number} ({row.title}): {row.refusal}; perdure accept, retry or drop "
+                f"{lineage.folder}")  # fmt: skip
 
 
 def pairs_table(measure: str, lessons: Sequence[str], matrix: Any) -> Table:

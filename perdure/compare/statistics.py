@@ -119,13 +119,13 @@ def common(methods: Sequence[Mapping[Pair, float]]) -> tuple[list[Hashable], np.
     return orders, table.reshape(len(orders), len(methods))
 
 
-def t_interval(values: np.ndarray) -> tuple[float, float, str]:
+def t_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, str]:
     """(low, high, kind) of the t interval of a mean."""
     if values.size < 2:
         return math.nan, math.nan, "none"
     if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
         return float(values.mean()), float(values.mean()), "point"
-    found = stats.ttest_1samp(values, 0.0).confidence_interval(LEVEL)
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(level)
     return float(found.low), float(found.high), "t"
 
 

@@ -137,16 +137,22 @@ def _scored(
     references: Mapping[str, Tensor],
 ) -> dict[str, Any]:  # fmt: skip
     """What a cell records of its scores."""
-    plain = [without(prompt, concept.token) if concept.kind == "subject" else prompt for prompt in per_image]
-    record: dict[str, Any] = {"concept": concept.name, "scores": {}, "ceiling": {}, "measures": {}}
+    record: dict[str, Any] = {"concept": concept.name, "scores": {}, "each": {}, "ceiling": {}, "measures": {}}
     for name, measure in measures.items():
-        told = plain if measure.without_token else per_image
-        record["scores"][name] = measure.score_features(features[name], told, references[name])
+        prompts = told(concept, measure, per_image)
+        record["scores"][name] = measure.score_features(features[name], prompts, references[name])
+        record["each"][name] = [round(one, 6) for one in measure.each(features[name], prompts, references[name])]
         record["ceiling"][name] = measure.ceiling(references[name])
         model = _without_path(measure.spec.get("model", ""))
         spec = {**measure.spec, "model": model}
         record["measures"][name] = {"direction": measure.direction, "model": model, "spec": spec}
     return record
+
+
+def told(concept: Concept, measure: Measure, prompts: Sequence[str]) -> list[str]:
+    """The prompts of a concept's pictures as a measure reads them: without a subject's token, where it wants that."""
+    plain = measure.without_token and concept.kind == "subject"
+    return [without(prompt, concept.token) if plain else prompt for prompt in prompts]
 
 
 def _failings(

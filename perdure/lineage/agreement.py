@@ -6,17 +6,26 @@ Fingerprints are labels of what a version understood, and are not compared: they
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from perdure.errors import LineageError
+from pydantic import ValidationError
+
+from perdure.errors import LineageError, PlanError
 from perdure.lineage import taught
 from perdure.lineage.lineage import Lineage
-from perdure.plan import TOYBOX, Plan, mistakes, portable
+from perdure.plan import TOYBOX, Plan, describe, mistakes, portable, yaml_file
 
 
 def on_plan(lineage: Lineage, plan: Plan) -> None:
     """Refuse a plan that did not make this lineage; one with more concepts continues it. Raises LineageError."""
     on_settings(lineage, plan)
+    if alone := next((row for row in lineage.lessons if row.record.get("training")), None):
+        raise LineageError(
+            f"{lineage.folder}: lesson {alone.number} ({alone.title}) has settings of its own ({alone.own}), and "
+            "a plan has none for single lessons; go on with `perdure teach`, or give another --out folder"
+        )
     names = [concept.name for concept in plan.sequence]
     planned = [set(names)] if plan.joint else [{name} for name in names]
     if [set(row.concepts) for row in lineage.lessons] != planned[: len(lineage.lessons)]:
@@ -37,6 +46,42 @@ def on_settings(lineage: Lineage, plan: Plan) -> None:
         raise LineageError(
             f"{lineage.folder} was made by another plan: {taught.difference(mine, theirs)}; "
             "give another --out folder, or delete this one"
+        )
+
+
+@contextmanager
+def writing(lineage: Lineage) -> Iterator[None]:
+    """The only writer of a model whose plan.yaml nobody has edited. Raises LineageError."""
+    with lineage.locked():
+        on_file(lineage)
+        yield
+
+
+def on_file(lineage: Lineage) -> None:
+    """Refuse a model whose plan.yaml says other settings, or other concepts that were taught, than it has.
+
+    It is written for people, and read by nobody: who edits it would wait for an effect. Raises LineageError.
+    """
+    path = lineage.folder / "plan.yaml"
+    if not path.is_file():
+        return
+    try:
+        plan = Plan.model_validate({**_understood(yaml_file.read(path)[0]), "joint": False})
+        known = {concept.name: describe(concept) for concept in plan.concepts}
+        named = {name: describe(lineage.concept(name)) for name in lineage.concepts}
+        mine, theirs = portable(completed(lineage)), portable(plan.settings())
+        mine, theirs = mine | {"concepts": named}, theirs | {"concepts": {name: known.get(name) for name in named}}
+        told = "" if mine == theirs else taught.difference(mine, theirs, places=("in the model", "in the file"))
+    except PlanError as error:
+        told = error.problems[0]
+    except ValidationError as error:
+        told = mistakes.sentences(error, Plan, str(path), None)[0]
+    if told:
+        raise LineageError(
+            f"{path} was edited by hand: {told}. It only shows the settings of a model, which stay what they were, or "
+            f"its scores could not be compared. For one lesson say `perdure teach {lineage.folder} IMAGES --set "
+            "training.steps=N`, for all begin another model (perdure init NEW --set KEY=VALUE); "
+            f"`perdure fsck {lineage.folder} --mend` writes the file again"
         )
 
 
@@ -67,8 +112,8 @@ def completed(lineage: Lineage) -> dict[str, Any]:
 
 def _understood(settings: dict[str, Any]) -> dict[str, Any]:
     """Recorded settings in today's terms: the empty negative prompt of the embedded base is its pipeline's default."""
-    sampling = settings["sampling"]
-    if settings["base"] != TOYBOX or sampling.get("negative_prompt") != "":
+    sampling = settings.get("sampling")
+    if settings.get("base") != TOYBOX or not isinstance(sampling, dict) or sampling.get("negative_prompt") != "":
         return settings
     return {**settings, "sampling": {**sampling, "negative_prompt": None}}
 

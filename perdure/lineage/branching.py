@@ -7,7 +7,7 @@ from perdure import files
 from perdure.errors import LineageError
 from perdure.lineage import agreement
 from perdure.lineage.lineage import Lineage, record
-from perdure.lineage.rows import PARTIAL, building, remove
+from perdure.lineage.rows import ASIDE, PARTIAL, building, remove
 from perdure.plan import Plan
 
 
@@ -48,8 +48,9 @@ def renewed(lineage: Lineage, plan: Plan, base_identity: str, versions: dict[str
         with lineage.locked():
             if lineage.lessons:
                 raise  # another process has taught it meanwhile
-            for name in ("lessons", "concepts", "store"):
+            for name in ("lessons", "concepts", "store", ASIDE):
                 remove(files.within(lineage.folder, name))
+            (lineage.folder / "plan.yaml").unlink(missing_ok=True)  # until it is written again
             record(lineage.folder, plan, base_identity, versions)
             lineage.write_plan(plan)
     return Lineage(lineage.folder)

@@ -6,14 +6,15 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from perdure import files, memory, records
 from perdure.errors import LineageError, PlanError
-from perdure.lineage import locks
+from perdure.lineage import agreement, locks
 from perdure.lineage.lineage import Lineage, check_lesson
-from perdure.lineage.rows import Row, leftovers
+from perdure.lineage.rows import Cell, Row, aside, leftovers, reachable, remove
 from perdure.memory import tensors
 from perdure.plan import yaml_file
 
@@ -87,6 +88,7 @@ def _examined(found: Examination) -> list[Finding]:
             lineage = Lineage(found.folder)
             with found.looking(found.folder / "lineage.json"):
                 _lessons(found, lineage)
+                _aside(found, lineage)
                 _concepts(found, lineage)
                 _store(found, lineage)
                 _beside(found, lineage)
@@ -114,13 +116,36 @@ def _lessons(found: Examination, lineage: Lineage) -> None:
                 check_lesson(lineage, row, taught)
                 taught |= dict.fromkeys(row.concepts, row.number)
             with found.looking(row.memory):
-                index = memory.read_index(row.memory)
-                if row.record["memory"] != index["digest"]:
-                    raise LineageError("it is not the memory that lesson.json tells of")
+                _memory(row)
             with found.looking(row.log):
                 row.losses()
         for row in lineage.rows:
             _cells(found, row)
+
+
+def _memory(row: Row) -> None:
+    """The index of a lesson's memory. Raises LineageError."""
+    if row.record["memory"] != memory.read_index(row.memory)["digest"]:
+        raise LineageError("it is not the memory that lesson.json tells of")
+
+
+def _aside(found: Examination, lineage: Lineage) -> None:
+    """The lessons beside the chain, which needs none of them: what is damaged there can go as a whole."""
+    sound: list[Row] = []
+    for row in aside(lineage.folder):
+        with found.looking(row.folder, f"{MEND}; the model does not need it", partial(remove, row.folder)):
+            _memory(row)
+            row.losses()
+            for name in row.concepts:
+                lineage.concept(name)
+            for picture in (image for cell in row.cells.glob("*") for image in Cell(cell).images):
+                files.read_png(picture)
+            sound.append(row)
+    with found.looking(lineage.folder / "lessons"):
+        kept = reachable(lineage.lessons, sound)
+        for row in (row for row in sound if row not in kept):
+            told = "it goes on from a lesson that the model has no more"
+            found.note(row.folder, told, MEND, False, partial(remove, row.folder))
 
 
 def _cells(found: Examination, row: Row) -> None:
@@ -164,7 +189,8 @@ def _store(found: Examination, lineage: Lineage) -> None:
                 raise LineageError(f"tensor {wrong} is not what its digest says")
     used: set[str] = set()
     readable = True
-    for index in sorted(path for path in (lineage.folder / "lessons").glob("*/memory.json")):
+    beside = [row.memory for row in aside(lineage.folder) if row.memory.is_file()]
+    for index in sorted([*(lineage.folder / "lessons").glob("*/memory.json"), *beside]):
         try:
             places = records.read(index, records.Memory)["tensors"].values()
         except LineageError:
@@ -190,6 +216,7 @@ def _beside(found: Examination, lineage: Lineage) -> None:
             yaml_file.read(path)
         except PlanError as error:
             raise LineageError(error.problems[0]) from None
+        agreement.on_file(lineage)
     for name, shape, number in (
         (records.ANALYSIS_FILE, records.Analysis, records.ANALYSIS_FORMAT), ("tracking.json", records.Tracking, None),
     ):  # fmt: skip

@@ -9,13 +9,14 @@
       lessons/001-<concept>/     lesson.json, memory.json, train.jsonl, begun (a fingerprint of what it started from)
         cells/<concept>/         images drawn after this lesson, cell.json with their scores
         scenes/<set>/            pictures of several concepts together, scene.json with their scores
+      aside/refused-<start>/     a lesson that its gate refused, until the next lesson; <start> says what it starts from
+      aside/undone-<start>/      lessons that were undone, until the next lesson
 
 A lesson (or cell) is built in a folder whose name ends in `.partial` and renamed when it is whole: what has no such
 suffix is done. This module needs no torch, so that logs and reports are quick.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ import numpy as np
 from perdure import files, records
 from perdure.errors import LineageError
 from perdure.lineage import locks, taught
-from perdure.lineage.rows import PARTIAL, Row, leftovers, remove
+from perdure.lineage.rows import LESSON, PARTIAL, Row, aside, drop_aside, leftovers, reachable, remove
 from perdure.plan import JOINT, Concept, Plan, describe, fingerprint, mistakes, plan_text, portable
 
 FORMAT = 1
@@ -78,8 +79,7 @@ class Lineage:
     @property
     def lessons(self) -> list[Row]:
         """The finished lessons, in order. Raises LineageError where one is missing in between."""
-        whole = re.compile(r"[0-9]{3,9}-[A-Za-z0-9_-]+")
-        found = [p.name for p in self._rows.glob("*") if whole.fullmatch(p.name) and p.name != BASE_ROW]
+        found = [p.name for p in self._rows.glob("*") if LESSON.fullmatch(p.name) and p.name != BASE_ROW]
         rows = sorted((Row(files.within(self._rows, name)) for name in found), key=lambda row: row.number)
         if [row.number for row in rows] != list(range(1, len(rows) + 1)):
             told = ", ".join(row.folder.name for row in rows)
@@ -149,12 +149,14 @@ class Lineage:
         with locks.alone(self.folder):
             try:
                 check(self)
+                kept = reachable(self.lessons, aside(self.folder))
             except LineageError as error:
                 hint = f"nothing was changed; `perdure fsck {self.folder}` names all that is damaged"
                 raise LineageError(f"{error}; {hint}") from None
             files.sweep(self.folder)
             for left in leftovers(self.folder):
                 shutil.rmtree(left, ignore_errors=True)
+            drop_aside(self.folder, kept)
             yield
 
     def packs(self, row: Row) -> set[str]:
@@ -176,6 +178,11 @@ class Lineage:
         known: dict[str, Any] = self.concept_facts(concept.name) if path.is_file() else {"described": {}, "digest": ""}
         if known["digest"] == facts["digest"] and taught.alike(known["described"], concept):
             return
+        beside = [row for row in aside(self.folder) if concept.name in row.concepts]
+        for left in (row.folder for row in beside):
+            remove(left)  # of other pictures under this name
+        for row in self.lessons if beside and concept.name not in self.concepts else ():
+            remove(row.cells / concept.name)
         if any(row.cell(concept.name) for row in self.lessons):
             taught.on_concept(self.folder, known["described"], concept)
             raise LineageError(
@@ -202,10 +209,11 @@ class Lineage:
         return Row(folder)
 
     def commit(self, staged: Row, keep: Collection[str] = ()) -> Row:
-        """Make a staged lesson part of the lineage: one rename."""
+        """Make a staged lesson part of the lineage: one rename. What stood beside the chain is dropped."""
         final = staged.folder.with_name(staged.folder.name.removesuffix(PARTIAL))
         with files.telling(final):
             files.rename(staged.folder, final)
+        drop_aside(self.folder)
         self.tidy(keep)
         return Row(final)
 
@@ -214,28 +222,15 @@ class Lineage:
         remove(staged.folder)
         self.tidy(keep)
 
-    def undo(self) -> Row:
-        """Take back the last lesson. Raises LineageError where there is none."""
-        if not self.lessons:
-            raise LineageError(f"{self.folder} has no lesson to undo")
-        last = self.lessons[-1]
-        names = last.concepts  # read before the folder is gone
-        remove(last.folder)
-        for row in self.rows:
-            for name in names:
-                remove(files.within(row.cells, name))
-        self.tidy()
-        self.write_plan(self.plan())
-        return last
-
     def tidy(self, keep: Collection[str] = ()) -> None:
-        """Drop what no lesson refers to: tensors, and concepts that are neither taught nor among `keep`.
+        """Drop what no lesson refers to, in the chain or beside it: tensors, and concepts that are not among `keep`.
 
         Raises LineageError, and drops nothing, where what a lesson refers to cannot be read.
         """
-        known = {*self.concepts, *keep}
+        whole = [*self.lessons, *aside(self.folder)]
+        known = {*keep, *(name for row in whole for name in row.concepts)}
         unfinished = [row for path in self._rows.glob(f"[0-9]*{PARTIAL}") if (row := Row(path)).memory.is_file()]
-        used = {pack for row in (*self.lessons, *unfinished) for pack in self.packs(row)}
+        used = {pack for row in (*whole, *unfinished) for pack in self.packs(row)}
         for folder in (*self.base_row.cells.glob("*"), *files.within(self.folder, "concepts").glob("*")):
             if folder.name not in known:
                 remove(folder)

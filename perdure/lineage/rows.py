@@ -1,17 +1,24 @@
 """Rows and cells of the score matrix as they lie on disk, and folders that are there whole or not at all."""
 
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from perdure import files, records
+from perdure import files, records, wording
 
 PARTIAL = ".partial"
 """Suffix of a folder that is not whole: being built, or being deleted."""
+LESSON = re.compile(r"[0-9]{3,9}-[A-Za-z0-9_-]+")
+"""Name of a finished lesson's folder."""
+ASIDE = "aside"
+"""Folder of a model's lessons that stand beside its chain: `<why>-<start>/<lesson>`."""
+PLACE = re.compile(r"(refused|undone)-([0-9a-f]{16})")
+"""Why a lesson stands aside, and the first digits of the digest of the memory that it starts from; zeros: the base."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,45 @@ class Row:
         return tuple(self.record.get("concepts", ()))
 
     @property
+    def title(self) -> str:
+        """What people are told it is: its concepts."""
+        return ", ".join(self.concepts)
+
+    @property
+    def own(self) -> str:
+        """The settings that it had of its own, in words; empty for none."""
+        return wording.dotted(self.record.get("training", {}), "training")
+
+    @property
+    def refusal(self) -> str:
+        """Why its gate refused it, in words; empty where none did."""
+        return "; ".join((self.record.get("refusal") or {}).get("told", ()))
+
+    @property
+    def harm(self) -> list[str]:
+        """A sentence on each older concept that lost more by it than the spread of its pictures explains."""
+        return [
+            f"{name} fell from {cost['before']:.3f} to {cost['after']:.3f} ({cost['measure']}), by {cost['low']:.3f} "
+            f"to {cost['high']:.3f} as its {cost['pictures']} pictures vary (95 %)"
+            for name, cost in self.record.get("cost", {}).items()
+            if cost["low"] is not None and cost["low"] > 0
+        ]
+
+    @property
     def memory(self) -> Path:
         """The memory after the lesson."""
         return self.folder / "memory.json"
+
+    @property
+    def why(self) -> str:
+        """Why it stands beside the chain: `refused` or `undone`; empty for a row of the chain."""
+        placed = PLACE.fullmatch(self.folder.parent.name)
+        return placed[1] if placed else ""
+
+    @property
+    def start(self) -> str:
+        """For a lesson beside the chain: which memory it starts from, as `start_of` names it."""
+        return self.folder.parent.name.rpartition("-")[2]
 
     def cell(self, concept: str) -> Cell | None:
         """The cell of a concept, if it was drawn."""
@@ -100,6 +143,29 @@ class Row:
         return self.folder / "train.jsonl"
 
 
+def aside(folder: Path) -> list[Row]:
+    """The lessons that stand beside a model's chain, by number, the undone ones first."""
+    places = [path for path in files.within(folder, ASIDE).glob("*") if PLACE.fullmatch(path.name)]
+    found = [(place, one.name) for place in places for one in place.glob("*") if LESSON.fullmatch(one.name)]
+    rows = [Row(files.within(files.within(place.parent, place.name), name)) for place, name in found]
+    return sorted(rows, key=lambda row: (row.number, row.why != "undone"))
+
+
+def start_of(rows: Sequence[Row]) -> str:
+    """What a lesson after these rows starts from: the first digits of the last memory's digest, zeros for none."""
+    return rows[-1].record["memory"][:16] if rows and rows[-1].number else "0" * 16
+
+
+def reachable(rows: Sequence[Row], beside: Sequence[Row]) -> list[Row]:
+    """The lessons beside the chain of `rows` that can go back into it, at once or after one another."""
+    starts, kept = {(len(rows) + 1, start_of(rows))}, []
+    for row in beside:
+        if (row.number, row.start) in starts:
+            kept.append(row)
+            starts |= {(row.number + 1, start_of([row]))} if row.why == "undone" else set()
+    return kept
+
+
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """A folder that appears under its name only when the block has ended well; else nothing is left of it."""
@@ -129,3 +195,13 @@ def remove(folder: Path) -> None:
         with files.telling(folder):
             files.rename(folder, doomed)
             shutil.rmtree(doomed)
+
+
+def drop_aside(folder: Path, kept: Sequence[Row] = ()) -> None:
+    """Drop the lessons that stand beside a model's chain, but for those that are kept."""
+    for row in aside(folder):
+        if row not in kept:
+            remove(row.folder)
+    for place in (*(folder / ASIDE).glob("*"), folder / ASIDE):
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()

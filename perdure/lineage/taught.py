@@ -33,14 +33,17 @@ def _described(known: dict[str, Any]) -> dict[str, Any]:
         return known
 
 
-def difference(mine: Any, theirs: Any, at: str = "") -> str:
-    """The first key in which two nested values differ, in words."""
+PLACES = ("there", "in the plan")
+
+
+def difference(mine: Any, theirs: Any, at: str = "", places: tuple[str, str] = PLACES) -> str:
+    """The first key in which two nested values differ, in words; `places`: where each stands."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for key in [*mine, *(k for k in theirs if k not in mine)]:
             if mine.get(key) != theirs.get(key):
-                return difference(mine.get(key), theirs.get(key), f"{at}.{key}".lstrip("."))
+                return difference(mine.get(key), theirs.get(key), f"{at}.{key}".lstrip("."), places)
     if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
         for position, (one, other) in enumerate(zip(mine, theirs, strict=True)):
             if one != other:
-                return difference(one, other, f"{at}.{position}")
-    return f"{at} is {mine!r} there and {theirs!r} in the plan"
+                return difference(one, other, f"{at}.{position}", places)
+    return f"{at} is {mine!r} {places[0]} and {theirs!r} {places[1]}"

@@ -1,14 +1,14 @@
-"""The choice of a method in a plan: its name, its options, and what its run is called."""
+"""What is chosen: a method in a plan, with its options and its run's label; a family; settings of a single lesson."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_serializer, model_validator
 
 from perdure import plugins
 from perdure.errors import PlanError
-from perdure.plan import catalogue
+from perdure.plan import catalogue, yaml_file
 from perdure.plan.catalogue import MethodCard
 from perdure.plan.fields import NEW, OWN, Code, Section, found
 from perdure.plan.sections import Scoring, Training
@@ -18,6 +18,22 @@ OUTPUTS = re.compile(r"figures|.*\.(html|csv|tex|json|yaml|lock|partial|tmp)", r
 """Names beside the runs of a plan that are other things than runs: reports, tables, locks, what is half done."""
 LONGEST = 100
 """Characters of a label."""
+
+
+LESSONS_OWN = ("steps", "batch_size", "learning_rate", "word_learning_rate", "schedule", "warmup", "prior")
+"""Keys of `training` that a lesson may have of its own: none that its scores, or another concept's, depend on else."""
+
+
+def of_lesson(overrides: Sequence[str]) -> dict[str, Any]:
+    """The keys of `training` that one lesson shall have of its own, from `training.key=value`. Raises PlanError."""
+    keys = [text.partition("=")[0] for text in overrides]
+    if wrong := [key for key in keys if key.split(".")[:2] not in (["training", own] for own in LESSONS_OWN)]:
+        allowed = ", ".join(f"training.{key}" for key in LESSONS_OWN)
+        raise PlanError(
+            f"--set {wrong[0]}: a lesson may have of its own {allowed}; all else is the model's, so that its scores "
+            "compare: begin another model for it (perdure init NEW --set KEY=VALUE)"
+        )
+    return dict(yaml_file.override({}, tuple(overrides)).get("training", {}))
 
 
 class MethodChoice(Section):

@@ -9,8 +9,8 @@ import numpy as np
 
 from perdure.analysis import record as analyses
 from perdure.analysis.record import Analysis
-from perdure.lineage import Lineage, exports
-from perdure.lineage.rows import Cell, Row
+from perdure.lineage import Lineage, exports, history
+from perdure.lineage.rows import Cell, Row, start_of
 from perdure.plan import yaml_file
 from perdure.score import matrix
 from perdure.score.matrix import Direction
@@ -154,6 +154,13 @@ class Run:
     def exports(self) -> list[dict[str, Any]]:
         """What was exported of it, with the proof of each."""
         return exports.read(self.lineage.folder)
+
+    @cached_property
+    def refused(self) -> list[Row]:
+        """The lesson that its gate refused, where one stands beside the chain and can go into it now."""
+        return [
+            row for row in history.beside(self.lineage) if row.why == "refused" and row.start == start_of(self.rows)
+        ]
 
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:

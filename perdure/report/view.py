@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from perdure.lineage.rows import Row
 from perdure.plan import yaml_file
-from perdure.report import lines, samples, summary, svg, tables, weights
+from perdure.report import lines, samples, sheet, summary, svg, tables, weights
 from perdure.report.charts import spark
 from perdure.report.reading import Run, measures_of, primaries
 from perdure.report.tables import Failings
@@ -57,6 +58,7 @@ class Page:
     other_tables: tuple[summary.Table, ...]
     comparison: samples.Grid | None
     grids: tuple[samples.Grid, ...]
+    refused: tuple[tuple[Run, Row, samples.Grid], ...]
     pictures_per_cell: int
     heats: tuple[Heat, ...]
     curves: tuple[lines.Chart, ...]
@@ -88,6 +90,9 @@ def page(runs: Sequence[Run], title: str) -> Page:
         other_tables=tuple(summary.table(runs, m) for m in measures if m not in first),
         comparison=samples.comparison(runs, started.concepts[0], limits) if started else None,
         grids=tuple(samples.grid(run, limits) for run in runs if run.lessons),
+        refused=tuple(
+            (run, row, sheet.of_lesson(run.lineage, run.rows[-1], row)) for run in runs for row in run.refused
+        ),
         pictures_per_cell=max((len(cell.images) for run in runs for cell in list(run.cells.values())[:1]), default=0),
         heats=tuple(_heat(runs, m, limits[m]) for m in measures if m in limits),
         curves=lines.curves(runs, first, colours),

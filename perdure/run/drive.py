@@ -1,19 +1,20 @@
 """The whole story: a plan carried out lesson by lesson, and one more concept for a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from perdure import plan as plans
 from perdure.analysis.analyse import after_run as compare_lessons
 from perdure.bases import loading, reading
 from perdure.drawing.evaluate import Tools, record_concept
-from perdure.errors import PlanError
-from perdure.lineage import Lineage, agreement, branching
+from perdure.errors import LineageError, PlanError
+from perdure.lineage import Lineage, agreement, branching, history
 from perdure.lineage.lineage import is_model
 from perdure.lineage.rows import Row
 from perdure.photos import pictures
-from perdure.plan import Concept, Plan
+from perdure.plan import Concept, Plan, yaml_file
 from perdure.progress import Watch, silent
 from perdure.run import helpers, teaching, trackers
 from perdure.run.trackers import NOBODY, Tracker
@@ -75,7 +76,7 @@ def teach_plan(
     """Teach what the plan wants and the lineage has not learnt, up to so many lessons; the base's row is `first`'s."""
     plan = tools.plan
     lessons = [plan.sequence] if plan.joint else [(concept,) for concept in plan.sequence]
-    with lineage.locked():
+    with agreement.writing(lineage):
         agreement.on_plan(Lineage(lineage.folder), plan)  # read again: taught, undone or begun anew since, perhaps
         lineage.write_plan(plan)
         for concept in plan.sequence:
@@ -94,21 +95,50 @@ def teach_plan(
 
 def teach(
     lineage: Lineage, concept: Concept, watch: Watch = silent, gate: float | None = None, device: str | None = None,
-    tell: Callable[[Sequence[str]], object] = lambda notes: None,
+    tell: Callable[[Sequence[str]], object] = lambda notes: None, own: Mapping[str, Any] | None = None,
 ) -> Row:  # fmt: skip
     """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`.
 
-    `tell` is given what should be known of its words before it is taught.
+    `tell` is given what should be known of its words before it is taught. `own`: keys of `training` for this lesson
+    alone, those that `plan.choice.LESSONS_OWN` names; sampling and scoring stay the model's, so that scores compare.
     """
-    with lineage.locked():  # held while the base is loaded: what is read of the model stays true
-        known = lineage.plan()
-        data = {**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}
-        plan = plans.build(data, where="teach", new=False)
-        if problems := pictures.check([concept], [plan]):
-            raise PlanError(problems)
-        agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
-        tools = Tools(plan, helpers.load(plan, device), watch)
-        tell(reading.accept([(plan, lineage.concepts)]))
-        row = teaching.lesson(tools, lineage, (concept,), gate=gate)
-        lineage.write_plan(plan)
+    with agreement.writing(lineage):  # held while the base is loaded: what is read of the model stays true
+        return _teach(lineage, concept, watch, gate, device, tell, dict(own or {}))
+
+
+def retry(
+    lineage: Lineage, watch: Watch = silent, gate: float | None = None, device: str | None = None,
+    tell: Callable[[Sequence[str]], object] = lambda notes: None, own: Mapping[str, Any] | None = None,
+) -> Row:  # fmt: skip
+    """Teach the refused lesson again from the same start, or else the one that was undone last.
+
+    `own` goes on top of the settings that it had of its own; without a `gate` that of the refusal counts again. Raises
+    GateRefused, and LineageError where there is no such lesson, or it taught no single concept.
+    """
+    with agreement.writing(lineage):
+        row = history.again(lineage)
+        if len(row.concepts) != 1:
+            raise LineageError(f"{lineage.folder}: lesson {row.number} ({row.name}) taught no single concept")
+        settings = yaml_file.merge(row.record.get("training", {}), dict(own or {}))
+        refusal = row.record.get("refusal")
+        bound = refusal["gate"] if gate is None and refusal else gate
+        return _teach(lineage, lineage.concept(row.concepts[0]), watch, bound, device, tell, settings)
+
+
+def _teach(
+    lineage: Lineage, concept: Concept, watch: Watch, gate: float | None, device: str | None,
+    tell: Callable[[Sequence[str]], object], own: Mapping[str, Any],
+) -> Row:  # fmt: skip
+    known = lineage.plan()
+    data = {**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}
+    plan = plans.build(data, where="teach", new=False)
+    training = yaml_file.merge(data["training"], own)
+    taught = plans.build({**data, "training": training}, where="teach --set", new=False) if own else plan
+    if problems := pictures.check([concept], [taught]):
+        raise PlanError(problems)
+    agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
+    tools = Tools(taught, helpers.load(taught, device), watch)
+    tell(reading.accept([(plan, lineage.concepts)]))
+    row = teaching.lesson(tools, lineage, (concept,), gate=gate, own=own)
+    lineage.write_plan(plan)
     return row

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -15,23 +16,24 @@ from perdure.errors import GateRefused, TrainingError
 from perdure.lesson import examples
 from perdure.lesson.examples import Examples
 from perdure.lesson.train import REVISION, Done, Lesson, learn, steps_done
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, history
 from perdure.lineage.rows import Row
 from perdure.memory import Memory
 from perdure.photos.pictures import Picture
 from perdure.plan import JOINT, Concept, describe, fingerprint
-from perdure.run import helpers
+from perdure.report import grid, sheet
+from perdure.run import harm, helpers
 from perdure.run.trackers import NOBODY, Tracker
 
 
 def lesson(
     tools: Tools, lineage: Lineage, concepts: tuple[Concept, ...], unseen: Sequence[Concept] = (),
-    gate: float | None = None, tracker: Tracker = NOBODY, last: bool = True,
+    gate: float | None = None, tracker: Tracker = NOBODY, last: bool = True, own: Mapping[str, Any] | None = None,
 ) -> Row:  # fmt: skip
     """One lesson from first image to commit; what a killed run has finished of it is kept.
 
-    unseen: concepts of the plan that may be drawn before they are taught; gate: the most that an older concept may
-    fall; last: whether no further lesson is planned. Raises GateRefused, and PerdureError for what cannot be learnt.
+    unseen: concepts that may be drawn before they are taught; gate: the most that an older one may fall; last: whether
+    none is planned after it; own: `training` of this lesson alone. Raises GateRefused (it is set aside), PerdureError.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -41,7 +43,7 @@ def lesson(
     known = {*lineage.concepts, *(c.name for c in concepts)}
     later = [c for c in unseen if c.name not in known] if tools.plan.sampling.unseen else []
     _draw_before(tools, lineage, concepts, later, gate is not None)
-    staged = lineage.stage(number, name, _begun(tools, rows, concepts))
+    staged = lineage.stage(number, name, _begun(tools, rows, concepts, own or {}))
     keep = {c.name for c in unseen}
     if not staged.memory.is_file():
         before = memories.load(rows[-1].memory, lineage.store) if rows else Memory()
@@ -54,9 +56,10 @@ def lesson(
     after = memories.load(staged.memory, lineage.store)  # drawn from what is on disk, never from live weights
     started = time.perf_counter()
     _score(tools, lineage, staged, after, concepts, later, last or tools.plan.sampling.rows == "all")
-    if gate is not None and rows:
-        _check_gate(lineage, rows[-1], staged, gate)
-    _write_record(tools, lineage, staged, after, concepts, time.perf_counter() - started)
+    noted = harm.noted(tools, lineage, staged, gate)
+    _write_record(tools, lineage, staged, after, concepts, started, {**noted, "training": dict(own or {})})
+    if "refusal" in noted:
+        raise _refused(lineage, staged, **noted["refusal"])
     done = lineage.commit(staged, keep)
     tracker.lesson(lineage, done)
     return done
@@ -100,10 +103,11 @@ def _lesson_of(rows: Sequence[Row]) -> dict[str, str]:
     return {name: row.name for row in rows for name in row.concepts}
 
 
-def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...]) -> str:
-    """Fingerprint of all that a lesson starts from: the memory before it, and what is to be learnt."""
+def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...], own: Mapping[str, Any]) -> str:
+    """Fingerprint of all that a lesson starts from: the memory before it, what is to be learnt, settings of its own."""
     before = rows[-1].record["memory"] if rows else ""
-    return fingerprint([before, [[describe(c), tools.sketch(c).facts["digest"]] for c in concepts]])
+    learnt = [[describe(c), tools.sketch(c).facts["digest"]] for c in concepts]
+    return fingerprint([before, learnt, *([dict(own)] if own else [])])
 
 
 def _learn(tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, ...], tracker: Tracker) -> Memory:
@@ -158,29 +162,25 @@ def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:
     return examples.encode(tools.backbone, drawn, tools.plan.training, tools.plan.seed, "prior")
 
 
-def _check_gate(lineage: Lineage, before: Row, staged: Row, gate: float) -> None:
-    """Refuse the staged lesson if a concept's first measure fell by more than `gate`."""
-    fallen = []
-    for name in lineage.concepts:
-        old, new = before.cell(name), staged.cell(name)
-        if old is None or new is None:
-            continue
-        measure = next(iter(old.scores))
-        drop = old.scores[measure] - new.scores[measure]
-        if old.record["measures"][measure]["direction"] == "lower":
-            drop = -drop
-        if drop > gate:
-            fallen.append(f"{name} fell from {old.scores[measure]:.3f} to {new.scores[measure]:.3f} ({measure})")
-    if fallen:
-        lineage.discard(staged)
-        told = "; ".join(fallen)
-        raise GateRefused(f"lesson refused, the model is unchanged: {told}; the gate allows a drop of {gate:g}")
+def _refused(lineage: Lineage, staged: Row, told: Sequence[str], gate: float) -> GateRefused:
+    """Set a lesson aside with a sheet of every concept before and after it; the refusal in words."""
+    name = lineage.folder
+    grid.draw(sheet.of_lesson(lineage, lineage.rows[-1], staged), staged.folder / sheet.FILE)
+    kept = history.refuse(lineage, staged)
+    return GateRefused(
+        f"lesson refused, the model is unchanged: {'; '.join(told)}; the gate allows a drop of {gate:g}. "
+        f"It is kept beside the model until the next lesson, with its pictures ({kept.folder / sheet.FILE}): "
+        f"`perdure accept {name}` takes it all the same, `perdure retry {name} --set training.steps=N` teaches it "
+        f"again from the same start, `perdure drop {name}` drops it"
+    )
 
 
 def _write_record(
-    tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: tuple[Concept, ...], evaluating: float
-) -> None:
-    """The lesson's facts, last of all."""
+    tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: tuple[Concept, ...], started: float,
+    more: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """The lesson's facts, last of all; `started`: when its scoring was."""
+    evaluating = time.perf_counter() - started
     losses = staged.losses()
     earlier = set().union(*(memories.packs_of(row.memory) for row in lineage.lessons)) if lineage.lessons else set()
     new = memories.packs_of(staged.memory) - earlier
@@ -203,5 +203,6 @@ def _write_record(
             "fingerprint": tools.plan.fingerprint(),
             "versions": loading.versions(),
             "revision": REVISION,
+            **more,
         },
     )

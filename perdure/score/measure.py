@@ -66,6 +66,17 @@ class Measure:
         """
         return self.score_features(self.features(images), prompts, references)
 
+    def each(self, generated: Tensor, prompts: Sequence[str] | None, references: Tensor | None) -> list[float]:
+        """The score of every picture alone, from its features (m, d); nothing where single ones cannot be compared."""
+        if self.against == "references" and self.among is None:
+            return []
+        singles = [generated[k : k + 1] for k in range(len(generated))]
+        if self.against == "prompts" and prompts is not None:
+            different = list(dict.fromkeys(prompts))
+            texts = dict(zip(different, self.text_features(different), strict=True))
+            return [self.compare(one, texts[text][None]) for one, text in zip(singles, prompts, strict=True)]
+        return [self.score_features(one, None, references) for one in singles]
+
     def score_features(self, generated: Tensor, prompts: Sequence[str] | None, references: Tensor | None) -> float:
         """The same of pictures whose features are known."""
         if self.against == "prompts":
