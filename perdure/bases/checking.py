@@ -54,6 +54,8 @@ def check_files(folder: Path, index: Mapping[str, Any], base: str, without: Coll
                         f"base {base}: {part}/ has weights as pickles only, which perdure does not read; load it once "
                         "with diffusers and save it with save_pretrained(..., safe_serialization=True)"
                     )
+                if part == "vae":
+                    raise ModelError(f"base {base} has no autoencoder in it; give one: vae, a hub id, folder or file")
                 raise _incomplete(base, f"the weights of {part}/ (*.safetensors)")
             _check_shards(own, names, base)
             plain = plain and any(name.endswith(".safetensors") and ".fp16." not in name for name in names)

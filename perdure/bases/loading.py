@@ -1,4 +1,4 @@
-"""From a name to a backbone: the embedded base, a local diffusers folder, or a hub id."""
+"""From a name to a backbone: the embedded base, a local diffusers folder or checkpoint file, or a hub id."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from perdure.bases import checking, families
+from perdure.bases import checking, converting, families, single
 from perdure.bases.backbone import Backbone
 from perdure.bases.family import Family, hushed
 from perdure.bases.outline import EMBEDDED, IN_CACHE, available, source
@@ -64,13 +64,13 @@ def pipeline(
     base: str, precision: str = "fp32", vae: str | None = None, chosen: FamilyChoice | None = None
 ) -> tuple[Any, Family]:
     """A base model as the pipeline of diffusers that it is, on the CPU, and its family. Raises ModelError."""
-    found = source(base)
+    found = located(base)
     _files(Path(found))
     fetching = not os.path.isdir(found) and available(base) != IN_CACHE
     with quiet(fetching):
         index = _index(base, found)
     family = _family(index, base, chosen)
-    extra: dict[str, Any] = {"vae": _autoencoder(vae)} if vae else {}
+    extra: dict[str, Any] = {"vae": _autoencoder(vae, found)} if vae else {}
     if os.path.isdir(found):
         extra["variant"] = checking.check_files(Path(found), index, base, without=("vae",) if vae else ())
     extra |= {part: None for part, value in index.items() if value == [None, None]} | dict(family.loading)
@@ -81,6 +81,18 @@ def pipeline(
     if told := family.caution(pipe):
         log.warning("base %s%s", base, told)
     return pipe, family
+
+
+def located(base: str) -> str:
+    """The folder of a base, or its hub id; of a base in one file, the folder that it was converted into.
+
+    Raises ModelError.
+    """
+    found = source(base)
+    if not os.path.isfile(found):
+        return found
+    with quiet():
+        return str(converting.folder(Path(found)))
 
 
 def _family(index: dict[str, Any], base: str, chosen: FamilyChoice | None) -> Family:
@@ -131,12 +143,14 @@ def quiet(fetching: bool = False) -> Iterator[None]:
 def identity(base: str, vae: str | None = None) -> str:
     """16 hex digits that tell bases apart: file names, sizes, and contents up to 64 MB, of the pipeline's own files.
 
-    For a hub id, the id itself. Another autoencoder makes another base; scorers and figures beside it do not.
+    For a base in one file, its content; for a hub id, the id itself.
+
+    Another autoencoder makes another base; scorers and figures beside it do not.
     """
     folder = EMBEDDED if base == TOYBOX else Path(base)
     digest = hashlib.sha256(f"{identity(vae)}+".encode() if vae else b"")
     if not os.path.isdir(folder):
-        digest.update(base.encode())
+        digest.update((converting.digest(folder) if os.path.isfile(folder) else base).encode())
     for path in _files(folder):
         try:
             size = path.stat().st_size
@@ -171,7 +185,9 @@ def _index(base: str, found: str) -> dict[str, Any]:
     return index
 
 
-def _autoencoder(name: str) -> Any:
+def _autoencoder(name: str, base: str) -> Any:
+    if single.is_file(name):
+        return converting.autoencoder(Path(os.path.expanduser(name)), base)
     return _from_pretrained(AutoencoderKL, name, name)
 
 

@@ -3,6 +3,7 @@
 Needs no torch, so that a plan is checked quickly.
 """
 
+import copy
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 from transformers import CLIPTokenizer
 
+from perdure.bases import single
 from perdure.errors import ModelError
 from perdure.plan import TOYBOX
 from perdure.score.sources import HUB_ID, Reading
@@ -73,9 +75,13 @@ def _encoded(tokenizer: Any, text: str) -> Any:
 def of(base: str) -> Outline | None:
     """The outline of a base; None for a hub id of which the cache has no tokenizer.
 
-    Raises ModelError for a local folder that is missing, no pipeline, or damaged.
+    Raises ModelError for a local folder that is missing, no pipeline, or damaged, and for a file that is no base.
     """
     found = source(base)
+    if os.path.isfile(found):
+        return Outline(
+            tuple(_placed(tokenizer) for tokenizer in single.read(Path(found)).tokenizers.values()), TIMESTEPS
+        )
     local = os.path.isdir(found)
     cached = None if local else try_to_load_from_cache(found, "model_index.json")
     folder = Path(cached).parent if isinstance(cached, str) else Path(found)
@@ -92,8 +98,14 @@ def _tokenizer(folder: Path, base: str) -> Any:
         tokenizer = _class(folder).from_pretrained(str(folder), local_files_only=True)
         if not isinstance(tokenizer.model_max_length, int):
             raise TypeError("its model_max_length is no number")
-    tokenizer.add_tokens([chr(FIRST + number) for number in range(PLACES)])
-    return tokenizer
+    return _placed(tokenizer)
+
+
+def _placed(tokenizer: Any) -> Any:
+    """A tokenizer with placeholders of learnt words."""
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens([chr(FIRST + number) for number in range(PLACES)])
+    return own
 
 
 def _class(folder: Path) -> Any:
@@ -119,30 +131,35 @@ def available(base: str) -> str:
     if base == TOYBOX:
         there = (EMBEDDED / "model_index.json").is_file()
         return "embedded in the package" if there else "weights not in this installation"
-    if os.path.isdir(base):
-        return f"local folder {base}"
+    if os.path.exists(base):
+        return f"local {'folder' if os.path.isdir(base) else 'file'} {base}"
     return IN_CACHE if isinstance(try_to_load_from_cache(base, "model_index.json"), str) else "would be downloaded"
 
 
 def source(base: str) -> str:
-    """The folder of a base, or its hub id. Raises ModelError for what is neither."""
+    """The folder or file of a base, or its hub id. Raises ModelError for what is none of them."""
     if "://" in base or "@" in base:
         raise ModelError(
-            f"base {base}: give a hub id (owner/name) or a local diffusers folder; of a web address take the "
-            "owner/name in it, of a revision a folder downloaded at it"
+            f"base {base}: give a hub id (owner/name), a local diffusers folder or a checkpoint file; of a web address "
+            "take the owner/name in it, of a revision a folder downloaded at it"
         )
     if base == TOYBOX:
         if not (EMBEDDED / "model_index.json").is_file():
             raise ModelError("the embedded base is not in this installation; reinstall perdure, or name another base")
         return str(EMBEDDED)
+    if single.is_file(base):
+        path = Path(os.path.expanduser(base))
+        if not path.is_file():
+            raise ModelError(f"base {base}: no such file" if not path.exists() else f"base {base} is no plain file")
+        return str(path)
     if os.path.exists(base) or base.startswith((".", "/", "~")) or base.count("/") > 1:
         folder = Path(os.path.expanduser(base))
         if not os.path.isdir(folder):
             raise ModelError(f"base {base}: no such folder")
         if not (folder / "model_index.json").is_file():
             raise ModelError(
-                f"base {base} is not a diffusers pipeline (no model_index.json); convert a single-file checkpoint with "
-                "diffusers' from_single_file and save_pretrained"
+                f"base {base} is not a diffusers pipeline (no model_index.json); give its folder, or the .safetensors "
+                "file of a Stable Diffusion checkpoint"
             )
         return str(folder)
     if not HUB_ID.fullmatch(base):

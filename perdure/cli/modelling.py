@@ -21,7 +21,9 @@ class Kind(StrEnum):
 
 def init(
     model: Model,
-    base: Annotated[str, typer.Option(help="`toybox`, a hub id, or a local diffusers folder.")] = "toybox",
+    base: Annotated[
+        str, typer.Option(help="`toybox`, a hub id, a local diffusers folder, or a checkpoint file.")
+    ] = "toybox",
     method: Annotated[str, typer.Option(help="How lessons are kept apart; see `perdure methods`.")] = "merge_init",
     overrides: Overrides = None,
 ) -> None:

@@ -12,7 +12,9 @@ from perdure.cli.options import Device, Overrides
 def plan_new(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Holds one sub-folder of images per concept.")],
     out: Annotated[Path, typer.Option(help="The plan file to write.")] = Path("plan.yaml"),
-    base: Annotated[str, typer.Option(help="`toybox`, a hub id, or a local diffusers folder.")] = "toybox",
+    base: Annotated[
+        str, typer.Option(help="`toybox`, a hub id, a local diffusers folder or a checkpoint file.")
+    ] = "toybox",
 ) -> None:
     """Write a plan from a folder of concepts; edit it, then check and run it."""
     from perdure import files, plan
@@ -67,7 +69,9 @@ def advise(
     ],
     budget: Annotated[str, typer.Option(help="How long it may take: 90s, 20min, 2h.")] = "20min",
     methods: Annotated[str, typer.Option(help="Methods to choose from, comma-separated, the most wanted first.")] = "",
-    base: Annotated[str | None, typer.Option(help="`toybox` (default), a hub id, or a local diffusers folder.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="`toybox` (default), a hub id, a local folder or a checkpoint file.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the runs and the advice.")] = Path("runs/advice"),
     overrides: Overrides = None,
     device: Device = None,

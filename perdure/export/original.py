@@ -11,12 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
-FIRST, OPEN = "cond_stage_model.transformer.", "cond_stage_model.model."
-"""Text encoders of SD 1 (as transformers names them) and of SD 2 (as OpenCLIP does)."""
-SDXL_FIRST, SDXL_OPEN = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
-TEXT = "text_model."
-"""Prefix of a text encoder's tensors that every reader of the layout wants; transformers has left it out since 5.6."""
+from perdure.bases.single import FIRST, OPEN, SDXL_FIRST, SDXL_OPEN, TEXT, UNET, VAE
+
 TOP = {
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
     "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",

@@ -100,7 +100,7 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
         want = _whole(pipe, family.network, exhibit.delta)
         like = pipe
         if exhibit.kind == CHECKPOINT:
-            pipe = reading.checkpoint(exhibit.path, like, plan.base)
+            pipe = reading.checkpoint(exhibit.path, like, loading.located(plan.base))
         else:
             pipe = loading.pipeline(str(exhibit.path), chosen=plan.family)[0]
         want, have = _known(like, want), _known(like, _whole(pipe, family.network, Delta()))

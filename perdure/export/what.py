@@ -10,8 +10,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from perdure.bases import single
 from perdure.errors import ModelError
-from perdure.export import layouts, original, reading
+from perdure.export import layouts, reading
 from perdure.export.metadata import ARCHITECTURES, FAMILIES, TITLES
 
 LORA, EMBEDDING, CHECKPOINT, PART, OTHER = "LoRA", "embedding", "checkpoint", "part of a diffusers pipeline", "unknown"
@@ -19,8 +20,6 @@ EMBEDDINGS = ("emb_params", "clip_l", "clip_g", "string_to_param.*", "t5xxl")
 """Tensors of embedding files; a single tensor of any other name is one too (diffusers)."""
 FORGE_MOST = 12
 """More unmatched keys than these and Forge refuses a LoRA file (sd_forge_lora/networks.py)."""
-PICKLES = (b"PK\x03\x04", b"\x80")
-"""How torch's pickled files begin."""
 PARTS = (
     "down_blocks.", "encoder.down_blocks.", "text_model.", "transformer_blocks.", "single_transformer_blocks.",
     "context_refiner.",
@@ -116,7 +115,7 @@ def _checked(path: Path) -> dict[str, str]:
     """The metadata of a file that is safetensors. Raises ModelError."""
     if path.is_file():
         with path.open("rb") as stream:
-            if stream.read(4).startswith(PICKLES):
+            if single.pickled(stream.read(9)):
                 raise ModelError(
                     f"{path} is a pickle, which can run any code when it is read, and is not read here; ask for it as "
                     ".safetensors"
@@ -138,7 +137,7 @@ def _each(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _kind(shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module]) -> str:
     if modules:
         return LORA
-    if any(name.startswith((original.UNET, original.FIRST, "conditioner.")) for name in shapes):
+    if any(name.startswith((single.UNET, single.FIRST, "conditioner.")) for name in shapes):
         return CHECKPOINT
     if set(shapes) <= set(EMBEDDINGS) or (len(shapes) == 1 and len(next(iter(shapes.values()))) <= 2):
         return EMBEDDING
@@ -185,8 +184,8 @@ def _lora(
 def _readers(kind: str, shapes: Mapping[str, tuple[int, ...]], warnings: list[str]) -> tuple[str, ...]:
     everyone = layouts.READERS[layouts.KOHYA]
     if kind == CHECKPOINT:
-        first = [name for name in shapes if name.startswith((original.FIRST, original.SDXL_FIRST))]
-        if first and not any(f".{original.TEXT}" in name for name in first):
+        first = [name for name in shapes if name.startswith((single.FIRST, single.SDXL_FIRST))]
+        if first and not any(f".{single.TEXT}" in name for name in first):
             warnings.append("the first text encoder's keys lack `text_model.`: ComfyUI and A1111 draw without it")
         return everyone
     if kind == EMBEDDING:

@@ -121,7 +121,7 @@ def _understood(settings: dict[str, Any]) -> dict[str, Any]:
 def on_base(lineage: Lineage, identity: str) -> None:
     """Refuse other weights than the lineage was begun on. Raises LineageError."""
     base = lineage.settings["base"]
-    if os.path.isabs(base) and not os.path.isdir(base):
+    if os.path.isabs(base) and not os.path.exists(base):
         raise LineageError(
             f"{lineage.folder} was made on a base that is no longer in {base}; put it back, or write where it is now "
             f"into {lineage.folder / 'lineage.json'} (settings, base)"

@@ -40,9 +40,9 @@ class Plan(Section):
     protocol: str | None = None
     """The published protocol that the plan follows; `perdure compare` shows its numbers beside."""
     base: Model = TOYBOX
-    """`toybox`, a hub id, or a local diffusers folder (docs/usage.md lists the families that can be taught)."""
+    """`toybox`, a hub id, a local diffusers folder or checkpoint file (docs/usage.md lists what can be taught)."""
     vae: Model | None = None
-    """Another autoencoder for the base: a hub id or a local folder."""
+    """Another autoencoder for the base: a hub id, a local folder or a file."""
     family: FamilyChoice | None = None
     """How the base is used, by the name or path of a family's file; by default as the class of its pipeline says."""
     methods: tuple[MethodChoice, ...] = Field(min_length=1)

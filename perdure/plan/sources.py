@@ -182,7 +182,7 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def path(name: Any) -> Any:
         if not isinstance(name, str) or name in ("", TOYBOX):
             return name
-        if name[:1] not in (".", "~") and not os.path.isabs(name) and not os.path.isdir(folder / name):
+        if name[:1] not in (".", "~") and not os.path.isabs(name) and not os.path.exists(folder / name):
             return name
         return str(resolve(folder, name))
 
