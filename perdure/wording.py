@@ -149,6 +149,21 @@ def size(value: float) -> str:
     raise AssertionError
 
 
+def short_number(value: float) -> str:
+    """Three significant places in as little room as possible: .713, −.042, 12.3."""
+    if not math.isfinite(value):
+        return "–"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    text = f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+    return text.replace("0.", ".", 1).replace("-", "−") if abs(value) < 1 else text.replace("-", "−")
+
+
+def shortened(text: str, most: int = 18) -> str:
+    """A label cut to `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def listed(names: Sequence[str]) -> str:
     """One or more names in a row: a, b and c."""
     *before, last = names

@@ -17,7 +17,7 @@ from PIL import Image
 from perdure import files, plan, report, wording
 from perdure.analysis import record
 from perdure.lineage import Lineage
-from perdure.report import figures, lines, reading, samples, summary, tables, words
+from perdure.report import charts, figures, heat, lines, palette, reading, samples, summary, tables, words
 from perdure.report.reading import outdated
 from perdure.toybox import world
 
@@ -181,7 +181,8 @@ def test_page_is_one_safe_file(two):
     grids, comparison, strips = 2 * (triangle - 6), 2 * 6, 4 + 3
     assert len(page.all("img")) == grids + comparison + strips
     assert len(page.all("table")) >= 6 and all("scope" in a for a in page.all("th"))
-    assert "reward copying" in text and text.count('class="own"') == 2 * 4 + 2 + 2 * (4 + 3 + 1)
+    assert "reward copying" in text and text.count('class="own"') == 2 * 4 + 2
+    assert text.count("stroke: var(--mark, ") == 2 * (4 + 3 + 1)  # in the score matrices
     assert sum(a.get("type") == "radio" for a in page.all("input")) == 2
 
 
@@ -402,7 +403,8 @@ def test_same_lineages_same_bytes(two, tmp_path):
     drawings = {
         "album": lambda p: figures.write(two[0], p)[-1],
         "heat.png": lambda p: figures.heatmap(two[0][0], "dino", p),
-        "curves.pdf": lambda p: figures.curves(two[0], "dino", p),
+        "heat.pdf": lambda p: figures.heatmap(two[0][0], "dino", p),
+        "curves": lambda p: figures.curves(two[0], "dino", p)[-1],
         "r/report.html": lambda p: report.build(two[0], p.parent, "x"),
     }
     for name, draw in drawings.items():
@@ -430,17 +432,16 @@ def test_parts_of_numbers_and_colours():
         "0 B", "999 B", "1.0 kB", "1.3 MB", "186 MB", "2.5 GB"
     ]  # fmt: skip
     assert [summary.seconds(v) for v in (0.25, 42, 600, 9000)] == ["0.2 s", "42 s", "10 min", "2.5 h"]
-    from perdure.report import charts, svg
-
-    assert [svg.short_number(v) for v in (0.7134, -0.042, 1.5, 12.34, float("nan"))] == [
+    assert [wording.short_number(v) for v in (0.7134, -0.042, 1.5, 12.34, float("nan"))] == [
         ".713",
         "−.042",
         "1.50",
         "12.3",
         "–",
     ]
-    lightness = [sum(svg.sequential(k / 20)) for k in range(21)]
+    lightness = [sum(palette.sequential(k / 20)) for k in range(21)]
     assert lightness == sorted(lightness, reverse=True)
-    assert svg.share_of(1, 0, 4, "lower") == 0.75 and svg.share_of(1, 1, 1) == 0.5
-    assert charts.steps_of(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert "evil<" not in svg.heat_map(np.ones((2, 1)), ["evil<", "b"], ["c"], [], (0, 1), "higher", "t")
+    assert palette.share_of(1, 0, 4, "lower") == 0.75 and palette.share_of(1, 1, 1) == 0.5
+    drawn = charts.inline(heat.heat_map(np.ones((2, 1)), ["evil<", "$b^$"], ["c"], (0, 1)), 'a "t"')
+    assert "evil<" not in drawn and "$b^$" in drawn and 'aria-label="a &quot;t&quot;"' in drawn
+    assert "<title>$b^$: c 1.0000</title>" in drawn and "var(--mark" not in drawn

@@ -12,7 +12,8 @@ from perdure import report, wording
 from perdure.advise import words
 from perdure.advise.verdict import Standing, Verdict
 from perdure.report import summary
-from perdure.report.svg import frame
+from perdure.report.charts import blank, inline, room, styled, tip
+from perdure.report.palette import INK, METHODS, RULE, SOFT
 
 COLUMNS = ("method", "average ↑", "forgetting ↓", "learning ↑", "first in", "behind in", "carries", "per lesson")
 
@@ -76,38 +77,29 @@ def render(advice: Advice, title: str) -> str:
     )  # fmt: skip
 
 
+@styled
 def chart(verdict: Verdict) -> Markup:
     """A line a method: its average as a bar mark, its rounds as dots; the untouched base as a dashed line."""
-    values = [value for s in verdict.standings for value in (*s.rounds, s.average)] + [verdict.base]
-    low, high = min(values), max(values)
-    pad = 0.06 * (high - low) or 0.01
-    low, high = low - pad, high + pad
-
-    def at(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
-
-    bottom = TOP + ROW * len(verdict.standings)
-    parts = [
-        Markup('<path class="base" d="M{:.1f} {}V{}"/>').format(at(verdict.base), TOP - 4, bottom),
-        Markup('<text class="soft" x="{:.1f}" y="{}" text-anchor="middle">base {:.3f}</text>').format(
-            at(verdict.base), TOP - 10, verdict.base
-        ),
-    ]
+    count = len(verdict.standings)
+    figure = blank(WIDTH, TOP + ROW * count + 8)
+    axes = room(figure, LEFT, RIGHT, TOP, 8)
+    axes.axvline(verdict.base, color=SOFT, linestyle=(0, (3, 4)), linewidth=1)
+    axes.annotate(f"base {verdict.base:.3f}", (verdict.base, 1), (0, 8), xycoords=("data", "axes fraction"),
+                  textcoords="offset points", ha="center", color=SOFT)  # fmt: skip
     for k, s in enumerate(verdict.standings):
-        y = TOP + ROW * (k + 0.5)
-        css = "chosen" if s.label == verdict.choice else "tied" if _open(verdict, s.label) else "other"
-        parts.append(Markup('<path class="rule" d="M{} {:.1f}H{}"/>').format(LEFT, y, WIDTH - RIGHT))
-        parts.append(
-            Markup('<text x="{}" y="{:.1f}" dy=".35em" text-anchor="end">{}</text>').format(LEFT - 12, y, s.label)
-        )
-        dots = [Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"><title>round {}: {:.3f}</title></circle>').format(
-            at(value), y, number, value) for number, value in enumerate(s.rounds, start=1)]  # fmt: skip
-        bar = Markup('<path class="mean" d="M{:.1f} {:.1f}v16"/>').format(at(s.average), y - 8)
-        parts.append(Markup('<g class="{}">{}{}</g>').format(css, Markup("").join(dots), bar))
-        parts.append(
-            Markup('<text x="{}" y="{:.1f}" dy=".35em">{:.3f}</text>').format(WIDTH - RIGHT + 12, y, s.average)
-        )
-    return frame(WIDTH, bottom + 8, "Average of each method, round by round", parts, "advice")
+        chosen, tied = s.label == verdict.choice, _open(verdict, s.label)
+        colour = METHODS[2] if chosen else METHODS[0] if tied else SOFT
+        axes.axhline(k, color=RULE, linewidth=1, zorder=0)
+        for number, value in enumerate(s.rounds, start=1):
+            (dot,) = axes.plot([value], [k], "o", color=colour, markersize=8, markeredgewidth=0, alpha=0.5)
+            dot.set_gid(tip(f"round {number}: {value:.3f}"))
+        axes.plot([s.average] * 2, [k - 0.24, k + 0.24], color=colour, linewidth=4)
+        axes.annotate(f"{s.average:.3f}", (1, k), (12, 0), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", va="center_baseline")  # fmt: skip
+    axes.set_yticks(range(count), [s.label for s in verdict.standings], color=INK, fontsize=14)
+    axes.set(ylim=(count - 0.5, -0.5), xticks=[])
+    axes.margins(x=0.06)
+    return inline(figure, "Average of each method, round by round")
 
 
 def _open(verdict: Verdict, label: str) -> bool:

@@ -6,70 +6,56 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from perdure import wording
-from perdure.compare import plot
 from perdure.compare.gathering import Entry
-from perdure.compare.plot import Axis, Name
 from perdure.compare.statistics import Difference
 from perdure.compare.study import COST, Study
-from perdure.report import lines, summary
+from perdure.report import charts, lines, summary
+from perdure.report.charts import Look, blank, inline, look_of, name_at_the_right, room, ruled, styled, tip
+from perdure.report.palette import METHODS, PANEL, RULE, SOFT
 from perdure.report.reading import Run
-from perdure.report.svg import frame, short_number
+from perdure.wording import short_number
 
-MARKS = 8
-"""Shapes and colours that can be told apart; further rows combine them anew."""
 ARROWS = {"higher": "higher is better", "lower": "lower is better"}
+LOG_FROM = 20.0
+"""Ratio of the largest to the smallest amount (bytes, seconds) from which an axis is logarithmic."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a row is drawn everywhere: classes of the page, number of its marker."""
-
-    css: str
-    marker: int
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart, and what it shows. `key`: its name among the charts of one measure."""
+class Chart(charts.Chart):
+    """A chart of one measure. `key`: its name among them."""
 
     key: str
-    title: str
-    note: str
-    svg: Markup
 
 
 def looks(study: Study) -> dict[str, Look]:
     """Row -> how it is drawn."""
-    rows = enumerate(study.rows)
-    return {
-        row: Look(f"m{k % MARKS}{' hollow' if row in study.bounds else ''}", (k + k // MARKS) % MARKS)
-        for k, row in rows
-    }
+    return {row: look_of(number, hollow=row in study.bounds) for number, row in enumerate(study.rows)}
 
 
+@styled
 def trade_off(study: Study, measure: str) -> Chart | None:
     """Learning against forgetting: a small mark a run, a large one the row's mean. None without two lessons."""
     look, points = looks(study), _points(study, (measure, "learning"), (measure, "forgetting"))
     if not points:
         return None
-    title = f"Stability against plasticity by {measure}"
-    x = plot.axis([p[0] for found in points.values() for p in found], f"learning, {ARROWS[study.directions[measure]]}",
-                  short_number)  # fmt: skip
-    y = plot.axis([p[1] for found in points.values() for p in found], "forgetting, lower is better", short_number)
-    parts, names = [], []
+    figure, axes = _framed(f"learning, {ARROWS[study.directions[measure]]}", "forgetting, lower is better")
     for row, found in reversed(points.items()):  # the best on top
-        own, centre = look[row], np.mean(found, axis=0)
-        told = f"{row}: learning {centre[0]:.3f}, forgetting {centre[1]:.3f}, mean of {len(found)}"
+        centre = np.mean(found, axis=0)
         for a, b in found if len(found) > 1 else ():
-            place = (plot.x_of(x, a), plot.y_of(y, b))
-            parts.append(plot.mark(*place, f"{own.css} faint", own.marker, 3.4, f"{row}: {a:.3f}, {b:.3f}"))
-        at = plot.y_of(y, centre[1])
-        parts.append(plot.mark(plot.x_of(x, centre[0]), at, own.css, own.marker, 7.5, told))
-        names.append(Name(row, own.css, own.marker, at))
+            _mark(axes, a, b, look[row], 7, f"{row}: {a:.3f}, {b:.3f}", faint=True)
+        told = f"{row}: learning {centre[0]:.3f}, forgetting {centre[1]:.3f}, mean of {len(found)}"
+        _mark(axes, centre[0], centre[1], look[row], 13, told)
+    axes.margins(0.08)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: short_number(value)))
+    _finished(axes, [(row, look[row], float(np.mean(found, axis=0)[1])) for row, found in points.items()])
     note = "A small mark is a run (one order, one seed), a large one a method's mean."
-    return Chart("trade-off", title, note, plot.chart(x, y, parts, names, title))
+    return Chart(f"Stability against plasticity by {measure}", note, figure, "trade-off")
 
 
 def curves(study: Study, measure: str) -> list[Chart]:
@@ -85,8 +71,9 @@ def curves(study: Study, measure: str) -> list[Chart]:
         ("mean", so_far, spread, lambda run: lines.means(run, measure)),
         ("first", first, spread + taught, lambda run: _first(run, measure)),
     )
-    return [Chart(key, f"{title}: {measure} after each lesson", note, _banded(study, entries, measure, of, title))
-            for key, title, note, of in found]  # fmt: skip
+    drawn = ((key, title, note, _banded(study, entries, measure, of)) for key, title, note, of in found)
+    return [Chart(f"{title}: {measure} after each lesson", note, figure, key) for key, title, note, figure in drawn
+            if figure is not None]  # fmt: skip
 
 
 def fronts(study: Study, measure: str) -> list[Chart]:
@@ -99,40 +86,58 @@ def fronts(study: Study, measure: str) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def forest(difference: Difference, reach: float, better: str) -> Markup:
+@styled
+def forest(about: str, difference: Difference, reach: float, better: str) -> Markup:
     """One difference as a small picture: its interval as a bar, its mean as a dot, zero as a line."""
     if not math.isfinite(difference.mean) or not reach > 0:
         return Markup("")
-    width, height = 190, 22
-
-    def at(value: float) -> float:
-        return width / 2 + (width / 2 - 8) * value / reach
-
-    tone = {"better": "good", "worse": "bad"}.get(difference.verdict, "open")
-    parts = [Markup('<path class="zero" d="M{:.1f} 1V{}"/>').format(width / 2, height - 1)]
+    figure = blank(190, 22)
+    axes = room(figure, 8, 8, 0, 0)
+    axes.set(xlim=(-reach, reach), ylim=(-1, 1), xticks=[], yticks=[])
+    colour = {"better": METHODS[2], "worse": METHODS[1]}.get(difference.verdict, SOFT)
+    axes.axvline(0, color=SOFT, linewidth=1)
     if math.isfinite(difference.low):
-        parts.append(
-            Markup('<path class="whisker" d="M{:.1f} 11H{:.1f}"/>').format(at(difference.low), at(difference.high))
-        )
-    parts.append(Markup('<circle cx="{:.1f}" cy="11" r="4.2"/>').format(at(difference.mean)))
-    title = f"Difference {difference.mean:+.3f}, {better} is better"
-    return frame(width, height, title, parts, f"forest {tone}")
+        axes.plot([difference.low, difference.high], [0, 0], color=colour, linewidth=3.4, alpha=0.45, clip_on=False)
+    axes.plot([difference.mean], [0], "o", color=colour, markersize=8.4, markeredgewidth=0, clip_on=False)
+    return inline(figure, f"{about}: {difference.mean:+.3f}, {better} is better")
 
 
-def shares(parts: Sequence[float]) -> Markup:
+@styled
+def shares(about: str, parts: Sequence[float]) -> Markup:
     """Shares of order, seed and rest as one bar."""
     if not all(map(math.isfinite, parts)):
         return Markup("")
-    width, height, x, drawn = 190, 14, 0.0, []
-    for share, css in zip(parts, ("order", "seed", "rest"), strict=True):
-        drawn.append(
-            Markup('<rect class="{}" x="{:.1f}" y="0" width="{:.1f}" height="{}"/>').format(
-                css, x, share * width, height
-            )
-        )
-        x += share * width
+    figure, start = blank(190, 14), 0.0
+    axes = room(figure, 0, 0, 0, 0)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
+    for share, colour in zip(parts, (METHODS[0], METHODS[4], RULE), strict=True):
+        axes.add_patch(Rectangle((start, 0), share, 1, facecolor=colour, edgecolor=PANEL, linewidth=1))
+        start += share
     told = ", ".join(f"{name} {100 * part:.0f} %" for name, part in zip(("order", "seed", "rest"), parts, strict=True))
-    return frame(width, height, f"Shares of the variance: {told}", drawn, "shares")
+    return inline(figure, f"Shares of the variance, {about}: {told}")
+
+
+def _framed(across: str, up: str) -> tuple[Figure, Axes]:
+    """A chart with room for names at the right; what its axes show."""
+    figure = blank(660, 360)
+    axes = room(figure, 58, 168, 34, 52)
+    axes.set_xlabel(across, fontsize=12.5)
+    axes.annotate(up, (0, 1), (-46, 20), xycoords="axes fraction", textcoords="offset points", fontsize=12.5)
+    axes.spines["bottom"].set(visible=True, color=RULE)
+    axes.tick_params(axis="x", length=5)
+    return figure, axes
+
+
+def _finished(axes: Axes, names: Sequence[tuple[str, Look, float]]) -> None:
+    """Rules at round values of what is shown, and names at the right."""
+    ruled(axes, short_number)
+    name_at_the_right(axes, names)
+
+
+def _mark(axes: Axes, x: float, y: float, look: Look, size: float, told: str, faint: bool = False) -> None:
+    """A mark in a row's look; it tells its numbers."""
+    (mark,) = axes.plot([x], [y], **{**charts.stroke(look), "markersize": size}, alpha=0.45 if faint else 1)
+    mark.set_gid(tip(told))
 
 
 def _points(study: Study, x: tuple[str, str], y: tuple[str, str]) -> dict[str, list[tuple[float, float]]]:
@@ -148,61 +153,56 @@ def _first(run: Run, measure: str) -> list[float]:
     return [run.score(measure, i, name) for i in range(len(run.rows))] if name else [math.nan] * len(run.rows)
 
 
-def _banded(
-    study: Study, entries: Sequence[Entry], measure: str, of: Callable[[Run], list[float]], title: str
-) -> Markup:
+@styled
+def _banded(study: Study, entries: Sequence[Entry], measure: str, of: Callable[[Run], list[float]]) -> Figure | None:
     look = looks(study)
     rows = {row: np.array([of(e.run) for e in entries if e.row == row]) for row in study.rows}
-    middles = {row: _mean(table) for row, table in rows.items() if table.size}
-    spreads = {row: np.nan_to_num(_deviation(rows[row])) for row in middles}
-    ends = [v for row in middles for v in (*(middles[row] - spreads[row]), *(middles[row] + spreads[row]))]
-    if not np.isfinite(ends).any():
-        return Markup("")
-    last = max(len(middle) for middle in middles.values()) - 1
-    start = min(int(np.flatnonzero(np.isfinite(middle))[0]) for middle in middles.values() if np.isfinite(middle).any())
-    x = Axis(float(min(start, last - 1)), float(last), "lessons (0: the untouched base)", "{:.0f}".format, whole=True)
-    y = plot.axis(ends, f"{measure}, {ARROWS[study.directions[measure]]}", short_number)
-    bands, strokes, names = [], [], []
+    middles = {row: _mean(table) for row, table in rows.items() if table.size and np.isfinite(table).any()}
+    if not middles:
+        return None
+    figure, axes = _framed("lessons (0: the untouched base)", f"{measure}, {ARROWS[study.directions[measure]]}")
+    ends = []
     for row, middle in middles.items():
-        own, kept = look[row], np.flatnonzero(np.isfinite(middle))
-        if not kept.size:
-            continue
-        above, centre, below = (
-            [(plot.x_of(x, float(k)), plot.y_of(y, middle[k] + sign * spreads[row][k])) for k in kept]
-            for sign in (1, 0, -1)
+        spread, own = np.nan_to_num(_deviation(rows[row])), look[row]
+        axes.fill_between(
+            range(len(middle)), middle - spread, middle + spread, color=own.colour, alpha=0.13, linewidth=0
         )
-        bands.append(plot.band(above, below, own.css))
-        strokes.append(plot.line(centre, own.css))
-        strokes += [plot.mark(*place, own.css, own.marker, 3.6) for place in centre]
-        names.append(Name(row, own.css, own.marker, centre[-1][1]))
-    return plot.chart(x, y, [*bands, *strokes], names, f"{title}: {measure} after each lesson")
+        axes.plot(range(len(middle)), middle, **{**charts.stroke(own), "markersize": 7}, clip_on=False)
+        ends.append((row, own, float(middle[np.flatnonzero(np.isfinite(middle))[-1]])))
+    last = max(map(len, middles.values())) - 1
+    start = min(int(np.flatnonzero(np.isfinite(middle))[0]) for middle in middles.values())
+    axes.set_xlim(min(start, last - 1), last)
+    axes.xaxis.set_major_locator(MaxNLocator(11, integer=True))
+    _finished(axes, ends)
+    return figure
 
 
+@styled
 def _front(study: Study, measure: str, cost: str, name: str, show: Callable[[float], str]) -> Chart | None:
     points = _points(study, (COST, cost), (measure, "average"))
     if not points:
         return None
     look, better = looks(study), study.directions[measure]
-    title = f"Average {measure} against {name}"
-    centres = {
-        row: (np.mean(found, axis=0), study.spread(measure, "average", row).std) for row, found in points.items()
-    }
-    reach = [c[1] + k * (0.0 if math.isnan(d) else d) for c, d in centres.values() for k in (-1, 1)]
-    x = plot.axis([c[0] for c, _ in centres.values()], f"{name}, lower is better", show, amounts=True)
-    y = plot.axis(reach, f"average {measure}, {ARROWS[better]}", short_number)
-    best = pareto({row: (c[0], c[1]) for row, (c, _) in centres.items() if row not in study.bounds}, better)
-    places = {row: (plot.x_of(x, c[0]), plot.y_of(y, c[1])) for row, (c, _) in centres.items()}
-    parts = [plot.line([places[row] for row in best], "front")] if len(best) > 1 else []
-    for row, (centre, std) in reversed(centres.items()):
-        if math.isfinite(std):
-            tops = [(places[row][0], plot.y_of(y, centre[1] + k * std)) for k in (-1, 1)]
-            parts.append(plot.line(tops, f"{look[row].css} bar"))
-        told = f"{row}: {centre[1]:.3f} at {show(float(centre[0]))}"
-        parts.append(plot.mark(*places[row], look[row].css, look[row].marker, 6.5, told))
-    names = [Name(row, look[row].css, look[row].marker, place[1]) for row, place in places.items()]
-    told = ", ".join(best)
-    note = f"Bars: one standard deviation. Beaten by no other at both: {told}." if best else ""
-    return Chart(cost, title, note, plot.chart(x, y, parts, names, title))
+    centres = {row: np.mean(found, axis=0) for row, found in points.items()}
+    best = pareto({row: (c[0], c[1]) for row, c in centres.items() if row not in study.bounds}, better)
+    figure, axes = _framed(f"{name}, lower is better", f"average {measure}, {ARROWS[better]}")
+    costs = [float(centre[0]) for centre in centres.values()]
+    if min(costs) > 0 and max(costs) / min(costs) >= LOG_FROM:
+        axes.set_xscale("log")
+        axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
+    else:
+        axes.set_xlim(0, max(costs) * 1.08 or 1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: show(value)))
+    if len(best) > 1:
+        axes.plot(*zip(*(centres[row] for row in best), strict=True), color=SOFT, linestyle=(0, (1, 2)), linewidth=2)
+    for row, centre in reversed(centres.items()):
+        if math.isfinite(std := study.spread(measure, "average", row).std):
+            axes.errorbar(centre[0], centre[1], yerr=std, color=look[row].colour, elinewidth=1.4, alpha=0.7)
+        _mark(axes, centre[0], centre[1], look[row], 11, f"{row}: {centre[1]:.3f} at {show(float(centre[0]))}")
+    axes.margins(y=0.08)
+    _finished(axes, [(row, look[row], float(centre[1])) for row, centre in centres.items()])
+    note = f"Bars: one standard deviation. Beaten by no other at both: {', '.join(best)}." if best else ""
+    return Chart(f"Average {measure} against {name}", note, figure, cost)
 
 
 def pareto(points: dict[str, tuple[float, float]], better: str) -> list[str]:

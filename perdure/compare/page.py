@@ -7,15 +7,17 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from perdure import files, report
+from perdure import report
 from perdure.compare import drawings, statistics, words
-from perdure.compare.drawings import Chart, Look
+from perdure.compare.drawings import Chart
 from perdure.compare.published import Beside
 from perdure.compare.statistics import Difference, Spread
 from perdure.compare.study import COMPARED, COST, COSTS, FAILING, FAILINGS, FIGURES, Figure, Study
+from perdure.report import charts
+from perdure.report.charts import Look
 from perdure.report.summary import ARROWS, plain
-from perdure.report.svg import short_number
 from perdure.score.matrix import FORMULAS
+from perdure.wording import short_number
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
 
 def render(page: Page) -> str:
     """The page as HTML in the look of the report; every name is escaped."""
-    return report.environment("perdure.compare").get_template("compare.html.j2").render(page=page)
+    template = report.environment("perdure.compare").get_template("compare.html.j2")
+    return template.render(page=page, themed=charts.themed)
 
 
 def _section(study: Study, measure: str) -> Section:
@@ -157,7 +160,11 @@ def _contest(study: Study, measure: str, figure: Figure) -> Contest:
     found = study.differences(measure, figure.key)
     reach = max((abs(v) for *_, d in found for v in (d.mean, d.low, d.high) if math.isfinite(v)), default=0.0)
     better = study.better(measure, figure.key)
-    rows = tuple((a, b, d, words.interval(d), words.p_value(d), drawings.forest(d, reach, better)) for a, b, d in found)
+    about = f"{measure}, {figure.title}"
+    rows = tuple(
+        (a, b, d, words.interval(d), words.p_value(d), drawings.forest(f"{about}, {a} minus {b}", d, reach, better))
+        for a, b, d in found
+    )
     standing = study.standing(measure, figure.key)
     enough = standing.n >= statistics.least_orders()
     best = {row: f"{100 * share:.0f} %" if enough else "–" for row, share in standing.best.items()}
@@ -176,7 +183,8 @@ def _sources(study: Study, measure: str, figure: Figure) -> Sources:
         told += ["–" if math.isnan(s) else f"{s:.2e}" for s in squares]
         told.append(_per_cent(effects.shares) if effects else "–")
         told.append(_per_cent(effects.by_chance) if effects else "–")
-        rows.append((row, tuple(told), drawings.shares(effects.shares) if effects else Markup("")))
+        about = f"{measure}, {figure.title} of {row}"
+        rows.append((row, tuple(told), drawings.shares(about, effects.shares) if effects else Markup("")))
     return Sources(figure.title, tuple(rows))
 
 
@@ -202,23 +210,10 @@ def _here(spread: Spread | None) -> str:
     return words.plus_minus(spread, short_number) if spread else "–"
 
 
-STYLE = '{% include "charts.css.j2" %}{% include "compare.css.j2" %}svg { background: var(--paper); }'
-
-
 def write(study: Study, folder: Path) -> list[Path]:
     """Trade-off, curves and fronts of each measure as `KEY-MEASURE.svg`; returns their paths."""
-    style = report.environment("perdure.compare").from_string(STYLE).render()
     written = []
     for measure in study.measures:
         found = [drawings.trade_off(study, measure), *drawings.curves(study, measure), *drawings.fronts(study, measure)]
-        for chart in filter(None, found):
-            path = folder / f"{chart.key}-{measure}.svg"
-            files.write_text(path, standing_alone(chart.svg, style))
-            written.append(path)
+        written += [charts.save(chart.figure, folder / f"{chart.key}-{measure}.svg") for chart in found if chart]
     return written
-
-
-def standing_alone(svg: Markup, style: str) -> str:
-    """An inline `svg` element as a file: with its namespace, and the page's style inside."""
-    head, body = str(svg).split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{body}'

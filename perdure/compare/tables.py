@@ -11,8 +11,8 @@ from perdure.compare.published import Beside
 from perdure.compare.statistics import Spread
 from perdure.compare.study import FIGURES, Study
 from perdure.report.summary import ARROWS
-from perdure.report.svg import short_number
 from perdure.report.tables import csv_text, escape
+from perdure.wording import short_number
 
 RUN_COLUMNS = ("method", "order", "seed", "measure", "figure", "better", "value", "folder", "fingerprint")
 SUMMARY_COLUMNS = (

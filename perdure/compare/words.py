@@ -8,8 +8,8 @@ from perdure.compare.published import Beside, Line, Order
 from perdure.compare.statistics import Difference, Spread
 from perdure.compare.study import COMPARED, Study
 from perdure.report.summary import signed
-from perdure.report.svg import short_number
 from perdure.report.words import lacking
+from perdure.wording import short_number
 
 MOST = 3
 """Methods up to which a sentence carries their numbers."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from perdure import files
+from perdure.report.palette import INK, MARK, PAPER, RULE, SOFT, css, sequential
 from perdure.report.samples import Grid, Line, Sample
-from perdure.report.svg import css, sequential, short_number
+from perdure.wording import short_number
 
-PAPER, INK, SOFT, RULE, MARK = "#fbfaf6", "#1a2328", "#5d6970", "#e4dfd3", "#c2410c"
 GAP, HEAD, FOOT, EDGE = 10, 48, 22, 20
 DIMMED = 0.62
 """How far pictures from before a concept's own lesson fade into the paper."""

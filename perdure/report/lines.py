@@ -2,25 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from markupsafe import Markup
 
 from perdure import wording
 from perdure.report import summary
-from perdure.report.charts import Series, line_chart
+from perdure.report.charts import BASE, CEILING, Chart, Series, line_chart, look_of
 from perdure.report.reading import Run
-from perdure.report.svg import short_number
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart and what it shows."""
-
-    title: str
-    note: str
-    svg: Markup
+from perdure.wording import short_number
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ def _first_chart(
     series += _bounds([base] * len(ticks), [ceiling] * len(ticks))
     title = f"{first}, the first concept scored: {measure} after each lesson"
     note = f"{first} is taught in lesson {longest.own_row(first)}."
-    return Chart(title, note, line_chart(series, ticks, title, short_number))
+    return Chart(title, note, line_chart(series, ticks, short_number))
 
 
 def _mean_chart(runs: Sequence[Run], longest: Run, measure: str, ticks: list[str], colours: dict[str, int]) -> Chart:
@@ -80,7 +70,7 @@ def _mean_chart(runs: Sequence[Run], longest: Run, measure: str, ticks: list[str
     series += _bounds(base, top)
     title = f"Mean of the concepts seen so far: {measure} after each lesson"
     note = "The mean is over more concepts with every lesson, so base and ceiling change, too."
-    return Chart(title, note, line_chart(series, ticks, title, short_number))
+    return Chart(title, note, line_chart(series, ticks, short_number))
 
 
 def _learning_chart(
@@ -94,7 +84,7 @@ def _learning_chart(
     series += _bounds(base, top)
     title = f"Each concept right after its own lesson: {measure}"
     note = "Some concepts are harder than others: compare the methods in one lesson, and their distance along the way."
-    return Chart(title, note, line_chart(series, ticks, title, short_number))
+    return Chart(title, note, line_chart(series, ticks, short_number))
 
 
 def learning(run: Run, measure: str) -> list[float]:
@@ -130,31 +120,28 @@ def _average(values: Sequence[float]) -> float:
 
 def _series(run: Run, colours: dict[str, int], values: list[float], count: int) -> Series:
     """A run's line; the one lesson of a joint run is drawn at the end, level all along."""
-    number = colours[run.label]
+    look = look_of(colours[run.label])
     if run.joint:
-        return Series(run.label, f"m{number} bound", (values[-1],) * count)
-    return Series(run.label, f"m{number}", tuple(values), number)
+        return Series(run.label, (values[-1],) * count, replace(look, marker="", line=(0, (5, 2, 1, 2))))
+    return Series(run.label, tuple(values), look)
 
 
 def _bounds(base: list[float], ceiling: list[float]) -> list[Series]:
-    series = [Series("base", "dashed", tuple(base))]
+    series = [Series("base", tuple(base), BASE)]
     if any(map(math.isfinite, ceiling)):
-        series.append(Series("ceiling", "dashed high", tuple(ceiling)))
+        series.append(Series("ceiling", tuple(ceiling), CEILING))
     return series
 
 
-def bytes_chart(runs: Sequence[Run], colours: dict[str, int]) -> Markup:
+def bytes_chart(runs: Sequence[Run], colours: dict[str, int]) -> Chart | None:
     """Bytes carried after each lesson, stepwise; nothing is carried before the first."""
     chosen = [run for run in runs if run.lessons]
     if not chosen:
-        return Markup("")
+        return None
     longest = max(chosen, key=lambda run: run.lessons)
     ticks = ["base", *(f"{i} {taught(row.concepts)}" for i, row in enumerate(longest.rows[1:], 1))]
-    series = [
-        Series(run.label, f"m{number}", (0.0, *_carried(run)), number, step=True)
-        for run, number in ((run, colours[run.label]) for run in chosen)
-    ]
-    return line_chart(series, ticks, "Bytes carried after each lesson", wording.size, from_zero=True)
+    series = [Series(run.label, (0.0, *_carried(run)), look_of(colours[run.label]), step=True) for run in chosen]
+    return Chart("Bytes carried after each lesson", "", line_chart(series, ticks, wording.size, from_zero=True))
 
 
 def _carried(run: Run) -> list[float]:

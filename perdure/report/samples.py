@@ -13,8 +13,8 @@ from PIL import Image
 
 from perdure import files
 from perdure.errors import LineageError
+from perdure.report.palette import share_of
 from perdure.report.reading import Run
-from perdure.report.svg import share_of
 
 MOST = 8
 """Lessons (and concepts) shown at most in one grid."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from perdure.lineage.rows import Row
 from perdure.plan import yaml_file
-from perdure.report import lines, samples, sheet, summary, svg, tables, weights
-from perdure.report.charts import spark
+from perdure.report import heat, lines, samples, sheet, summary, tables, weights
+from perdure.report.charts import Chart, inline, spark
 from perdure.report.reading import Run, measures_of, primaries
 from perdure.report.tables import Failings
 from perdure.report.words import Finding, finding, lacking
@@ -61,12 +62,12 @@ class Page:
     refused: tuple[tuple[Run, Row, samples.Grid], ...]
     pictures_per_cell: int
     heats: tuple[Heat, ...]
-    curves: tuple[lines.Chart, ...]
+    curves: tuple[Chart, ...]
     weights: weights.Weights | None
     exported: tuple[Run, ...]
     lacking: tuple[str, ...]
     concepts: tuple[ConceptView, ...]
-    bytes_chart: Markup
+    bytes_chart: Chart | None
     budget: tuple[lines.Budget, ...]
     losses: tuple[tuple[Run, tuple[tuple[str, str, Markup], ...]], ...]
     measures: dict[str, dict[str, Any]]
@@ -112,18 +113,23 @@ def page(runs: Sequence[Run], title: str) -> Page:
 def _heat(runs: Sequence[Run], measure: str, limits: tuple[float, float]) -> Heat:
     chosen = [run for run in runs if measure in run.scores]
     better = chosen[0].direction(measure)
-    maps = tuple((run, _heat_map(run, measure, limits, better)) for run in chosen)
-    return Heat(measure, better, svg.legend(limits, better, measure), maps)
+    maps = tuple((run, _heat_map(run, measure, limits)) for run in chosen)
+    return Heat(measure, better, heat.bar(limits, measure, better), maps)
 
 
-def _heat_map(run: Run, measure: str, limits: tuple[float, float], better: str) -> Markup:
+def _heat_map(run: Run, measure: str, limits: tuple[float, float]) -> Markup:
+    title = f"{measure} of {run.label}: rows are the base and the lessons, columns the concepts"
+    return inline(matrix(run, measure, limits), title)
+
+
+def matrix(run: Run, measure: str, limits: tuple[float, float]) -> Figure:
+    """The score matrix of a run: rows the base and the lessons, columns the concepts that the measure was taken of."""
     shown = [j for j, name in enumerate(run.concepts) if run.has(measure, name)]
     S = run.scores[measure][:, shown]
     names = [run.concepts[j] for j in shown]
     rows = ["base", *(f"{i} {lines.taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1))]
     own = [(run.own_row(name), j) for j, name in enumerate(names) if np.isfinite(S[run.own_row(name), j])]
-    title = f"{measure} of {run.label}: rows are the base and the lessons, columns the concepts"
-    return svg.heat_map(S, rows, names, own, limits, better, title)
+    return heat.heat_map(S, rows, names, limits, run.direction(measure), own)
 
 
 def _concepts(runs: Sequence[Run]) -> tuple[ConceptView, ...]:
@@ -164,7 +170,8 @@ def _losses(run: Run) -> tuple[tuple[str, str, Markup], ...]:
         name = f"{i} {lines.taught(row.concepts)}"
         last = row.record.get("final_loss")
         tail = "" if last is None or not math.isfinite(last) else f", last {last:.3f}"
-        curve = spark(losses, f"Training loss of lesson {name}, {run.label}")
+        drawn = spark(losses)
+        curve = inline(drawn, f"Training loss of lesson {name}, {run.label}") if drawn else Markup("")
         shown.append((name, f"{len(losses)} steps{tail}", curve))
     return tuple(shown)
 

@@ -8,11 +8,10 @@ import numpy as np
 from markupsafe import Markup
 
 from perdure.analysis.record import ALL, KINDS, MEASURES, Analysis
-from perdure.report import samples, svg
-from perdure.report.charts import Series, line_chart
-from perdure.report.lines import Chart
+from perdure.report import heat, samples
+from perdure.report.charts import Chart, Series, inline, line_chart, look_of
+from perdure.report.palette import DIVERGING, SCALE, Rgb
 from perdure.report.reading import Run
-from perdure.report.svg import DIVERGING, SCALE, Rgb
 
 SHOWN = 12
 """Lessons shown at most in a map of pairs."""
@@ -61,7 +60,7 @@ def section(runs: Sequence[Run], colours: dict[str, int]) -> Weights | None:
         more=tuple(m for m in maps if m.measure not in FOREMOST),
         sizes=_sizes(chosen, known, colours),
         places=tuple((run, _place_map(run, known[run.label], bounds)) for run in placed),
-        places_legend=svg.legend(bounds, "higher", "size per weight"),
+        places_legend=heat.bar(bounds, "size per weight"),
         selections=tuple((run, rows) for run in chosen if (rows := _selection(known[run.label]))),
         note=f"Maps show {SHOWN} of {longest} lessons, evenly spread." if longest > SHOWN else "",
     )
@@ -84,7 +83,7 @@ def _maps(runs: Sequence[Run], known: dict[str, Analysis], measure: str) -> Maps
     maps = tuple((run, _map(run, known[run.label], measure, bounds, scale)) for run in runs)
     source = f" ({about.source})" if about.source else ""
     return Maps(
-        measure, about.meaning, f"{about.formula}{source}", chance, svg.legend(bounds, "higher", measure, scale), maps,
+        measure, about.meaning, f"{about.formula}{source}", chance, heat.bar(bounds, measure, scale=scale), maps,
         _kinds_map(runs, known, measure, bounds, scale),
     )  # fmt: skip
 
@@ -101,7 +100,7 @@ def _map(run: Run, found: Analysis, measure: str, bounds: tuple[float, float], s
         earlier_first = np.where(np.tri(len(kept), k=-1, dtype=bool), matrix.T, np.nan)
         shown, rows, columns = earlier_first[1:, :-1], names[1:], names[:-1]
         title = f"{measure} of {run.label}: rows are the later lesson, columns the earlier"
-    return svg.heat_map(shown, rows, columns, [], bounds, "higher", title, scale)
+    return inline(heat.heat_map(shown, rows, columns, bounds, scale=scale), title)
 
 
 def _kinds_map(
@@ -115,7 +114,7 @@ def _kinds_map(
     ]
     title = f"{measure}, mean over pairs of lessons: rows are kinds of layers, columns the runs"
     rows = ["all layers" if kind == ALL else kind for kind in kinds]
-    return svg.heat_map(np.array(values), rows, [r.label for r in runs], [], bounds, "higher", title, scale)
+    return inline(heat.heat_map(np.array(values), rows, [r.label for r in runs], bounds, scale=scale), title)
 
 
 def _sizes(runs: Sequence[Run], known: dict[str, Analysis], colours: dict[str, int]) -> tuple[Chart, ...]:
@@ -126,10 +125,10 @@ def _sizes(runs: Sequence[Run], known: dict[str, Analysis], colours: dict[str, i
     def chart(title: str, note: str, chosen: Sequence[Run], part: Literal["norms", "moved"]) -> Chart:
         series = []
         for run in chosen:
-            whole, number = known[run.label].parts[ALL], colours[run.label]
+            whole = known[run.label].parts[ALL]
             values = whole.norms if part == "norms" else whole.moved
-            series.append(Series(run.label, f"m{number}", tuple(values.tolist()), number))
-        return Chart(title, note, line_chart(series, ticks, title, "{:.3g}".format, from_zero=True))
+            series.append(Series(run.label, tuple(values.tolist()), look_of(colours[run.label])))
+        return Chart(title, note, line_chart(series, ticks, "{:.3g}".format, from_zero=True))
 
     charts = [chart("Size of each lesson's update", "Frobenius norm over all layers.", runs, "norms")]
     choosing = [run for run in runs if known[run.label].selective]
@@ -157,7 +156,7 @@ def _place_map(run: Run, found: Analysis, bounds: tuple[float, float]) -> Markup
     rows = [f"{k + 1} {found.lessons[k]}" for k in kept]
     kinds = [kind for kind in found.parts if kind != ALL]
     title = f"Size per weight of the updates of {run.label}: rows are lessons, columns kinds of layers"
-    return svg.heat_map(_places(found)[kept], rows, kinds, [], bounds, "higher", title)
+    return inline(heat.heat_map(_places(found)[kept], rows, kinds, bounds), title)
 
 
 def _selection(found: Analysis) -> tuple[tuple[str, ...], ...]:

@@ -3,18 +3,17 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from perdure import files
 from perdure.analysis.record import ALL, MEASURES, Analysis, Part
-from perdure.report import figures
-from perdure.report.svg import DIVERGING, SCALE, ink_on, sequential, share_of, short_number, shortened
+from perdure.report.charts import blank, save, styled
+from perdure.report.heat import heat_on
+from perdure.report.palette import DIVERGING, SCALE
 from perdure.report.tables import csv_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from perdure.wording import shortened
 
 NUMBERS_UP_TO = 10
 """Lessons up to which cells carry their numbers."""
@@ -55,44 +54,47 @@ def lessons_csv(found: Analysis) -> str:
     return csv_text(("where", "lesson", "weights", "norm", "rms", "moved"), rows)
 
 
+@styled
 def pairs(found: Analysis, path: Path) -> Path:
     """One heat map of all pairs of lessons for each measure, over all layers."""
     shown = found.telling
-    side = 1.1 + max(0.24, 0.46 if len(found.lessons) <= NUMBERS_UP_TO else 0.2) * len(found.lessons)
+    side = 80 + (33 if len(found.lessons) <= NUMBERS_UP_TO else 17) * len(found.lessons)
     rows = -(-len(shown) // 3)
-    figure = figures.blank(3 * (side + 0.9), rows * (side + 0.2))
+    figure = blank(3 * (side + 65), rows * (side + 15), "constrained")
     for k, measure in enumerate(shown):
         axes = figure.add_subplot(rows, 3, k + 1)
         matrix = np.where(np.eye(len(found.lessons), dtype=bool), np.nan, found.parts[ALL].pairs[measure])
         names = [f"{n} {shortened(name, 14)}" for n, name in enumerate(found.lessons, 1)]
         _heat(axes, matrix, names, names, measure, numbers=len(names) <= NUMBERS_UP_TO)
-    return figures.save(figure, path)
+    return save(figure, path)
 
 
+@styled
 def sizes(found: Analysis, path: Path) -> Path:
     """Size per weight (root mean square) of each lesson's update, over all layers and in each kind of layer."""
     names = [f"{n} {shortened(name, 14)}" for n, name in enumerate(found.lessons, 1)]
     matrix = np.stack([part.rms for part in found.parts.values()], axis=1)
     scale = 10.0 ** np.floor(np.log10(np.nanmax(matrix))) if np.nanmax(matrix) > 0 else 1.0
-    figure = figures.blank(2.6 + 0.46 * len(found.parts), 1.4 + 0.3 * len(names))
+    figure = blank(187 + 33 * len(found.parts), 100 + 22 * len(names), "constrained")
     numbers = len(names) <= 2 * NUMBERS_UP_TO
     _heat(figure.add_subplot(), matrix / scale, names, list(found.parts), f"size per weight / {scale:.0e}", numbers)
-    return figures.save(figure, path)
+    return save(figure, path)
 
 
+@styled
 def layers(found: Analysis, path: Path) -> Path:
     """Every layer (rows, in the memory's order) and pair of lessons (columns, earlier-later), a panel a measure."""
     shown = found.telling
     both = list(found.pairs())
     columns = [f"{i + 1}-{j + 1}" for i, j in both]
     rows = [layer_name(projection) for projection in found.layers]
-    height = 0.13 * len(rows) if len(rows) <= NAMES_UP_TO else 12.0
-    figure = figures.blank(2.2 + len(shown) * max(1.5, 0.13 * len(both)), 1.2 + height)
+    height = 9.4 * min(len(rows), NAMES_UP_TO)
+    figure = blank(158 + len(shown) * max(108, 9.4 * len(both)), 86 + height, "constrained")
     for k, (measure, axes) in enumerate(zip(shown, np.atleast_1d(figure.subplots(1, len(shown))), strict=True)):
         matrix = np.array([[part.pairs[measure][pair] for pair in both] for part in found.layers.values()])
         _heat(axes, matrix, rows if k == 0 else [""] * len(rows), columns, measure, numbers=False)
         axes.tick_params(labelsize=5)
-    return figures.save(figure, path)
+    return save(figure, path)
 
 
 def layer_name(projection: str) -> str:
@@ -106,27 +108,21 @@ def layer_name(projection: str) -> str:
 
 
 def _heat(
-    axes: "Axes", matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str, numbers: bool
+    axes: Axes, matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str, numbers: bool
 ) -> None:
-    """A heat map on a scale of its own; NaN stays grey."""
+    """A heat map on a scale of its own, which its title tells."""
     finite = matrix[np.isfinite(matrix)]
     signed = title in MEASURES and MEASURES[title].signed
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if signed:
         low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
-    scale = DIVERGING if signed else SCALE
-    axes.imshow(matrix, cmap=figures.colour_map("higher", scale), vmin=low, vmax=high, aspect="auto")
-    axes.set_facecolor("#eeeae0")
+    heat_on(axes, matrix, (low, high), scale=DIVERGING if signed else SCALE, fontsize=5.5 if numbers else 0)
     axes.set_title(f"{title}\n{low:.2f} to {high:.2f}", fontsize=8)
     step = 1 if len(rows) <= NAMES_UP_TO else len(rows) // 40
     axes.set_yticks(range(0, len(rows), step), rows[::step], fontsize=6)
     axes.set_xticks(range(len(columns)), columns, rotation=45 if len(columns) < 25 else 90, ha="right", fontsize=6)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if numbers:
-        for i, j in zip(*np.nonzero(np.isfinite(matrix)), strict=True):
-            ink = ink_on(sequential(share_of(float(matrix[i, j]), low, high), scale))
-            axes.text(j, i, short_number(float(matrix[i, j])), ha="center", va="center", fontsize=5.5, color=ink)
 
 
 def _everywhere(found: Analysis) -> list[tuple[str, Part]]:
