@@ -6,8 +6,8 @@ from pathlib import Path
 
 from perdure.lineage import Lineage
 from perdure.lineage.rows import Cell, Row
+from perdure.report.palette import share_of
 from perdure.report.samples import Column, Grid, Line, Sample, State
-from perdure.report.svg import share_of
 
 FILE = "sheet.png"
 """The sheet of a refused lesson, in its folder."""
