@@ -147,6 +147,7 @@ def _slim(tag: re.Match[str]) -> str:
     text = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", text)
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"; stroke-linejoin: miter|stroke: none; ?| ?z(?=\")", "", text)
     return re.sub("#[0-9a-f]{6}", lambda colour: themed(colour[0]), text)
 
 

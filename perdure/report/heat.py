@@ -71,7 +71,8 @@ def heat_on(
         colour = sequential(share_of(float(S[i, j]), *limits, better), scale)
         colours[i, j] = (*(channel / 255 for channel in colour), 1)
         if names:
-            cell = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=css(colour), edgecolor=PAPER, linewidth=1.2)
+            cell = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=css(colour), clip_on=False)
+            cell.set(edgecolor=PAPER if fontsize else "none")
             cell.set_gid(tip(f"{names[0][i]}: {names[1][j]} {S[i, j]:.4f}"))
             axes.add_patch(cell)
         if fontsize:
