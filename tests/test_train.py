@@ -19,7 +19,8 @@ from perdure.bases import loading
 from perdure.errors import TrainingError
 from perdure.lesson import examples
 from perdure.lesson.examples import Examples
-from perdure.lesson.train import Done, Lesson, learn, learning_rate, steps_done
+from perdure.lesson.optimizing import learning_rate, steps_done
+from perdure.lesson.train import Done, Lesson, learn
 from perdure.memory import Memory
 from perdure.method import Protection
 from perdure.parts.guard import every, nothing

@@ -227,7 +227,7 @@ class Backbone:
         times: Times = "default",
     ) -> Batch:
         """A batch of latents (b, c, h, w) with their noise and times: first the noise is drawn, then the times."""
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        noise = torch.randn(latents.shape, generator=generator).to(latents, non_blocking=True)
         drawn = self.objective.times(latents, times, generator)
         return Batch(latents, noise, drawn, condition, tuple(captions))
 

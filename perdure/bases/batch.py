@@ -30,7 +30,8 @@ class Batch:
 
 def rows(condition: Condition, index: Sequence[int] | Tensor) -> Condition:
     """Some rows of a condition, in the order asked for."""
-    return {name: tensor[torch.as_tensor(index)] for name, tensor in condition.items()}
+    where = torch.as_tensor(index)
+    return {name: tensor[where.to(tensor.device, non_blocking=True)] for name, tensor in condition.items()}
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:

@@ -66,7 +66,7 @@ class Diffusion:
     def times(self, latents: Tensor, how: Times, generator: torch.Generator) -> Tensor:
         """Steps from 0, whole numbers."""
         steps = int(self.schedule.config.num_train_timesteps)
-        return torch.randint(0, steps, (len(latents),), generator=generator).to(latents.device)
+        return torch.randint(0, steps, (len(latents),), generator=generator).to(latents.device, non_blocking=True)
 
     def noised(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """sqrt(alpha) latents + sqrt(1 - alpha) noise."""
@@ -115,12 +115,12 @@ class Flow:
     def times(self, latents: Tensor, how: Times, generator: torch.Generator) -> Tensor:
         """default: sigmoid of normal numbers, moved as the scheduler moves its steps; sigmoid_normal: not moved."""
         if how == "uniform":
-            return torch.rand(len(latents), generator=generator).to(latents.device)
+            return torch.rand(len(latents), generator=generator).to(latents.device, non_blocking=True)
         times = torch.sigmoid(torch.randn(len(latents), generator=generator))
         if how == "default":
             m = self.shift(latents.shape[-2] * latents.shape[-1] // self.patch**2)
             times = m * times / (1 + (m - 1) * times)
-        return times.to(latents.device)
+        return times.to(latents.device, non_blocking=True)
 
     def shift(self, tokens: int) -> float:
         """m, by the scheduler: a number, or exp of a line in the number of a picture's tokens."""

@@ -130,18 +130,15 @@ class Processes:
             parameter.grad = part.view_as(parameter)
 
 
-def clip(accelerator: Accelerator, parameters: Sequence[Tensor], most: float) -> int | None:
-    """Scale gradients down to a norm of `most` together; the number of the first that is not finite, or None.
+def clip(accelerator: Accelerator, parameters: Sequence[Tensor], most: float) -> Tensor:
+    """Scale gradients down to a norm of `most` together; returns the norm that they had, which may be not finite.
 
-    In fp16, whose loss is scaled, some are not from time to time: the scaler leaves that step out.
+    In fp16, whose loss is scaled, some are not from time to time: the scaler leaves that step out, and 0 is returned.
     """
     accelerator.unscale_gradients()
-    held = {k: parameter.grad for k, parameter in enumerate(parameters) if parameter.grad is not None}
-    norm = torch.nn.utils.get_total_norm(list(held.values()))
-    if accelerator.scaler is None and not norm.isfinite():
-        return next((k for k in held if not held[k].isfinite().all()), next(iter(held)))
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     torch.nn.utils.clip_grads_with_norm_(list(parameters), most, norm)
-    return None
+    return norm if accelerator.scaler is None else torch.zeros_like(norm)
 
 
 @cache

@@ -43,16 +43,18 @@ class Examples:
     ) -> Batch:
         """The batch of one step: every view once an epoch, in an order drawn anew each epoch."""
         index = [self._position(size * step + k, draw, purpose) for k in range(size)]
-        latents = self.latents[index]
+        where = torch.tensor(index).to(self.latents.device, non_blocking=True)
+        latents = self.latents[where]
         if self.deviation is not None:
-            spread = torch.randn(latents.shape, generator=draw(f"{purpose}posterior", step)).to(latents)
-            latents = latents + self.deviation[index] * spread
+            spread = torch.randn(latents.shape, generator=draw(f"{purpose}posterior", step))
+            latents = latents + self.deviation[where] * spread.to(latents, non_blocking=True)
         captions = [self.captions[i] for i in index]
         return backbone.noised(latents, rows(self.condition, index), captions, draw(f"{purpose}noise", step), times)
 
     def _position(self, count: int, draw: Draw, purpose: str) -> int:
         epoch, place = divmod(count, len(self))
-        return int(torch.randperm(len(self), generator=draw(f"{purpose}order", epoch))[place])
+        order: list[int] = torch.randperm(len(self), generator=draw(f"{purpose}order", epoch)).tolist()
+        return order[place]
 
 
 def encode(backbone: Backbone, pictures: Sequence[Picture], training: Training, seed: int, owner: str) -> Examples:

@@ -4,9 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,16 +13,14 @@ from perdure import seeds
 from perdure.bases.backbone import Backbone
 from perdure.bases.processes import clip
 from perdure.bases.words import LiveWord
-from perdure.errors import LineageError, TrainingError
+from perdure.errors import TrainingError
+from perdure.lesson import optimizing
 from perdure.lesson.examples import Draw, Examples
 from perdure.lesson.model import LessonModel
-from perdure.memory import Memory, tensors
+from perdure.memory import Memory
 from perdure.method import Adapter, Context, Method, Protection, Step, Wanted, Word, WordSpec, with_word, words_of
 from perdure.plan import Concept, Plan, Training
 
-CALLED = {"exp_avg": "first", "exp_avg_sq": "second"}
-"""Names of AdamW's moments in a checkpoint; other optimizers' state is stored under its own names."""
-STORED = {called: name for name, called in CALLED.items()}
 REVISION = 2
 """Raised when the same plan teaches otherwise than before, with a sentence about it in `report/outdated.py`."""
 
@@ -42,6 +38,10 @@ class Done:
 
 Watch = Callable[[Done], None]
 """Called after each step."""
+Preview = Callable[[int], None]
+"""(steps done) -> looks at the model as it is after them, where it wants to."""
+BEHIND = ("cuda",)
+"""Kinds of device that are told to go on with the next step before it is known how the last one went."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,13 @@ def learn(
     plan: Plan,
     watch: Watch = lambda done: None,
     checkpoint: Path | None = None,
+    preview: Preview | None = None,
 ) -> Memory:
     """Train one lesson and consolidate it; nothing but the returned memory survives.
 
-    With a `checkpoint` path and `training.checkpoint_every`, an unfinished lesson continues where it was, bit-equal on
-    CPU. Raises TrainingError where the loss is no longer finite.
+    `preview` is called every `training.preview.every` steps, the model being as it would be kept then. With a
+    `checkpoint` path and `training.checkpoint_every`, an unfinished lesson continues where it was, bit-equal on CPU.
+    Raises TrainingError where the loss is no longer finite.
     """
     draw: Draw = partial(seeds.generator, plan.seed, lesson.concept if plan.training.seed_per_lesson else "lesson")
     spec = method.adapter
@@ -93,7 +95,7 @@ def learn(
         under = method.start(adapter, memory, context)
         with backbone.laid(under), backbone.attached(weights):
             protection = method.guard(adapter, memory, context)
-            _descend(backbone, adapter, protection, lesson, plan.training, draw, watch, checkpoint)
+            _descend(backbone, adapter, protection, lesson, plan.training, draw, watch, checkpoint, preview)
             remembered = method.consolidate.remember(adapter, memory, context)
     for token, word in begun.items():
         remembered = with_word(remembered, token, word())
@@ -108,52 +110,110 @@ def _begun(backbone: Backbone, spec: WordSpec, lesson: Lesson, draw: Draw) -> di
 
 
 def _descend(
-    backbone: Backbone,
-    adapter: Adapter,
-    protection: Protection,
-    lesson: Lesson,
-    training: Training,
-    draw: Draw,
-    watch: Watch,
-    checkpoint: Path | None,
-) -> None:
+    backbone: Backbone, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training, draw: Draw,
+    watch: Watch, checkpoint: Path | None, preview: Preview | None,
+) -> None:  # fmt: skip
     """The loop: loss + guard -> step, until the lesson's steps are done."""
-    parameters, plain = adapter.parameters(), _optimizer(adapter, training)
-    processes = backbone.processes
-    begun = _restore(processes.agreed(_read(checkpoint, parameters)), parameters, plain)
+    parameters, plain = adapter.parameters(), optimizing.make(adapter, training)
+    processes, behind = backbone.processes, backbone.device.type in BEHIND
+    begun = optimizing.restore(processes.agreed(optimizing.read(checkpoint, parameters)), parameters, plain)
     processes.align(parameters)
+    due: list[_Taken] = []
     with backbone.training(plain) as optimizer:
         for step in range(begun, training.steps):
             for group in plain.param_groups:
-                group["lr"] = learning_rate(training, step) * group["scale"]
+                group["lr"] = optimizing.learning_rate(training, step) * group["scale"]
             if protection.begin is not None:
                 protection.begin(step)
-            parts = _parts(backbone, adapter, protection, lesson, training, draw, step)
-            loss = sum(parts.values(), torch.zeros_like(parts["denoising"]))
-            told = processes.mean(torch.stack([part.detach().to(loss) for part in (loss, *parts.values())])).tolist()
-            if not math.isfinite(told[0]):
-                raise _diverged(lesson, adapter, step, f"the loss is {told[0]}")
-            backbone.accelerator.backward(loss)
+            names, told = _backward(backbone, adapter, protection, lesson, training, draw, step)
             processes.average(parameters)
             if protection.project is not None:
                 protection.project()
-            if (spoilt := clip(backbone.accelerator, parameters, training.max_grad_norm)) is not None:
-                raise _diverged(lesson, adapter, step, spoilt)
+            norm = clip(backbone.accelerator, parameters, training.max_grad_norm)
+            due.append(_Taken(step, names, told, norm, lesson, adapter, training))
+            if not behind:
+                due[0].check()
             optimizer.step()
             optimizer.zero_grad()
-            named = dict(zip(parts, told[1:], strict=True))
-            watch(Done(step + 1, told[0], named, learning_rate(training, step)))
-            if checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0:
-                _save(checkpoint, step + 1, parameters, plain)
+            saves = bool(checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0)
+            shows = bool(preview and training.preview and (step + 1) % training.preview.every == 0)
+            while len(due) > (behind and not (saves or shows or step + 1 == training.steps)):
+                watch(due.pop(0).done())
+            if checkpoint and saves:
+                optimizing.save(checkpoint, step + 1, parameters, plain)
+            if preview and shows:
+                with optimizing.settled(plain):
+                    preview(step + 1)
+    optimizing.settle(plain)
     if not all(parameter.isfinite().all() for parameter in parameters):
         raise _diverged(lesson, adapter, training.steps, "")  # no later loss sees it
+
+
+@dataclass
+class _Taken:
+    """A step of which it is still to be told how it went: what its loss is the sum of, and its gradient's norm."""
+
+    step: int
+    names: Sequence[str]
+    told: Tensor
+    norm: Tensor
+    lesson: Lesson
+    adapter: Adapter
+    training: Training
+
+    def __post_init__(self) -> None:
+        """Have the numbers sent, without waiting for them."""
+        numbers = torch.cat([self.told, self.norm.detach().to(self.told).view(1)])
+        self._there: torch.cuda.Event | None = None
+        if numbers.is_cuda:
+            here = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            numbers = here.copy_(numbers, non_blocking=True)
+            self._there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._there.record()
+        self._numbers = numbers
+
+    def check(self) -> list[float]:
+        """The numbers, once they are there. Raises TrainingError where one is not finite."""
+        if self._there is not None:
+            self._there.synchronize()
+        *told, norm = self._numbers.tolist()
+        if not math.isfinite(told[0]):
+            raise _diverged(self.lesson, self.adapter, self.step, f"the loss is {told[0]}")
+        if not math.isfinite(norm):
+            held = [(k, p.grad) for k, p in enumerate(self.adapter.parameters()) if p.grad is not None]
+            found = "a gradient is not finite or too large" if not held else held[0][0]
+            spoilt = next((k for k, grad in held if not grad.isfinite().all()), found)
+            raise _diverged(self.lesson, self.adapter, self.step, spoilt)
+        return told
+
+    def done(self) -> Done:
+        """What is told of the step."""
+        loss, *parts = self.check()
+        rate = optimizing.learning_rate(self.training, self.step)
+        return Done(self.step + 1, loss, dict(zip(self.names, parts, strict=True)), rate)
+
+
+def _backward(
+    backbone: Backbone, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training, draw: Draw,
+    step: int,
+) -> tuple[list[str], Tensor]:  # fmt: skip
+    """The gradient of a step's loss, the mean over its batches; of what that is the sum of the names, and the values
+    (1 + names,), the loss first.
+    """
+    count, told = training.accumulate, []
+    for number in range(step * count, (step + 1) * count):
+        parts = _parts(backbone, adapter, protection, lesson, training, draw, number)
+        loss = sum(parts.values(), torch.zeros_like(parts["denoising"]))
+        told.append(torch.stack([part.detach().to(loss) for part in (loss, *parts.values())]))
+        backbone.accelerator.backward(loss / count if count > 1 else loss)
+    return list(parts), backbone.processes.mean(torch.stack(told).mean(dim=0) if count > 1 else told[0])
 
 
 def _parts(
     backbone: Backbone, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training, draw: Draw,
     step: int,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """What the loss of one step on this process's share of the batch is the sum of: denoising, prior, penalties."""
+    """What the loss of one batch, on this process's share of it, is the sum of: denoising, prior, penalties."""
     share = backbone.processes.share
     batch = share.of(lesson.examples.batch(backbone, training.batch_size, draw, step, times=training.times))
     if adapter.word_parameters:  # the prompt changes with every step
@@ -177,87 +237,3 @@ def _diverged(lesson: Lesson, adapter: Adapter, step: int, what: str | int) -> T
         f"lesson {lesson.number} ({lesson.concept}) diverged: {told}; the memory is as it was. "
         "Try a smaller training.learning_rate"
     )
-
-
-def learning_rate(training: Training, step: int) -> float:
-    """The rate of one step (from 0): linear warm-up, then constant or a cosine down to 0."""
-    if step < training.warmup:
-        return training.learning_rate * (step + 1) / training.warmup
-    if training.schedule == "constant":
-        return training.learning_rate
-    progress = (step - training.warmup) / max(1, training.steps - training.warmup)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _optimizer(adapter: Adapter, training: Training) -> torch.optim.Optimizer:
-    """AdamW over the adapter's weights, and over its words at their own rate.
-
-    Raises TrainingError where it needs a library that is not installed.
-    """
-    words = (training.word_learning_rate or training.learning_rate) / training.learning_rate
-    groups = [
-        {"params": list(parameters), "scale": scale}
-        for scale, parameters in ((1.0, list(adapter.weights.named().values())), (words, adapter.word_parameters))
-        if parameters
-    ]
-    settings: dict[str, Any] = {
-        "lr": training.learning_rate, "betas": training.betas, "eps": training.epsilon,
-        "weight_decay": training.weight_decay,
-    }  # fmt: skip
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **settings, fused=True)
-    try:
-        optimizers = import_module("bitsandbytes.optim")
-    except ImportError:
-        raise TrainingError(
-            "training.optimizer: adamw_8bit needs bitsandbytes; pip install 'perdure[8bit]', or take adamw"
-        ) from None
-    eight_bit: torch.optim.Optimizer = optimizers.AdamW8bit(groups, **settings)
-    return eight_bit
-
-
-def steps_done(checkpoint: Path) -> int:
-    """Steps of an unfinished lesson that its checkpoint holds; 0 without one. Raises LineageError."""
-    return int(_read(checkpoint).get("step", torch.tensor(0)))
-
-
-def _save(path: Path, step: int, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """An unfinished lesson: parameters and the optimizer's state of each, by position."""
-    kept = {"step": torch.tensor(step)}
-    for i, parameter in enumerate(parameters):
-        kept[f"{i}.value"] = parameter
-        for name, part in optimizer.state[parameter].items():
-            if name != "step":  # one for all
-                kept[f"{i}.{CALLED.get(name, name)}"] = part
-    tensors.write(path, kept)
-
-
-def _read(path: Path | None, parameters: Sequence[Tensor] = ()) -> dict[str, Tensor]:
-    """An unfinished lesson as it was saved; empty if there is none. Raises LineageError naming a damaged file."""
-    if path is None or not (path.exists() or path.is_symlink()):
-        return {}
-    remedy = "delete it, and the lesson begins anew"
-    kept = tensors.read(path, remedy)
-    parts = [name.partition(".")[2] for name in kept if name.startswith("0.")]
-    shapes = {"step": torch.Size(), **{f"{i}.value": parameter.shape for i, parameter in enumerate(parameters)}}
-    named = [*shapes, *(f"{i}.{part}" for i in range(len(parameters)) for part in parts)]
-    wrong = [name for name in named if name not in kept or kept[name].shape != shapes.get(name, kept[name].shape)]
-    if wrong:
-        raise LineageError(f"{path} is damaged: {wrong[0]!r} is missing or of another shape; {remedy}")
-    return kept
-
-
-def _restore(kept: dict[str, Tensor], parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> int:
-    """Put an unfinished lesson back; returns the number of steps already done."""
-    if not kept:
-        return 0
-    step = int(kept["step"])
-    with torch.no_grad():
-        for i, parameter in enumerate(parameters):
-            parameter.copy_(kept[f"{i}.value"])
-            own = {name.partition(".")[2]: t for name, t in kept.items() if name.startswith(f"{i}.")}
-            counted = torch.tensor(float(step), device=parameter.device) if "first" in own else step
-            optimizer.state[parameter] = {"step": counted} | {
-                STORED.get(name, name): t.to(parameter.device) for name, t in own.items() if name != "value"
-            }
-    return step

@@ -4,7 +4,8 @@ from perdure.plan.choice import FamilyChoice, MethodChoice
 from perdure.plan.fields import TOYBOX
 from perdure.plan.performance import Performance
 from perdure.plan.plan import JOINT, Plan, build, concept, describe, fingerprint, load, plan_text, portable, ready
-from perdure.plan.sections import Concept, Drawn, Prior, Prompts, Sampling, Scoring, Times, Training
+from perdure.plan.sections import Concept, Drawn, Prompts, Sampling, Scoring
+from perdure.plan.training import Prior, Times, Training
 
 __all__ = [
     "JOINT",

@@ -11,7 +11,8 @@ from perdure.errors import PlanError
 from perdure.plan import catalogue, yaml_file
 from perdure.plan.catalogue import MethodCard
 from perdure.plan.fields import NEW, OWN, Code, Section, found
-from perdure.plan.sections import Scoring, Training
+from perdure.plan.sections import Scoring
+from perdure.plan.training import Training
 from perdure.wording import check_name
 
 OUTPUTS = re.compile(r"figures|.*\.(html|csv|tex|json|yaml|lock|partial|tmp)", re.IGNORECASE)

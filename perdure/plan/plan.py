@@ -18,7 +18,8 @@ from perdure.plan.choice import FamilyChoice, MethodChoice, trust
 from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
 from perdure.plan.performance import Performance
 from perdure.plan.scenes import unshown
-from perdure.plan.sections import Concept, Prior, Sampling, Scoring, Training
+from perdure.plan.sections import Concept, Sampling, Scoring
+from perdure.plan.training import Prior, Training
 from perdure.wording import mentions, name_from, squeeze
 
 JOINT = "joint"
@@ -26,7 +27,7 @@ JOINT = "joint"
 NOT_SETTINGS: dict[str, Any] = dict.fromkeys(
     ("name", "description", "data", "concepts", "order", "joint", "protocol", "performance"), True
 )
-NOT_SETTINGS["training"] = {"prompts": True}
+NOT_SETTINGS["training"] = {"prompts": True, "preview": True}
 """Keys of a plan that do not decide how a lesson goes: each concept says by itself what prompt it has."""
 
 
@@ -71,7 +72,9 @@ class Plan(Section):
             problems.append(f"order {list(self.order)} is not an ordering of 1..{len(self.concepts)}")
         if self.protocol and self.protocol not in (known := yaml_file.read_packaged("compare/published.yaml")):
             problems.append(f"no published protocol is called {self.protocol!r}{did_you_mean(self.protocol, known)}")
-        problems += unshown(self.sampling.scenes, self.concepts) if new else []
+        if new:
+            problems += unshown(self.sampling.scenes, self.concepts)
+            problems += dict.fromkeys(told for choice in self.methods for told in self.narrowed(choice).training.unfit)
         if problems:
             raise ValueError("\n".join(problems))
         return self

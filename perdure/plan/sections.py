@@ -6,13 +6,12 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from perdure import plugins, score
 from perdure.errors import PlanError
-from perdure.plan.fields import NEW, OWN, Beta, Code, Files, Model, Name, Section, found
+from perdure.plan.fields import NEW, OWN, Code, Files, Model, Name, Section, found
 from perdure.plan.performance import Decoding, Precision
 from perdure.plugins import Source
 from perdure.wording import PLACEHOLDER, fill, hole, squeeze, without_lead
 
 Kind = Literal["subject", "style"]
-Times = Literal["default", "uniform", "sigmoid_normal"]
 How = Literal["plain", "attention", "noise"]
 """How regions are drawn."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -76,83 +75,6 @@ class Concept(Section):
         object.__setattr__(self, "prompt", prompt)
         object.__setattr__(self, "phrase", squeeze(self.phrase or (words if self.token else without_lead(plain))))
         return self
-
-
-class Prior(Section):
-    """Prior preservation (DreamBooth): images of the class drawn by the base and trained beside the concept's."""
-
-    images: int = Field(50, ge=1, le=1_000_000)
-    weight: float = Field(1.0, ge=0)
-    prompt: str = "a photo of {class}"
-
-
-class Preserve(Section):
-    """Preservation by distillation, on top of whatever the method does: keep predicting what was predicted before."""
-
-    weight: float = Field(1.0, ge=0)
-    prompts: Literal["both", "current", "past"] = "both"
-    """Under the lesson's own captions, past concepts' captions, or both in turn."""
-
-
-class TrainingPrompts(Section):
-    """Training prompts of the concepts of a kind that have none of their own; `{token}` and `{class}` are filled in."""
-
-    subject: str | None = None
-    style: str | None = None
-
-    @field_validator("subject", "style")
-    @classmethod
-    def _calls_concept(cls, prompt: str | None) -> str | None:
-        if prompt is not None and "{token}" not in prompt:
-            raise ValueError(f"prompt {prompt!r} does not contain {{token}}")
-        return prompt
-
-
-class Training(Section):
-    """How one lesson is trained."""
-
-    prompts: TrainingPrompts | None = None
-    """Training prompts for all concepts of a kind."""
-    resolution: int = Field(512, ge=16, le=16384, multiple_of=8)
-    """Side of the square training images in pixels."""
-    steps: int = Field(850, ge=1)
-    batch_size: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-5, gt=0)
-    word_learning_rate: float | None = Field(None, gt=0)
-    """Rate of learnt words; that of the weights by default."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup: int = Field(0, ge=0)
-    """Steps of linear warm-up."""
-    weight_decay: float = Field(1e-4, ge=0)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    min_snr: float | None = Field(None, gt=0)
-    """Gamma of min-SNR weighting (Hang et al. 2023); 5 is usual, none by default."""
-    times: Times = "default"
-    """Noise levels that a step draws. By default as bases are trained: UNets at all alike; flow matching at the sigmoid
-    of a normal number, moved towards noise by the scheduler's shift, which `sigmoid_normal` and `uniform` leave out.
-    """
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """`adamw_8bit`: moments in 8 bits (Dettmers et al. 2022), by bitsandbytes."""
-    resize: Literal["lanczos", "bilinear"] = "lanczos"
-    """Filter that makes training images smaller; lanczos keeps more detail, bilinear is the published protocols'."""
-    posterior: Literal["once", "each_step"] = "once"
-    """When a latent is drawn from what the autoencoder says of an image: when it is encoded, or anew at each step."""
-    crop: Literal["center", "random"] = "center"
-    """How the first view of an image is cut to a square."""
-    views: int = Field(1, ge=1, le=100_000)
-    """Encoded views of each image; those after the first are random crops."""
-    flip: bool = False
-    """Also encode the mirror image of each view."""
-    prior: Prior | None = None
-    preserve: Preserve | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    gradient_checkpointing: bool = False
-    seed_per_lesson: bool = True
-    """False: every lesson draws the same numbers, as the reference code does by resetting its seed."""
-    checkpoint_every: int = Field(0, ge=0)
-    """Save the unfinished lesson every so many steps, so that a killed run goes on inside the lesson; 0: do not."""
 
 
 class Prompts(Section):

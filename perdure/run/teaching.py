@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,16 +12,19 @@ from perdure import files
 from perdure import memory as memories
 from perdure.bases import loading
 from perdure.drawing import drift, sample, scenes
+from perdure.drawing.draw import side_by_side
 from perdure.drawing.evaluate import Tools, evaluate, record_concept
 from perdure.errors import GateRefused, TrainingError
 from perdure.lesson import examples
 from perdure.lesson.examples import Examples
-from perdure.lesson.train import REVISION, Done, Lesson, learn, steps_done
+from perdure.lesson.optimizing import steps_done
+from perdure.lesson.train import REVISION, Done, Lesson, Preview, learn
 from perdure.lineage import Lineage, history
 from perdure.lineage.rows import Row
 from perdure.memory import Memory
 from perdure.photos.pictures import Picture
 from perdure.plan import JOINT, Concept, describe, fingerprint
+from perdure.progress import Advance
 from perdure.report import grid, sheet
 from perdure.run import harm, helpers
 from perdure.run.trackers import NOBODY, Tracker
@@ -126,25 +130,56 @@ def _learn(tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, .
     progress = tools.watch(f"lesson {number} {name}", plan.training.steps)
     with progress as advance:
         advance(done, "")
-        clock = time.perf_counter()
-
-        def watch(step: Done) -> None:
-            nonlocal clock
-            now = time.perf_counter()
-            parts = {name: float(f"{part:.6g}") for name, part in step.parts.items()}
-            row = {
-                "step": step.step, "loss": round(step.loss, 6), "parts": parts, "rate": step.rate,
-                "seconds": round(now - clock, 4),
-            }  # fmt: skip
-            files.append_json(staged.log, row)  # at once, so that a kill loses no step that the checkpoint holds
-            tracker.step(number, step)
-            advance(1, f"loss {step.loss:.4f}  {1 / max(now - clock, 1e-9):.1f} steps/s")
-            clock = now
-
+        told = _Told(staged, tracker, advance)
+        preview = _previews(tools, staged, concepts, told)
         with helpers.learning(tools, memory, lesson):
-            after = learn(tools.backbone, tools.method, memory, lesson, plan, watch, checkpoint)
+            after = learn(tools.backbone, tools.method, memory, lesson, plan, told.step, checkpoint, preview)
     checkpoint.unlink(missing_ok=True)
     return after
+
+
+class _Told:
+    """What is told of the steps of a lesson: a line of its log each, the tracker, the bar."""
+
+    def __init__(self, staged: Row, tracker: Tracker, advance: Advance) -> None:
+        self._staged, self._tracker, self._advance = staged, tracker, advance
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Count the seconds of the next step from here on."""
+        self._clock = time.perf_counter()
+
+    def step(self, step: Done) -> None:
+        """A step was taken."""
+        seconds = time.perf_counter() - self._clock
+        parts = {name: float(f"{part:.6g}") for name, part in step.parts.items()}
+        row = {
+            "step": step.step, "loss": round(step.loss, 6), "parts": parts, "rate": step.rate,
+            "seconds": round(seconds, 4),
+        }  # fmt: skip
+        files.append_json(self._staged.log, row)  # at once, so that a kill loses no step that the checkpoint holds
+        self._tracker.step(self._staged.number, step)
+        self._advance(1, f"loss {step.loss:.4f}  {1 / max(seconds, 1e-9):.1f} steps/s")
+        self.go_on()
+
+
+def _previews(tools: Tools, staged: Row, concepts: tuple[Concept, ...], told: _Told) -> Preview | None:
+    """What draws the concepts being learnt, as `training.preview` says, from the live weights and words."""
+    asked, plan = tools.plan.training.preview, tools.plan
+    if asked is None:
+        return None
+    templates = {c.name: asked.prompts or (c.prompts or getattr(plan.sampling.prompts, c.kind))[:1] for c in concepts}
+    prompts = [t.replace("{concept}", concept.phrase) for concept in concepts for t in templates[concept.name]]
+    sampling = plan.sampling.model_copy(update={"images_per_prompt": asked.images})
+
+    @torch.no_grad()
+    def preview(step: int) -> None:
+        with suppress(TrainingError):  # what is no picture yet may become one; the loss tells where it does not
+            images = sample.draw(tools.backbone, prompts, sampling, tools.side)
+            files.write_png(staged.folder / "previews" / f"{step:06d}.png", side_by_side(images))
+        told.go_on()
+
+    return preview
 
 
 def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:

@@ -24,7 +24,7 @@ from perdure.method import Adapter, Method, Protection, Wanted
 from perdure.parts.adapter import LowRank, Masked, Selected
 from perdure.parts.guard import preserving
 from perdure.photos.pictures import Picture
-from perdure.plan.sections import Preserve, Prior, Training
+from perdure.plan.training import Preserve, Prior, Training
 
 TAUGHT = [("dog", "zwz"), ("cat", "sbu"), ("clock", "uwu")]
 """Noun, which is also the concept's name, and token."""

@@ -1,0 +1,255 @@
+"""Optimizers, accumulated batches, previews: beside the libraries used by hand, and going on after a stop."""
+
+import contextlib
+import io
+import sys
+from dataclasses import replace
+
+import prodigyopt
+import pytest
+import schedulefree
+import torch
+from conftest import planned
+from test_train import Stop, pictures
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from perdure import method, plan, run
+from perdure.bases import loading
+from perdure.errors import PlanError, TrainingError
+from perdure.files import read_json
+from perdure.lesson import examples, optimizing, train
+from perdure.lesson.optimizing import steps_done
+from perdure.lesson.train import Lesson, learn
+from perdure.memory import Memory
+from perdure.method import Protection
+from perdure.plan.training import Previews, Training
+
+FREE = 1e9
+"""A norm that no gradient has: nothing is clipped."""
+OWN = {
+    "adamw": {"learning_rate": 1e-2},
+    "prodigy": {"learning_rate": 1.0, "schedule": "cosine", "warmup": 1},
+    "schedule_free": {"learning_rate": 1e-2, "warmup": 2},
+}
+
+
+def training(**changes):
+    return Training(**{"resolution": 32, "steps": 6, "batch_size": 2, "learning_rate": 1e-2, **changes})
+
+
+@pytest.fixture(scope="module")
+def backbone(pico):
+    return loading.load(str(pico), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def lesson(backbone):
+    return Lesson("dog", 1, examples.encode(backbone, pictures(), training(), 0, "dog"))
+
+
+NAIVE = method.get("naive", {"rank": 2})
+
+
+def spied(chosen):
+    """A method, and what is seen of its lesson: parameters at the start, the gradient of each step, all at the end."""
+    seen = {"start": [], "gradients": [], "end": []}
+
+    def guard(adapter, memory, context):
+        seen["start"] = [p.detach().clone() for p in adapter.parameters()]
+        protection = chosen.guard(adapter, memory, context)
+
+        def project():
+            if protection.project:
+                protection.project()
+            seen["gradients"].append([p.grad.clone() for p in adapter.parameters()])
+
+        return replace(protection, project=project)
+
+    def remember(adapter, memory, context):
+        seen["end"] = [p.detach().clone() for p in adapter.parameters()]
+        return chosen.consolidate.remember(adapter, memory, context)
+
+    return replace(chosen, guard=guard, consolidate=replace(chosen.consolidate, remember=remember)), seen
+
+
+def by_hand(name, parameters, how):
+    settings = {"betas": how.betas, "eps": how.epsilon, "weight_decay": how.weight_decay}
+    with contextlib.redirect_stdout(io.StringIO()):
+        if name == "prodigy":
+            return prodigyopt.Prodigy(
+                parameters, lr=1.0, use_bias_correction=True, safeguard_warmup=True, decouple=True, **settings
+            )
+    if name == "schedule_free":
+        return schedulefree.AdamWScheduleFree(parameters, lr=1e-2, **settings)
+    return torch.optim.AdamW(parameters, lr=1e-2, **settings)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_lesson_is_the_library_driven_by_hand(backbone, lesson, name):
+    """The same gradients through the public optimizer; of Schedule-Free what its evaluation mode shows."""
+    how = training(optimizer=name, max_grad_norm=FREE, weight_decay=0.1, **OWN[name])
+    chosen, seen = spied(NAIVE)
+    learn(backbone, chosen, Memory(), lesson, planned(how))
+    parameters = [torch.nn.Parameter(p.clone()) for p in seen["start"]]
+    optimizer = by_hand(name, parameters, how)
+    if name == "schedule_free":
+        optimizer.train()
+    for step, gradients in enumerate(seen["gradients"]):
+        optimizer.param_groups[0]["lr"] = optimizing.learning_rate(how, step)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+    if name == "schedule_free":
+        optimizer.eval()
+    assert len(seen["gradients"]) == 6
+    for own, expected in zip(seen["end"], parameters, strict=True):
+        torch.testing.assert_close(own, expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_lesson_goes_on_after_a_stop(backbone, lesson, tmp_path, name, accumulate):
+    """With previews between, which leave no trace; in the second lesson as in the first, to the bit."""
+    how = training(optimizer=name, accumulate=accumulate, checkpoint_every=2, preview=Previews(every=1), **OWN[name])
+    memory = whole = Memory()
+    for number, concept in enumerate(("dog", "cat"), start=1):
+        own, path = replace(lesson, concept=concept, number=number), tmp_path / f"{concept}.safetensors"
+        whole = learn(backbone, NAIVE, whole, own, planned(how.model_copy(update={"preview": None})))
+        shown = []
+
+        def watch(done):
+            if done.step == 5:
+                raise Stop
+
+        with pytest.raises(Stop):
+            learn(backbone, NAIVE, memory, own, planned(how), watch, path, shown.append)
+        assert steps_done(path) == 4 and shown == [1, 2, 3, 4]
+        memory = learn(backbone, NAIVE, memory, own, planned(how), checkpoint=path, preview=shown.append)
+        assert memory.digest == whole.digest and shown == [1, 2, 3, 4, 5, 6]
+
+
+def test_previews_show_what_would_be_kept(backbone, lesson):
+    """Schedule-Free trains elsewhere than it keeps: a preview after the last step sees what is remembered."""
+    how = training(optimizer="schedule_free", preview=Previews(every=3), learning_rate=0.1)
+    held, seen = [], {}
+
+    def guard(adapter, memory, context):
+        held.extend(adapter.parameters())
+        return Protection()
+
+    chosen, spy = spied(replace(NAIVE, guard=guard))
+    learn(
+        backbone, chosen, Memory(), lesson, planned(how), preview=lambda n: seen.update({n: held[1].detach().clone()})
+    )
+    assert list(seen) == [3, 6] and torch.equal(seen[6], spy["end"][1])
+
+
+def test_accumulated_batches_are_averaged(backbone, lesson):
+    """Beside the gradients of the same batches one by one, at weights that do not move; and so are the losses told."""
+    found, losses = {}, {}
+    for count in (1, 3):
+        chosen, seen = spied(NAIVE)
+        told = losses[count] = []
+        how = training(accumulate=count, steps=6 // count, learning_rate=1e-12, max_grad_norm=FREE, weight_decay=0)
+        learn(backbone, chosen, Memory(), lesson, planned(how), lambda done, told=told: told.append(done.loss))
+        found[count] = seen["gradients"]
+    assert len(found[3]) == 2
+    for step, gradients in enumerate(found[3]):
+        singles = found[1][3 * step : 3 * step + 3]
+        for k, gradient in enumerate(gradients):
+            torch.testing.assert_close(gradient, sum(one[k] for one in singles) / 3, rtol=1e-4, atol=1e-8)
+        assert losses[3][step] == pytest.approx(sum(losses[1][3 * step : 3 * step + 3]) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "library"), [("prodigy", "prodigyopt"), ("schedule_free", "schedulefree")])
+def test_an_optimizer_without_its_library_is_refused(backbone, lesson, monkeypatch, name, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(TrainingError, match=rf"{name} needs {library}; pip install 'perdure\[{name}\]'"):
+        learn(backbone, NAIVE, Memory(), lesson, planned(training(optimizer=name, **OWN[name])))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"optimizer": "prodigy", "learning_rate": 1e-4}, "prodigy multiplies the rate that it finds by it; give 1"),
+        ({"optimizer": "prodigy", "learning_rate": 1, "word_learning_rate": 0.5}, "prodigy finds one rate for all"),
+        ({"optimizer": "schedule_free", "schedule": "cosine"}, "schedule_free averages instead of lowering the rate"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(plan_data, settings, told):
+    with pytest.raises(PlanError, match=told):
+        plan.build({**plan_data, "training": {**plan_data["training"], **settings}})
+    alone = {"name": "naive", "training": settings}
+    with pytest.raises(PlanError, match=told):
+        plan.build({**plan_data, "methods": ["merge_init", alone]})
+
+
+# --- a step without waiting -------------------------------------------------------------------------------------------
+
+
+class Counting(TorchDispatchMode):
+    """Counts what makes the host wait for a device."""
+
+    waits = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.waits += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_device_that_works_ahead_is_not_waited_for(backbone, lesson, monkeypatch):
+    """As on CUDA: a step is told one step later, nothing is asked of a tensor in between, and all is as before."""
+    found = {}
+    for behind in ((), ("cpu",)):
+        monkeypatch.setattr(train, "BEHIND", behind)
+        told = []
+        memory = learn(backbone, NAIVE, Memory(), lesson, planned(training()), lambda d, told=told: told.append(d))
+        found[behind] = memory.digest, told
+    assert found[()] == found[("cpu",)] and [d.step for d in found[()][1]] == [1, 2, 3, 4, 5, 6]
+    waits = {}
+    for steps in (2, 6):
+        with Counting() as counting:
+            learn(backbone, NAIVE, Memory(), lesson, planned(training(steps=steps)))
+        waits[steps] = counting.waits
+    assert waits[2] == waits[6]
+
+
+@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
+def test_what_goes_wrong_ahead_is_told_of_its_step(backbone, lesson, monkeypatch, spoilt):
+    monkeypatch.setattr(train, "BEHIND", ("cpu",))
+    steps, real = [], backbone.error
+
+    def guard(adapter, memory, context):
+        def project():
+            if spoilt == "gradient" and len(steps) == 1:
+                adapter.parameters()[1].grad[0, 0] = torch.nan
+
+        return Protection(project=project)
+
+    def error(batch, predicted, min_snr):
+        error.calls += 1
+        return real(batch, predicted, min_snr) * (torch.nan if spoilt == "loss" and error.calls == 3 else 1)
+
+    error.calls = 0
+    monkeypatch.setattr(backbone, "error", error)
+    with pytest.raises(TrainingError, match=r"lesson 1 \(dog\) diverged: .+; the memory is as it was"):
+        learn(backbone, replace(NAIVE, guard=guard), Memory(), lesson, planned(training()), lambda d: steps.append(d))
+    assert [d.step for d in steps] == [1, 2]
+
+
+# --- a whole run ------------------------------------------------------------------------------------------------------
+
+
+def test_previews_of_a_run(plan_data, tmp_path):
+    """A picture of the concept every so many steps; the fingerprint and what is learnt are as without."""
+    data = {**plan_data, "concepts": plan_data["concepts"][:2]}
+    data["sampling"] = {**data["sampling"], "images_per_prompt": 1, "steps": 1}
+    shown = {"every": 2, "prompts": ["a photo of {concept}", "{concept} in snow"], "images": 2}
+    with_them = {**data, "training": {**data["training"], "preview": shown}}
+    one, other = (plan.build(each) for each in (data, with_them))
+    assert one.fingerprint() == other.fingerprint()
+    (plain,), (line,) = (run.run(made, tmp_path / str(k), device="cpu") for k, made in enumerate((one, other)))
+    for bare, row in zip(plain.lessons, line.lessons, strict=True):
+        assert row.record["memory"] == bare.record["memory"] and not (bare.folder / "previews").exists()
+        assert [p.name for p in sorted((row.folder / "previews").iterdir())] == ["000002.png", "000004.png"]
+    assert read_json(line.folder / "lineage.json")["settings"]["training"].get("preview") is None
