@@ -137,7 +137,8 @@ def clip(accelerator: Accelerator, parameters: Sequence[Tensor], most: float) ->
     """
     accelerator.unscale_gradients()
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    torch.nn.utils.clip_grads_with_norm_(list(parameters), most, norm)
+    sound = norm.where(norm.isfinite(), 0)  # else all gradients are spoilt by the one that is to be named
+    torch.nn.utils.clip_grads_with_norm_(list(parameters), most, sound)
     return norm if accelerator.scaler is None else torch.zeros_like(norm)
 
 
