@@ -60,15 +60,9 @@ class Lesson:
 
 
 def learn(
-    backbone: Backbone,
-    method: Method,
-    memory: Memory,
-    lesson: Lesson,
-    plan: Plan,
-    watch: Watch = lambda done: None,
-    checkpoint: Path | None = None,
-    preview: Preview | None = None,
-) -> Memory:
+    backbone: Backbone, method: Method, memory: Memory, lesson: Lesson, plan: Plan, watch: Watch = lambda done: None,
+    checkpoint: Path | None = None, preview: Preview | None = None,
+) -> Memory:  # fmt: skip
     """Train one lesson and consolidate it; nothing but the returned memory survives.
 
     `preview` is called every `training.preview.every` steps, the model being as it would be kept then. With a
