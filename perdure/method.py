@@ -6,7 +6,7 @@
     consolidate  what is remembered                                         remember(adapter, memory, context) -> Memory
                  and how it is called back                                  recall(memory, wanted) -> Delta
 
-A method is one file in `methods/`; its name is the file's name. See docs/adding_a_method.md.
+A method is one file in `methods/`, whose name is its own. See docs/adding_a_method.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,6 @@ Targets = Literal["attention", "cross", "cross_kv"]
 """`attention`: q, k, v, out of self- and cross-attention; `cross`: of cross-attention; `cross_kv`: its k and v."""
 Shapes = Mapping[str, tuple[int, int]]
 """Projection -> (out, in)."""
-
 
 # --- slot 1: adapters ------------------------------------------------------------------------------------------------
 
@@ -154,8 +153,18 @@ class Model(Protocol):
     def laid(self, delta: Delta) -> AbstractContextManager[None]:
         """The model with another delta under it."""
 
+    @property
+    def told(self) -> Sequence[str]:
+        """The target projections that read text: keys and values of cross-attention."""
+
+    def replaced(self, weights: Weights) -> AbstractContextManager[None]:
+        """The untouched base with these live changes in the place of the lesson's."""
+
     def features(self, prompts: Sequence[str]) -> Tensor:
         """Text features (prompts, tokens, width): what cross-attention keys and values are computed from."""
+
+    def tokens(self, prompts: Sequence[str]) -> Sequence[Tensor]:
+        """Text features (tokens, width) of each prompt, from its first own token to its end token."""
 
     def batches(self, purpose: str, count: int, size: int) -> Sequence[Any]:
         """Noised batches of the concept's own examples."""
@@ -184,8 +193,11 @@ class Model(Protocol):
     def input_norms(self, batch: Any) -> Mapping[str, Tensor]:
         """Norm (in,) of all rows that enter each target projection for a batch."""
 
-    def draw(self, prompts: Sequence[str], count: int) -> Tensor:
-        """Latents (prompts x count, c, h, w) drawn by the model as it was before this lesson."""
+    def grams(self, run: Callable[[], object]) -> Mapping[str, Tensor]:
+        """X^T X (in, in) of all rows that enter each target projection while something runs; one tensor an input."""
+
+    def draw(self, prompts: Sequence[str], count: int, under: Delta | None = None, **sampling: Any) -> Tensor:
+        """Latents (prompts x count, c, h, w) as drawn before this lesson, or under a delta; `sampling` as in a plan."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,8 @@ class Lesson(Record):
     """lessons/<number>-<name>/lesson.json; `memory`: its digest, `carries`: bytes by name.
 
     `training`: the settings that it had of its own; `cost`: what it cost each older concept; `refusal`: by which gate
-    it was refused, and why.
+    it was refused, and why; `fusing`: what consolidating took, in `seconds` and in bytes of `memory` and
+    `device_memory`.
     """
 
     concepts: list[Name] = Field(min_length=1)
@@ -122,6 +123,7 @@ class Lesson(Record):
     steps: int
     seconds: _Seconds
     bytes: _Bytes
+    fusing: dict[str, float] = {}
     knows: str = ""
     strict: bool = True
     carries: dict[str, int] = {}

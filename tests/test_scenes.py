@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 from test_regions import ByHand, mixed, put, touched
 
-from perdure import method, plan, run, score
+from perdure import method, plan, report, run, score
 from perdure.bases import loading
 from perdure.drawing import sample, scenes
 from perdure.errors import PlanError
@@ -20,6 +20,8 @@ from perdure.memory.delta import Change, Delta
 from perdure.photos import pictures as pictures_of
 from perdure.plan import workload
 from perdure.plan.scenes import Scene, columns, load, of_texts, sets
+from perdure.report import reading
+from perdure.report import scenes as shown_scenes
 from perdure.score import scenes as scene_scores
 from perdure.score.measure import Measure, mean_cosine_among, mean_pairwise_cosine
 from perdure.wording import listed
@@ -229,6 +231,7 @@ def test_pairs_are_drawn_and_scored_after_each_lesson(plan_data, tmp_path):
     (lineage,) = run.run(made, tmp_path, device="cpu")
     assert [list(row.scenes) for row in lineage.rows] == [[], [], ["dog-and-cat"], ["cat-and-clock", "dog-and-cat"]]
     row = lineage.lessons[2]
+    assert row.record["fusing"]["seconds"] > 0 and not (row.folder / "fusing.json").exists()
     scene, folder = row.scenes["dog-and-cat"], row.folder / "scenes" / "dog-and-cat"
     words = ["a zwz dog and a sbu cat in snow", "a photo of a zwz dog and a sbu cat"]
     assert [image["prompt"] for image in scene["images"]] == [words[0], words[0], words[1], words[1]]
@@ -257,9 +260,27 @@ def test_pairs_are_drawn_and_scored_after_each_lesson(plan_data, tmp_path):
     text = score.load("clip_t", plan_data["scoring"]["models"]["clip_t"], "cpu")
     prompts = [words[0], words[0], words[1], words[1]]
     assert scene["scores"] == pytest.approx({"clip_t": text.score(pictures, prompts, None)}, abs=1e-6)
+    check_shown(lineage, tmp_path)
     (folder / "001.png").write_bytes(b"")
     (finding,) = fsck.examine(lineage.folder)
     assert finding.damage and finding.file.endswith("001.png")
+
+
+def check_shown(lineage, tmp_path):
+    """The report's figures of scenes, from the records, and what stands on its page."""
+    records = [row.scenes for row in lineage.lessons]
+    last = [records[2][name]["regions"] for name in ("cat-and-clock", "dog-and-cat")]
+    (shown,) = reading.read([lineage])
+    found = shown_scenes.figures(shown)
+    assert found["Worst region"] == pytest.approx(sum(one["least"] for one in last) / 2)
+    assert found["All right"] == sum(one["right"] for one in last) / 2 and found["By chance"] == 0.25
+    assert found["Taken for another"] == sum(c["share"] for one in last for c in one["confusion"].values()) / 4
+    then = records[1]["dog-and-cat"]["regions"]["least"]  # only this pair was drawn twice
+    assert found["Forgetting"] == pytest.approx(max(then, last[1]["least"]) - last[1]["least"])
+    text = report.build([lineage], tmp_path / "out", "pairs").read_text(encoding="utf-8")
+    section = text.partition('id="scenes"')[2].partition("</section>")[0]
+    assert section.count("<img") == 2 * 2 + 3 and "a zwz dog and a sbu cat in snow" in section  # one pair is too early
+    assert "Fusing, last lesson" in text
 
 
 def shown(lineage, made, concept):

@@ -1,5 +1,6 @@
 """Trainable changes on top of a frozen network: low-rank pairs as peft layers, anything else by hooks."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,7 @@ class Attaching:
     @contextmanager
     def attached(self, weights: Weights) -> Iterator[None]:
         """The network with these changes."""
-        with self._peft_layers(weights) if isinstance(weights, LowRank) else self._hooks(weights):
+        with self._peft_layers(weights) if isinstance(weights, LowRank) else self._hooks(weights, lambda: self._muted):
             yield
 
     @contextmanager
@@ -39,6 +40,12 @@ class Attaching:
             self._muted = False
             for layer in self._layers:
                 layer.scaling["lesson"] = 1.0
+
+    @contextmanager
+    def instead(self, weights: Weights) -> Iterator[None]:
+        """The network with these changes in the place of those attached."""
+        with self.bare(), self._hooks(weights, lambda: False):
+            yield
 
     @contextmanager
     def _peft_layers(self, weights: LowRank) -> Iterator[None]:
@@ -60,10 +67,10 @@ class Attaching:
             del self._network.peft_config
 
     @contextmanager
-    def _hooks(self, weights: Weights) -> Iterator[None]:
+    def _hooks(self, weights: Weights, muted: Callable[[], bool]) -> Iterator[None]:
         def adding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
             def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                if self._muted:
+                if muted():
                     return output
                 (x,) = inputs
                 return output + F.linear(x, weights.change(name).to(x.dtype))
@@ -82,17 +89,47 @@ def input_norms(run: Callable[[], object], layers: Mapping[str, nn.Module]) -> d
     """Norm (in,) of all rows that enter each layer while something runs, float32."""
     squares: dict[str, Tensor] = {}
 
-    def adding(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            own = inputs[0].detach().float().flatten(0, -2).square().sum(dim=0)
-            squares[name] = squares[name] + own if name in squares else own
+    def add(name: str, rows: Tensor) -> None:
+        own = rows.float().square().sum(dim=0)
+        squares[name] = squares[name] + own if name in squares else own
 
-        return add
-
-    handles = [layer.register_forward_pre_hook(adding(name)) for name, layer in layers.items()]
-    try:
+    with _watched(layers, add):
         run()
+    return {name: total.sqrt() for name, total in squares.items()}
+
+
+def grams(run: Callable[[], object], layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """X^T X (in, in) of all rows X that enter each layer while something runs, float32.
+
+    Layers into which the same rows go share one tensor: what enters them first is compared, bit by bit.
+    """
+    first: dict[tuple[tuple[int, ...], str], str] = {}
+    leader: dict[str, str] = {}
+    totals: dict[str, Tensor] = {}
+
+    def add(name: str, rows: Tensor) -> None:
+        if name not in leader:
+            bits = rows.contiguous().cpu().view(torch.uint8).numpy().tobytes()
+            leader[name] = first.setdefault((tuple(rows.shape), hashlib.sha256(bits).hexdigest()), name)
+        if leader[name] == name:
+            own = rows.float().T @ rows.float()
+            totals[name] = totals[name] + own if name in totals else own
+
+    with _watched(layers, add):
+        run()
+    return {name: totals[leader[name]] for name in layers if name in leader}
+
+
+@contextmanager
+def _watched(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Each layer's input is shown, as rows (n, in), before the layer sees it."""
+
+    def seeing(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: see(name, inputs[0].detach().flatten(0, -2))
+
+    handles = [layer.register_forward_pre_hook(seeing(name)) for name, layer in layers.items()]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return {name: total.sqrt() for name, total in squares.items()}

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perdure.bases import checking, performing
-from perdure.bases.attaching import Attaching, input_norms
+from perdure.bases.attaching import Attaching
 from perdure.bases.batch import Batch
 from perdure.bases.family import Condition, Drawing, Family
 from perdure.bases.laying import Laying, Moved
@@ -103,9 +103,9 @@ class Backbone:
             raise ModelError(f"targets: {targets} is nothing in this base ({type(self.network).__name__})")
         return {name: (self._linears[name].out_features, self._linears[name].in_features) for name in names}
 
-    def attached(self, weights: Weights) -> AbstractContextManager[None]:
-        """The network with trainable changes of some projections on top."""
-        return self._attaching.attached(weights)
+    def attached(self, weights: Weights, instead: bool = False) -> AbstractContextManager[None]:
+        """The network with trainable changes of some projections on top, or `instead` of those that are there."""
+        return (self._attaching.instead if instead else self._attaching.attached)(weights)
 
     def bare(self) -> AbstractContextManager[None]:
         """The network with what is attached to it switched off."""
@@ -125,9 +125,9 @@ class Backbone:
                 weight.requires_grad_(False)
         return dict(zip(projections, (g.float() for g in gradients), strict=True))
 
-    def input_norms(self, run: Callable[[], object], projections: Sequence[str]) -> dict[str, Tensor]:
-        """Norm (in,) of all rows that enter each of some projections while something runs, float32."""
-        return input_norms(run, {name: self._linears[name] for name in projections})
+    def layers(self, projections: Sequence[str]) -> dict[str, nn.Linear]:
+        """The network's layers by projection, to be watched."""
+        return {name: self._linears[name] for name in projections}
 
     def laid(self, delta: Delta) -> AbstractContextManager[None]:
         """The network with this delta under it and no other. Raises ModelError where it does not fit the base."""
@@ -164,6 +164,11 @@ class Backbone:
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """The condition of some prompts, one row each; with a graph only while learnt words are trained."""
         return dict(self.family.encode(self.pipe, self._speech.write(prompts)))
+
+    def spans(self, prompts: Sequence[str]) -> list[slice]:
+        """Which tokens of each prompt's text are its own: from the first behind the start token to the end token."""
+        numbers = self.pipe.tokenizer(self._speech.write(prompts), truncation=True).input_ids
+        return [slice(int(own[0] == self.pipe.tokenizer.bos_token_id), len(own)) for own in numbers]
 
     def encode_negative(self, prompt: str | None) -> Condition:
         """The condition to guide away from, one row; without a prompt, what the base's own pipeline takes."""
@@ -219,13 +224,9 @@ class Backbone:
     # --- loss -----------------------------------------------------------------------------------------------------
 
     def noised(
-        self,
-        latents: Tensor,
-        condition: Condition,
-        captions: Sequence[str],
-        generator: torch.Generator,
+        self, latents: Tensor, condition: Condition, captions: Sequence[str], generator: torch.Generator,
         times: Times = "default",
-    ) -> Batch:
+    ) -> Batch:  # fmt: skip
         """A batch of latents (b, c, h, w) with their noise and times: first the noise is drawn, then the times."""
         noise = torch.randn(latents.shape, generator=generator).to(latents, non_blocking=True)
         drawn = self.objective.times(latents, times, generator)
@@ -267,9 +268,8 @@ class Backbone:
         if regions is None:
             return nullcontext()
         if self.family.regional is None:
-            raise ModelError(
-                f"with bases of the family {self.family.name} no regions can be drawn; draw with how: plain"
-            )
+            told = f"with bases of the family {self.family.name} no regions can be drawn; draw with how: plain"
+            raise ModelError(told)
         return self.family.regional(self.pipe, regions, count)
 
     @torch.no_grad()

@@ -5,9 +5,12 @@ import json
 import logging
 import os
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -121,6 +124,48 @@ def peak_memory(device: torch.device) -> int:
         held = psutil.Process().memory_info()
         return int(getattr(held, "peak_wset", held.rss))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@dataclass
+class Cost:
+    """What a piece of work took: seconds, and the most bytes of main and of CUDA memory beyond those held before it."""
+
+    seconds: float = 0.0
+    memory: int = 0
+    device_memory: int = 0
+
+
+LOOK = 0.005
+"""Seconds between two looks at the memory in use: a shorter peak can be missed."""
+
+
+@contextmanager
+def spent(device: torch.device) -> Iterator[Cost]:
+    """What is done inside is measured, and told when it is over."""
+    cost, over, process = Cost(), threading.Event(), psutil.Process()
+
+    def held() -> tuple[int, int]:
+        return process.memory_info().rss, torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+    def look() -> None:
+        main, own = held()
+        cost.memory = max(cost.memory, main - before[0])
+        cost.device_memory = max(cost.device_memory, own - before[1])
+
+    def watch() -> None:
+        while not over.wait(LOOK):
+            look()
+
+    before, started = held(), time.perf_counter()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield cost
+    finally:
+        over.set()
+        watcher.join()
+        look()
+        cost.seconds = round(time.perf_counter() - started, 4)
 
 
 @contextmanager

@@ -1,18 +1,20 @@
 """What a method sees of the model in the middle of a lesson."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from perdure.bases import calibration
+from perdure.bases import attaching, calibration
 from perdure.bases.backbone import Backbone
 from perdure.bases.batch import Batch
 from perdure.drawing import sample
 from perdure.lesson.examples import Draw, Examples
 from perdure.memory.delta import Delta
+from perdure.method import Weights
 from perdure.plan import Plan
 
 
@@ -54,10 +56,27 @@ class LessonModel:
         """The model with another delta under it."""
         return self.backbone.laid(delta)
 
+    @property
+    def told(self) -> Sequence[str]:
+        """The target projections that read text: keys and values of cross-attention."""
+        reading = self.backbone.projections("cross_kv")
+        return [name for name in self.projections if name in reading]
+
+    @contextmanager
+    def replaced(self, weights: Weights) -> Iterator[None]:
+        """The untouched base with these live changes in the place of the lesson's."""
+        with self.backbone.laid(Delta()), self.backbone.attached(weights, instead=True):
+            yield
+
     @torch.no_grad()
     def features(self, prompts: Sequence[str]) -> Tensor:
         """Text features (prompts, tokens, width)."""
         return self.backbone.encode_prompts(prompts)["text"].float()
+
+    @torch.no_grad()
+    def tokens(self, prompts: Sequence[str]) -> Sequence[Tensor]:
+        """Text features (tokens, width) of each prompt, from its first own token to its end token."""
+        return [text[own] for text, own in zip(self.features(prompts), self.backbone.spans(prompts), strict=True)]
 
     @torch.no_grad()
     def batches(self, purpose: str, count: int, size: int) -> list[Batch]:
@@ -105,12 +124,22 @@ class LessonModel:
     @torch.no_grad()
     def input_norms(self, batch: Batch) -> Mapping[str, Tensor]:
         """Norm (in,) of what enters each target projection for a batch, over its images and their tokens or pixels."""
-        return self.backbone.input_norms(lambda: self.predict(batch), self.projections)
+        return attaching.input_norms(lambda: self.predict(batch), self.backbone.layers(self.projections))
 
     @torch.no_grad()
-    def draw(self, prompts: Sequence[str], count: int) -> Tensor:
-        """Latents (prompts x count, c, h, w) drawn by the model as it was before this lesson."""
+    def grams(self, run: Callable[[], object]) -> Mapping[str, Tensor]:
+        """X^T X (in, in) of all rows that enter each target projection while something runs; one tensor an input."""
+        return attaching.grams(run, self.backbone.layers(self.projections))
+
+    @torch.no_grad()
+    def draw(self, prompts: Sequence[str], count: int, under: Delta | None = None, **sampling: Any) -> Tensor:
+        """Latents (prompts x count, c, h, w) drawn by the model as it was before this lesson, or under a delta alone.
+
+        `sampling`: settings that differ from the plan's, such as `steps` and `guidance`.
+        """
         own_seed = self.random("replay").initial_seed() % 2**32
-        settings = self.plan.sampling.model_copy(update={"images_per_prompt": count, "seed": own_seed})
-        with self.backbone.bare(), self.backbone.laid(self.past):
+        wanted = {"images_per_prompt": count, "seed": own_seed, **sampling}
+        settings = self.plan.sampling.model_copy(update=wanted)
+        drawing = self.past if under is None else under
+        with self.backbone.bare(), self.backbone.laid(drawing):
             return sample.draw_latents(self.backbone, prompts, settings, self.plan.training.resolution)

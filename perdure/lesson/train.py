@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from perdure import seeds
+from perdure.bases import loading
 from perdure.bases.backbone import Backbone
+from perdure.bases.loading import Cost
 from perdure.bases.processes import clip
 from perdure.bases.words import LiveWord
 from perdure.errors import TrainingError
@@ -61,9 +63,9 @@ class Lesson:
 
 def learn(
     backbone: Backbone, method: Method, memory: Memory, lesson: Lesson, plan: Plan, watch: Watch = lambda done: None,
-    checkpoint: Path | None = None, preview: Preview | None = None,
+    checkpoint: Path | None = None, preview: Preview | None = None, fused: Callable[[Cost], None] = lambda cost: None,
 ) -> Memory:  # fmt: skip
-    """Train one lesson and consolidate it; nothing but the returned memory survives.
+    """Train one lesson and consolidate it; nothing but the returned memory survives. `fused` hears what that cost.
 
     `preview` is called every `training.preview.every` steps, the model being as it would be kept then. With a
     `checkpoint` path and `training.checkpoint_every`, an unfinished lesson continues where it was, bit-equal on CPU.
@@ -75,11 +77,8 @@ def learn(
     weights = spec.weights(shapes, backbone.device)
     begun = _begun(backbone, spec.words, lesson, draw) if spec.words and len(backbone.vocabulary) else {}
     adapter = Adapter(weights, [parameter for word in begun.values() for parameter in word.parameters()])
-    words: dict[str, Callable[[], Word]] = {
-        token: partial(lambda w: w, known) for token, known in words_of(memory).items()
-    }
-    words |= begun
-    with backbone.speaking(words):
+    known: dict[str, Callable[[], Word]] = {token: partial(_same, word) for token, word in words_of(memory).items()}
+    with backbone.speaking(known | begun):
         past = method.consolidate.recall(memory, Wanted(lesson.concept))
         model = LessonModel(backbone, lesson.examples, past, plan, list(shapes), draw, bool(begun))
         context = Context(
@@ -90,10 +89,16 @@ def learn(
         with backbone.laid(under), backbone.attached(weights):
             protection = method.guard(adapter, memory, context)
             _descend(backbone, adapter, protection, lesson, plan.training, draw, watch, checkpoint, preview)
-            remembered = method.consolidate.remember(adapter, memory, context)
+            with loading.spent(backbone.device) as cost:
+                remembered = method.consolidate.remember(adapter, memory, context)
+            fused(cost)
     for token, word in begun.items():
         remembered = with_word(remembered, token, word())
     return remembered
+
+
+def _same(word: Word) -> Word:
+    return word
 
 
 def _begun(backbone: Backbone, spec: WordSpec, lesson: Lesson, draw: Draw) -> dict[str, LiveWord]:

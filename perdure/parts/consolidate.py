@@ -22,7 +22,8 @@ def denoising(memory: Memory, context: Context, batch: Any) -> Tensor:
     return context.model.loss(batch)
 
 
-def _whole(memory: Memory, wanted: Wanted) -> Delta:
+def whole(memory: Memory, wanted: Wanted) -> Delta:
+    """What is carried as the delta, whoever is wanted."""
     return memory.delta()
 
 
@@ -58,19 +59,19 @@ def _own(memory: Memory, wanted: Wanted) -> Delta:
     return Delta() if wanted.concept is None else memory.delta(name=f"own/{wanted.concept}")
 
 
-add = Consolidate(_add, _whole, adds=True)
+add = Consolidate(_add, whole, adds=True)
 """The sum of all lessons' changes, exactly: W_t = W_0 + sum of changes."""
 
-replace = Consolidate(_replace, _whole)
+replace = Consolidate(_replace, whole)
 """The last pair only."""
 
-add_factors = Consolidate(_add_factors, _whole)
+add_factors = Consolidate(_add_factors, whole)
 """(sum B_s)(sum A_s), cross terms included: what the reference code of merge & orthogonal initialise carries."""
 
-max_factors = Consolidate(_max_factors, _whole)
+max_factors = Consolidate(_max_factors, whole)
 """One pair, each entry of A and of B the one of larger magnitude so far (Staniszewski et al. 2024, equation 2)."""
 
-max_delta = Consolidate(_max_delta, _whole)
+max_delta = Consolidate(_max_delta, whole)
 """Each entry of the delta the one of larger magnitude so far (as the reference code merges)."""
 
 keep = Consolidate(_keep, _own, knows="concept", strict=False, carries=frozenset({"own"}))

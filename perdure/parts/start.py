@@ -123,6 +123,12 @@ def everything(adapter: Adapter, memory: Memory, context: Context) -> Delta:
     return Delta()
 
 
+@torch.no_grad()
+def everything_on_base(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """Every entry is free and starts on the untouched base."""
+    return everything(adapter, Memory(), context)
+
+
 def _gaussian(adapter: Adapter, context: Context) -> None:
     generator = context.generator("adapter")
     for a, b in low_rank(adapter).factors.values():

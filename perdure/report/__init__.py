@@ -8,7 +8,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from perdure import files, wording
 from perdure.lineage import Lineage
-from perdure.report import lines, reading, samples, tables, view
+from perdure.report import lines, reading, samples, scenes, tables, view
 from perdure.score.matrix import FORMULAS
 
 
@@ -41,7 +41,8 @@ def render(page: view.Page) -> str:
     own = environment()
     own.globals.update(
         picture=cache(samples.picture), number=wording.short_number, bar=_bar, formulas=FORMULAS,
-        failing_headings=tables.FAILING_HEADINGS, budget_headings=lines.BUDGET_HEADINGS, size=wording.size,
+        failing_headings=tables.FAILING_HEADINGS, scene_headings=scenes.HEADINGS,
+        budget_headings=lines.BUDGET_HEADINGS, size=wording.size,
     )  # fmt: skip
     return own.get_template("report.html.j2").render(page=page)
 

@@ -1,7 +1,7 @@
 """What changes from lesson to lesson: scores, bytes, seconds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ class Budget:
 
 BUDGET_HEADINGS = (
     "Lessons", "Carried after the first", "Carried at the end", "Stored in all", "Training per lesson",
-    "Evaluation per lesson", "Peak memory", "Device",
+    "Fusing, last lesson", "Memory of fusing", "Evaluation per lesson", "Peak memory", "Device",
 )  # fmt: skip
 
 
@@ -148,6 +148,13 @@ def _carried(run: Run) -> list[float]:
     return [float(row.record.get("bytes", {}).get("carried", math.nan)) for row in run.rows[1:]]
 
 
+def _fusing(cost: Mapping[str, float]) -> tuple[str, str]:
+    """Seconds and memory of consolidating one lesson, in words."""
+    own, device = (cost.get(key, math.nan) for key in ("memory", "device_memory"))
+    beside = f" and {wording.size(device)} on the device" if device else ""
+    return summary.seconds(cost.get("seconds", math.nan)), wording.size(own) + ("" if math.isnan(own) else beside)
+
+
 def budget(run: Run) -> Budget:
     """What a run cost."""
     records = [row.record for row in run.rows[1:]]
@@ -157,8 +164,8 @@ def budget(run: Run) -> Budget:
     devices = dict.fromkeys(f"{r.get('device', '?')}, {r.get('precision', '?')}" for r in records)
     entries = (
         str(run.lessons), wording.size(carried[0]), wording.size(carried[-1]), wording.size(costs["stored"]),
-        summary.seconds(costs["seconds"]), summary.seconds(_average(evaluated)),
-        wording.size(max(peaks, default=math.nan)), " / ".join(devices),
+        summary.seconds(costs["seconds"]), *_fusing(records[-1].get("fusing", {})),
+        summary.seconds(_average(evaluated)), wording.size(max(peaks, default=math.nan)), " / ".join(devices),
     )  # fmt: skip
     names = [f"{i} {taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1)]
     return Budget(run, entries, tuple(zip(names, map(wording.size, carried), strict=True)))

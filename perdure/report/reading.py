@@ -26,6 +26,9 @@ CARRIED = {
     "max": "largest value of each weight so far",
     "past_a": "sum of past A",
     "past_rows": "input directions of past A",
+    "fused": "what is fused of it",
+    "grams": "what inputs were like",
+    "targets": "what past concepts' words are told",
 }
 """Names under which memories carry tensors, in plain words; a new name is shown as it is."""
 KNOWN = {"nothing": "nothing", "concept": "which concept is meant", "prompt": "the prompt"}
@@ -35,6 +38,7 @@ BREACHES = {
     "pool": "keeps every past adapter",
     "replay": "keeps images of past concepts",
     "max": "keeps a second set of weights beside the current one",
+    "targets": "keeps what each concept's adapter says to its words",
 }
 """How a carried name breaks the strict regime."""
 
@@ -178,6 +182,15 @@ class Run:
         """(row, concept) -> cell, where drawn."""
         found = ((i, name, row.cell(name)) for i, row in enumerate(self.rows) for name in self.concepts)
         return {(i, name): cell for i, name, cell in found if cell is not None}
+
+    @cached_property
+    def scenes(self) -> dict[str, dict[int, dict[str, Any]]]:
+        """Set -> number of a lesson -> what is recorded of its pictures; sets as they were first drawn."""
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for number, row in enumerate(self.rows):
+            for name, record in row.scenes.items():
+                found.setdefault(name, {})[number] = record
+        return found
 
     @cached_property
     def measure_records(self) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from perdure.lineage.rows import Row
 from perdure.plan import yaml_file
-from perdure.report import heat, lines, samples, sheet, summary, tables, weights
+from perdure.report import heat, lines, samples, scenes, sheet, summary, tables, weights
 from perdure.report.charts import Chart, inline, spark
 from perdure.report.reading import Run, measures_of, primaries
 from perdure.report.tables import Failings
@@ -61,6 +61,7 @@ class Page:
     grids: tuple[samples.Grid, ...]
     refused: tuple[tuple[Run, Row, samples.Grid], ...]
     pictures_per_cell: int
+    scenes: scenes.Scenes | None
     heats: tuple[Heat, ...]
     curves: tuple[Chart, ...]
     weights: weights.Weights | None
@@ -95,6 +96,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
             (run, row, sheet.of_lesson(run.lineage, run.rows[-1], row)) for run in runs for row in run.refused
         ),
         pictures_per_cell=max((len(cell.images) for run in runs for cell in list(run.cells.values())[:1]), default=0),
+        scenes=scenes.section(runs),
         heats=tuple(_heat(runs, m, limits[m]) for m in measures if m in limits),
         curves=lines.curves(runs, first, colours),
         weights=weights.section(runs, colours),

@@ -4,6 +4,8 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,7 +135,10 @@ def _learn(tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, .
         told = _Told(staged, tracker, advance)
         preview = _previews(tools, staged, concepts, told)
         with helpers.learning(tools, memory, lesson):
-            after = learn(tools.backbone, tools.method, memory, lesson, plan, told.step, checkpoint, preview)
+            after = learn(
+                tools.backbone, tools.method, memory, lesson, plan, told.step, checkpoint, preview,
+                lambda cost: files.write_json(_cost_file(staged), asdict(cost)),
+            )  # fmt: skip
     checkpoint.unlink(missing_ok=True)
     return after
 
@@ -182,6 +187,11 @@ def _previews(tools: Tools, staged: Row, concepts: tuple[Concept, ...], told: _T
     return preview
 
 
+def _cost_file(staged: Row) -> Path:
+    """What consolidating cost, until the lesson's record says it: a run that is killed while drawing goes on."""
+    return staged.folder / "fusing.json"
+
+
 def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:
     """Class images drawn by the untouched base, encoded: prior preservation (Ruiz et al. 2023)."""
     prior = tools.plan.training.prior
@@ -226,6 +236,7 @@ def _write_record(
             "method": tools.plan.methods[0].model_dump(mode="json"),
             "steps": len(losses),
             "seconds": {"train": round(sum(row["seconds"] for row in losses), 2), "evaluate": round(evaluating, 2)},
+            "fusing": files.read_json(_cost_file(staged)) if _cost_file(staged).is_file() else {},
             "knows": tools.method.consolidate.knows,
             "strict": tools.method.consolidate.strict,
             "carries": memory.bytes_by_name(),
@@ -241,3 +252,4 @@ def _write_record(
             **more,
         },
     )
+    _cost_file(staged).unlink(missing_ok=True)

@@ -1,0 +1,145 @@
+"""Several concepts in one picture: sets drawn after each lesson, what their regions look like, and how they fade."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from perdure import files
+from perdure.report import heat, samples
+from perdure.report.charts import inline
+from perdure.report.palette import share_of
+from perdure.report.reading import Run
+from perdure.report.samples import Column, Grid, Line, Sample
+from perdure.wording import short_number
+
+HEADINGS = (
+    ("Worst region", "mean over pictures and sets of the score of the region that is least like its concept"),
+    ("All right", "share of pictures in which every region is most like its own concept among those shown"),
+    ("By chance", "the same where each region is like any of those shown"),
+    ("Taken for another", "share of regions that are most like another concept, of all that are taught"),
+    ("Wrong count", "share of pictures in which another number of things was found than there should be"),
+    ("Prompt", "likeness of the whole picture to the whole prompt"),
+    ("Whole picture", "likeness of whole pictures to each concept, which one concept alone can raise"),
+    ("Forgetting", "best score of the worst region after any lesson, less that after the last, mean over sets"),
+)  # fmt: skip
+"""(column, what it is), after the last lesson."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The section of a page. `how`: the ways in which they were drawn; `measure`: what regions are scored by."""
+
+    how: str
+    measure: str
+    table: tuple[tuple[Run, tuple[str, ...]], ...]
+    grids: tuple[Grid, ...]
+    legend: Markup
+    maps: tuple[tuple[Run, Markup], ...]
+
+
+def section(runs: Sequence[Run]) -> Scenes | None:
+    """What runs with scenes show of them; None where no run has any."""
+    runs = [run for run in runs if run.scenes]
+    if not runs:
+        return None
+    records = [record for run in runs for own in run.scenes.values() for record in own.values()]
+    measure = next((r["regions"]["measure"] for r in records if r.get("regions")), "")
+    values = np.array([_least(record) for record in records])
+    values = values[np.isfinite(values)]
+    limits = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    better = runs[0].direction(measure)
+    return Scenes(
+        how=", ".join(dict.fromkeys(record["how"] for record in records)),
+        measure=measure,
+        table=tuple((run, _entries(run)) for run in runs),
+        grids=tuple(_grid(run, limits, measure) for run in runs),
+        legend=heat.bar(limits, measure, better),
+        maps=tuple((run, _map(run, limits, better, measure)) for run in runs) if values.size else (),
+    )
+
+
+def figures(run: Run) -> dict[str, float]:
+    """After the last lesson that drew any, means over its sets, by column of `HEADINGS`; NaN where not measured."""
+    sets = run.scenes
+    last = max((number for own in sets.values() for number in own), default=0)
+    records = [own[last] for own in sets.values() if last in own]
+    regions = [record["regions"] for record in records if record.get("regions")]
+    fallen = []
+    for own in sets.values():
+        series = [value for record in own.values() if math.isfinite(value := _least(record))]
+        if len(series) > 1:
+            falling = run.direction(regions[0]["measure"]) == "lower" if regions else False
+            fallen.append(series[-1] - min(series) if falling else max(series) - series[-1])
+    confused = [one["share"] for region in regions for one in region["confusion"].values()]
+    counted = [r["miscounted"] for r in regions if r.get("miscounted") is not None]
+    found = (
+        _mean([r["least"] for r in regions]), _mean([r["right"] for r in regions]),
+        _mean([r["chance"] for r in regions]), _mean(confused), _mean(counted),
+        _mean([float(np.mean(list(r["scores"].values()))) for r in records if r["scores"]]),
+        _mean([value for r in regions for value in r["whole"].values()]), _mean(fallen),
+    )  # fmt: skip
+    return {title: value for (title, _), value in zip(HEADINGS, found, strict=True)}
+
+
+def _entries(run: Run) -> tuple[str, ...]:
+    return tuple(short_number(value) if math.isfinite(value) else "–" for value in figures(run).values())
+
+
+def _least(record: dict[str, Any]) -> float:
+    return float((record.get("regions") or {}).get("least", math.nan))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _map(run: Run, limits: tuple[float, float], better: str, measure: str) -> Markup:
+    """The matrix of scenes: lessons downwards from the second, sets across."""
+    sets, lessons = run.scenes, range(2, run.lessons + 1)
+    S = np.array([[_least(own.get(i, {})) for own in sets.values()] for i in lessons]).reshape(-1, len(sets))
+    rows = [f"{i} {run.rows[i].name}" for i in lessons]
+    own = [(min(records) - 2, j) for j, records in enumerate(sets.values()) if min(records) >= 2]
+    title = f"{measure} of the worst region, of {run.label}: rows are the lessons, columns the sets"
+    return inline(heat.heat_map(S, rows, list(sets), limits, better, [o for o in own if np.isfinite(S[o])]), title)
+
+
+def _grid(run: Run, limits: tuple[float, float], measure: str) -> Grid:
+    """Sets downwards, lessons across: the first picture of each, always the same prompt and latent."""
+    sets = run.scenes
+    all_lessons = sorted({number for own in sets.values() for number in own})
+    lessons = [all_lessons[k] for k in samples.pick(len(all_lessons))]
+    names = [list(sets)[k] for k in samples.pick(len(sets))]
+    most = max(len(record["concepts"]) for own in sets.values() for record in own.values())
+    lines = tuple(_line(run, name, sets[name], lessons, limits, measure, most) for name in names)
+    note = ""
+    if len(lessons) < len(all_lessons) or len(names) < len(sets):
+        note = f"Shown: {len(names)} of {len(sets)} sets and {len(lessons)} of {len(all_lessons)} lessons."
+    real = [Column("reference", f"concept {number} of the set") for number in range(1, most + 1)]
+    return Grid(run.label, (*real, *(Column(f"lesson {i}", run.rows[i].name) for i in lessons)), lines, note)
+
+
+def _line(
+    run: Run, name: str, own: dict[int, dict[str, Any]], lessons: Sequence[int], limits: tuple[float, float],
+    measure: str, most: int,
+) -> Line:  # fmt: skip
+    first = next(iter(own.values()))
+    places = [
+        Sample("reference", samples.reference_of(run, concept), math.nan, 0.0, f"{concept}, a real picture")
+        for concept in first["concepts"]
+    ]
+    places += [Sample("empty", None, math.nan, 0.0, f"{name} has no more concepts")] * (most - len(places))
+    for number in lessons:
+        if number not in own or not own[number]["images"]:
+            places.append(Sample("empty", None, math.nan, 0.0, f"{name}: not drawn after lesson {number}"))
+            continue
+        score = _least(own[number])
+        path: Path = files.within(run.rows[number].folder / "scenes" / name, own[number]["images"][0]["file"])
+        share = share_of(score, *limits, run.direction(measure)) if math.isfinite(score) else 0.0
+        state: samples.State = "own" if number == min(own) else "after"
+        places.append(Sample(state, path, score, share, f"{name} drawn after lesson {number}"))
+    return Line(name, "set", first["images"][0]["prompt"] if first["images"] else "", measure, tuple(places))

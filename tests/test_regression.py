@@ -1,0 +1,298 @@
+"""Fusions by least squares: beside numpy's joint solutions of all rows, and in three lessons of a real network."""
+
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_formulas import adapter_of, context
+
+from perdure import method
+from perdure.bases import loading
+from perdure.errors import TrainingError
+from perdure.memory import Memory
+from perdure.parts import regression, zipping
+
+DRAW = np.random.default_rng(5)
+INPUTS = [DRAW.normal(size=(7 + 5 * k, 6)) * (1 + 3 * k) for k in range(3)]
+"""Rows (n, in) of three concepts, of different numbers and sizes."""
+FACTORS = [(DRAW.normal(size=(2, 6)), DRAW.normal(size=(3, 2))) for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def backbone(pico):
+    return loading.load(str(pico), device="cpu")
+
+
+class Rows:
+    """A model of whose two projections both get the given rows."""
+
+    def __init__(self, rows):
+        self.gram = torch.tensor(rows.T @ rows).float()
+
+    def grams(self, run):
+        return {"p": self.gram}
+
+
+def by_lessons(order, epsilon=1e-3):
+    chosen, memory = method.get("least_squares", {"rank": 2, "epsilon": epsilon}), Memory()
+    for number, k in enumerate(order, 1):
+        own = replace(context(number), model=Rows(INPUTS[k]))
+        a, b = (torch.nn.Parameter(torch.tensor(factor).float()) for factor in FACTORS[k])
+        memory = chosen.consolidate.remember(adapter_of((a, b)), memory, own)
+    return memory
+
+
+def joint(order, epsilon):
+    """All rows under each other, each concept's scaled to a mean square of 1, and the ridge as rows of its own."""
+    rows = [INPUTS[k] / np.sqrt((INPUTS[k] ** 2).sum(axis=0).mean()) for k in order]
+    wanted = [row @ (FACTORS[k][1] @ FACTORS[k][0]).T for row, k in zip(rows, order, strict=True)]
+    stacked = np.concatenate([*rows, np.sqrt(epsilon) * np.eye(6)])
+    return np.linalg.lstsq(stacked, np.concatenate([*wanted, np.zeros((6, 3))]), rcond=None)[0].T
+
+
+@pytest.mark.parametrize("order", [(0,), (0, 1), (0, 1, 2), (2, 0, 1)])
+def test_least_squares_in_lessons_is_the_joint_solution(order):
+    for epsilon in (1e-3, 0.5):
+        found = by_lessons(order, epsilon).delta()["p"].matrix().numpy()
+        np.testing.assert_allclose(found, joint(order, epsilon), atol=2e-4, rtol=2e-4)
+
+
+def test_least_squares_does_not_depend_on_the_order():
+    one, other = (by_lessons(order).delta()["p"].matrix() for order in ((0, 1, 2), (2, 1, 0)))
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_what_least_squares_carries_does_not_grow():
+    sizes = [by_lessons(order).bytes_by_name() for order in ((0,), (0, 1), (0, 1, 2))]
+    assert sizes[0] == sizes[1] == sizes[2] == {"delta": 3 * 6 * 4, "grams": 6 * 6 * 4}
+
+
+@pytest.mark.parametrize("rows", [INPUTS, [x[:2] for x in INPUTS]], ids=["full", "few"])
+def test_both_solvers_of_gradient_fusion_find_the_least_minimum(rows):
+    """numpy's least squares over all rows; where they leave directions free, both leave those at zero."""
+    targets = [b @ a for a, b in FACTORS]
+    wanted = np.concatenate([x @ d.T for x, d in zip(rows, targets, strict=True)])
+    expected = np.linalg.lstsq(np.concatenate(rows), wanted, rcond=None)[0]
+    gram = torch.tensor(sum(x.T @ x for x in rows))
+    rhs = torch.tensor(sum(x.T @ x @ d.T for x, d in zip(rows, targets, strict=True)))
+    np.testing.assert_allclose(regression.exact(gram, rhs).numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(regression.lbfgs(gram, rhs, 200).numpy(), expected, atol=1e-4)
+    early = regression.lbfgs(gram, rhs, 2).numpy()
+    assert np.abs(early - expected).max() > np.abs(regression.lbfgs(gram, rhs, 200).numpy() - expected).max()
+
+
+def test_lbfgs_goes_as_it_does_on_the_rows():
+    """The code's own loss, the mean square over all rows, but for a factor: the same path."""
+    rows, targets = torch.tensor(np.concatenate(INPUTS)), [b @ a for a, b in FACTORS]
+    wanted = torch.tensor(np.concatenate([x @ d.T for x, d in zip(INPUTS, targets, strict=True)]))
+    found = torch.zeros(6, 3, dtype=torch.float64, requires_grad=True)
+    scale = (rows**2).sum(0).mean()
+    descent = torch.optim.LBFGS(
+        [found], lr=1, max_iter=4, history_size=25, line_search_fn="strong_wolfe", tolerance_grad=1e-16,
+        tolerance_change=1e-16,
+    )  # fmt: skip
+
+    def loss():
+        descent.zero_grad()
+        value = (rows @ found - wanted).square().sum() / scale
+        value.backward()
+        return value
+
+    descent.step(loss)
+    gram, rhs = rows.T @ rows, rows.T @ wanted
+    torch.testing.assert_close(regression.lbfgs(gram, rhs, 4), found.detach(), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 0.3])
+def test_the_constrained_merge_solves_its_kkt_system(epsilon):
+    """[[2 H, C^T], [C, 0]] [D^T, multipliers] = [0, V] by numpy, with fewer captions than inputs too."""
+    for usual in (INPUTS[2], INPUTS[0][:4]):
+        words, values = INPUTS[1][:3], DRAW.normal(size=(3, 2))
+        gram = usual.T @ usual
+        gram = gram + epsilon * np.diag(gram).mean() * np.eye(6)
+        system = np.block([[2 * gram, words.T], [words, np.zeros((3, 3))]])
+        expected = np.linalg.solve(system, np.concatenate([np.zeros((6, 2)), values]))[:6]
+        found = regression.least_change(torch.tensor(words), torch.tensor(usual), epsilon).numpy() @ values
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(words @ found, values, atol=1e-8)
+
+
+# --- three lessons of a network ---------------------------------------------------------------------------------------
+
+
+def entering(backbone, names, run):
+    """Rows that enter some projections while something runs, by hooks of one's own."""
+    seen = {name: [] for name in names}
+    hooks = [
+        backbone.network.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: seen[name].append(inputs[0].detach().flatten(0, -2).double())
+        )
+        for name in names
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(rows) for name, rows in seen.items()}
+
+
+def watched(chosen, look):
+    """The method, and what `look(adapter, memory, context)` says before each lesson is remembered."""
+    told = []
+
+    def remember(adapter, memory, context):
+        told.append(look(adapter, memory, context))
+        return chosen.consolidate.remember(adapter, memory, context)
+
+    return replace(chosen, consolidate=replace(chosen.consolidate, remember=remember)), told
+
+
+def test_gram_matrices_are_those_of_the_rows_and_shared_where_the_rows_are(backbone, taught):
+    names = list(backbone.projections("attention"))
+
+    def look(adapter, memory, context):
+        batches = context.model.batches("mine", 2, 2)
+        run = lambda: [context.model.predict(batch) for batch in batches]  # noqa: E731
+        with torch.no_grad():
+            return context.model.grams(run), entering(backbone, names, run)
+
+    chosen, told = watched(method.get("merge_init", {"rank": 2}), look)
+    taught(chosen, 2)
+    for grams, rows in told:
+        for name in names:
+            torch.testing.assert_close(grams[name].double(), rows[name].T @ rows[name], atol=1e-3, rtol=1e-4)
+        shared = {frozenset(n for n in names if grams[n] is grams[m]) for m in names}
+        text = {n for n in names if "attn2.to_k" in n or "attn2.to_v" in n}
+        blocks = {n.partition(".attn1.")[0] for n in names if ".attn1." in n}
+        inner = {frozenset(f"{block}.attn1.to_{part}" for part in "qkv") for block in blocks}
+        alone = {frozenset({n}) for n in names if ".to_out" in n or "attn2.to_q" in n}
+        assert shared == {frozenset(text), *inner, *alone} and len(text) > 2
+
+
+def test_least_squares_after_three_lessons_of_a_network(backbone, taught):
+    """Everything that entered, under each other, and numpy."""
+
+    def look(adapter, memory, context):
+        batches = context.model.batches("grams", 2, 2)
+        with torch.no_grad():
+            rows = entering(backbone, adapter.weights.projections, lambda: [context.model.predict(b) for b in batches])
+        return adapter.weights.delta(), rows
+
+    options = {"rank": 2, "epsilon": 0.01, "batches": 2, "batch_size": 2}
+    chosen, told = watched(method.get("least_squares", options), look)
+    fused = taught(chosen, 3).delta()
+    for name in list(fused)[::3]:
+        rows = [own[name] / own[name].square().sum(0).mean().sqrt() for _, own in told]
+        wanted = [x @ delta[name].matrix().double().T for x, (delta, _) in zip(rows, told, strict=True)]
+        wide = rows[0].shape[1]
+        stacked = torch.cat([*rows, 0.1 * torch.eye(wide).double()])
+        target = torch.cat([*wanted, torch.zeros(wide, wanted[0].shape[1]).double()])
+        expected = torch.linalg.lstsq(stacked, target).solution.T.float()
+        torch.testing.assert_close(fused[name].matrix(), expected, atol=2e-5, rtol=1e-3)
+
+
+def test_mix_of_show_looks_again_at_every_concept_under_its_own_delta(backbone, taught):
+    """In the third lesson, for text and for what is drawn: the gradient over all rows is zero."""
+
+    def look(adapter, memory, context):
+        owns = {c: memory.delta(f"own/{c}") for c in memory.facts.get("phrases", {})}
+        owns[context.concept] = adapter.weights.delta()
+        phrases = {**memory.facts.get("phrases", {}), context.concept: context.phrase}
+
+        def draw(delta, phrase):
+            return context.model.draw([f"photo of a {phrase}"], 1, delta, steps=20, guidance=1.0)
+
+        drawn = [
+            entering(backbone, adapter.weights.projections, partial(draw, delta, phrase))
+            for delta, phrase in zip(owns.values(), phrases.values(), strict=True)
+        ]
+        text = [by_position(context.model, p) for p in phrases.values()]
+        return list(owns.values()), drawn, text
+
+    chosen, told = watched(method.get("mix_of_show", {"rank": 2, "solver": "exact"}), look)
+    memory = taught(chosen, 3)
+    owns, drawn, text = told[-1]
+    reading = backbone.projections("cross_kv")
+    for name in list(memory.delta())[::3]:
+        slope = 0
+        for own, rows, words in zip(owns, drawn, text, strict=True):
+            x = words if name in reading else rows[name]
+            slope = slope + x.T @ x @ (memory.delta()[name].matrix() - own[name].matrix()).double().T
+        size = sum(float((x.T @ x @ own[name].matrix().double().T).norm()) for own in owns[:1])
+        assert float(slope.norm()) < 1e-3 * size
+
+
+def by_position(model, phrase):
+    """Text features at a concept's words and the end, by counting words: each of them is one token."""
+    count = 1 + len(phrase.split())
+    one, two = model.features([f"photo of a {phrase}", phrase]).double()
+    return torch.cat([one[4 : 4 + count], two[1 : 1 + count]])
+
+
+def test_custom_diffusion_says_to_each_concepts_words_what_its_own_weights_say(backbone, taught):
+    def look(adapter, memory, context):
+        return by_position(context.model, context.phrase), adapter.weights.delta()
+
+    chosen, told = watched(method.get("custom_diffusion", {}), look)
+    for lessons in (1, 3):
+        told.clear()
+        memory = taught(chosen, lessons)
+        for words, own in told:
+            for name in own:
+                answers, wanted = (words @ delta[name].matrix().double().T for delta in (memory.delta(), own))
+                torch.testing.assert_close(answers, wanted, atol=1e-4, rtol=1e-3)
+    assert memory.bytes_by_name()["targets"] < memory.bytes_by_name()["delta"]
+
+
+def test_custom_diffusion_on_a_base_that_changes_text_on_the_way():
+    class Narrow(Rows):
+        def tokens(self, prompts):
+            return [torch.ones(3, 5) for _ in prompts]
+
+    own = replace(context(1), model=Narrow(INPUTS[0]))
+    pair = [torch.nn.Parameter(torch.tensor(factor).float()) for factor in FACTORS[0]]
+    with pytest.raises(TrainingError, match="p reads 6 numbers and text features have 5"):
+        method.get("custom_diffusion", {}).consolidate.remember(adapter_of(pair), Memory(), own)
+
+
+def test_ziplora_trains_what_a_plain_loop_trains(backbone, taught):
+    """Lessons 2 and 3 with the whole weights written out, by autograd through functional_call."""
+    steps, expected, plain = 3, {}, deepcopy(backbone.network)
+
+    def look(adapter, memory, context):
+        if context.lesson == 1:
+            return
+        new, past = adapter.weights.delta(), memory.delta()
+        base = {name: plain.get_submodule(name).weight for name in new}
+        pairs = {n: [torch.ones(weight.shape[1], requires_grad=True) for _ in range(2)] for n, weight in base.items()}
+        descent = torch.optim.Adam([m for own in pairs.values() for m in own], lr=0.05)
+        batches = zipping._batches(memory, context, steps)
+
+        def predicted(batch, changes):
+            noisy = backbone.objective.noised(batch.latents, batch.noise, batch.timesteps)
+            weights = {f"{n}.weight": base[n] + change for n, change in changes.items()}
+            given = (noisy, batch.timesteps, batch.condition["text"])
+            return torch.func.functional_call(plain, weights, given).sample
+
+        for pair in batches:
+            merged = {n: m[0] * past[n].matrix() + m[1] * new[n].matrix() for n, m in pairs.items()}
+            loss = 0.5 * sum((m[0] * m[1]).abs().mean() for m in pairs.values())
+            for batch, alone in zip(pair, (past, new), strict=True):
+                wanted = predicted(batch, {n: alone[n].matrix() for n in new}).detach()
+                loss = loss + F.mse_loss(predicted(batch, merged), wanted)
+            descent.zero_grad()
+            loss.backward()
+            descent.step()
+        expected[context.lesson] = {
+            n: (m[0] * past[n].matrix() + m[1] * new[n].matrix()).detach() for n, m in pairs.items()
+        }
+
+    options = {"rank": 2, "weight": 0.5, "steps": steps, "rate": 0.05}
+    chosen, _ = watched(method.get("ziplora", options), look)
+    for lessons in (2, 3):
+        fused = taught(chosen, lessons).delta()
+        for name, matrix in expected[lessons].items():
+            torch.testing.assert_close(fused[name].matrix(), matrix, atol=1e-4, rtol=1e-3)
