@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -281,3 +284,17 @@ def _copy_data(source: Path, folder: Path) -> None:
 def _digests(work: Path, stage: str = "base") -> dict[str, str]:
     state = work / stage / "state" / "0000004"
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in state.glob("*.safetensors")}
+
+
+def test_workers_end_with_the_process_that_started_them():
+    child = (
+        "import time; from perdure.toybox.pretrain import processes; processes.end_with_the_parent(); time.sleep(999)"
+    )
+    parent = (
+        f"import subprocess as s, sys, time; p = s.Popen([sys.executable, '-c', {child!r}], stdin=s.PIPE); "
+        "print(p.pid, flush=True); time.sleep(999)"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as running:
+        worker = psutil.Process(int(running.stdout.readline()))
+        running.kill()
+        worker.wait()

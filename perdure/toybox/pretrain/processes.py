@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import torch
@@ -22,6 +23,17 @@ def join(meeting: Path, rank: int, count: int) -> None:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
 
 
+def end_with_the_parent() -> None:
+    """End this process as soon as the one that started it is gone, however that ended: then nothing holds its pipe."""
+
+    def follow() -> None:
+        while os.read(0, 1):  # not by sys.stdin, whose lock Python wants when it ends
+            pass
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def run_together(arguments: list[str], count: int) -> None:
     """Run `python -m perdure.toybox.pretrain.worker MEETING RANK COUNT arguments...` `count` times at once.
 
@@ -33,7 +45,7 @@ def run_together(arguments: list[str], count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         start = [sys.executable, "-m", "perdure.toybox.pretrain.worker", f"{folder}/meeting"]
         commands = [[*start, str(rank), str(count), *arguments] for rank in range(count)]
-        running = [subprocess.Popen(command, env=environment) for command in commands]
+        running = [subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) for command in commands]
         try:
             for process, command in zip(running, commands, strict=True):
                 if process.wait():

@@ -8,11 +8,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from perdure.toybox.pretrain.processes import join
+from perdure.toybox.pretrain.processes import end_with_the_parent, join
 
 
 def main(meeting: str, rank: str, count: str, order: str) -> None:
     """Join the others and train the generator."""
+    end_with_the_parent()
     join(Path(meeting), int(rank), int(count))
     from perdure.toybox.pretrain.base import train_base
     from perdure.toybox.pretrain.flow import train_flow
