@@ -118,7 +118,6 @@ class Share:
 
 
 WHOLE = Share()
-"""All of it."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +254,8 @@ class Consolidate:
     """Whether no past data and no past adapters are kept: one model is carried, and statistics of it."""
     adds: bool = False
     """Whether a lesson's own change is what the delta has gained by it: such a change can be taken out again."""
+    brings: bool = False
+    """Whether a change that was learnt elsewhere can be remembered: of the adapter only its `delta()` is asked."""
     carries: frozenset[str] = frozenset({"delta"})
     """Names of what is carried from lesson to lesson; learnt words come to that by themselves."""
 
@@ -277,9 +278,8 @@ def words_of(memory: Memory) -> dict[str, Word]:
 
 def with_word(memory: Memory, token: str, word: Word) -> Memory:
     """A memory that carries one more word, in float32; earlier words stay as they were."""
-    vectors = {str(number): tensor for number, tensor in word.vectors.items()}
-    known = memory.facts.get("words", {})
-    return memory.with_tensors(f"words/{token}", vectors).with_facts(words={**known, token: word.dropped})
+    words = {**memory.facts.get("words", {}), token: word.dropped}
+    return memory.with_tensors(f"words/{token}", {str(n): t for n, t in word.vectors.items()}).with_facts(words=words)
 
 
 def get(name: str, options: Mapping[str, Any] | None = None, file: Path | None = None, digest: str = "") -> Method:

@@ -24,6 +24,7 @@ PUBLIC = {
     "perdure.score.matrix": ("summary",),
     "perdure.bases.loading": ("load", "of"),
     "perdure.bases.family": ("Family",),
+    "perdure.export.bringing": ("read",),
     "perdure.errors": ("PerdureError", "PlanError", "ModelError", "TrainingError", "LineageError", "GateRefused"),
 }  # fmt: skip
 """What a script may import; the rest may change without a word."""

@@ -309,6 +309,17 @@ def test_identity_goes_by_content(made, tmp_path, cache):
     assert loading.identity(str(same)) == loading.identity(str(path))
 
 
+def test_what_tells_whether_a_checkpoint_can_be_taught(made, tmp_path):
+    good, _ = made("sd1")
+    assert what.look(good).base == f"--base {good}" and f"as a base: --base {good}" in what.look(good).lines()
+    for name, why in (
+        ("inpainting", "an inpainting model"),
+        ("coarse", "stored in F8_E4M3"),
+        ("words", "not read with"),
+    ):
+        assert what.look(spoilt(name, load_file(good), tmp_path)).base.startswith(why)
+
+
 def test_a_header_of_any_length_is_no_pickle(tmp_path):
     """Pickles begin with the byte 0x80, and so do safetensors files with headers of 128, 384, ... bytes."""
     lengths = set()
@@ -396,6 +407,10 @@ def test_a_full_disk_leaves_no_base_half_converted(made, tmp_path, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [p.name for p in converting.cache().iterdir()] == ["digests.json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(converting.shutil, "disk_usage", lambda folder: type("U", (), {"free": 10})())
+        with pytest.raises(ModelError, match=r"and 10 B are free there; make room, or set XDG_CACHE_HOME"):
+            loading.pipeline(str(path))
     loading.pipeline(str(path))
 
 

@@ -16,7 +16,7 @@ from perdure.bases import checking, performing
 from perdure.bases.attaching import Attaching
 from perdure.bases.batch import Batch
 from perdure.bases.family import Condition, Drawing, Family
-from perdure.bases.laying import Laying, Moved
+from perdure.bases.laying import Layer, Laying, Moved
 from perdure.bases.processes import accelerator, several
 from perdure.bases.regions import Regions
 from perdure.bases.words import Vocabulary
@@ -62,13 +62,11 @@ class Backbone:
 
     def _take_apart(self) -> None:
         """Find the projections of the network, for what is put on and under them."""
-        self._linears = {
-            name: module
-            for name, module in self.network.named_modules()
-            if isinstance(module, nn.Linear) and re.fullmatch(self.family.targets["attention"], name)
-        }
+        layers = {n: m for n, m in self.network.named_modules() if isinstance(m, Layer)}
+        attention = self.family.targets["attention"]
+        self._linears = {n: m for n, m in layers.items() if isinstance(m, nn.Linear) and re.fullmatch(attention, n)}
         self._attaching = Attaching(self.network, self._linears)
-        self._laying = Laying(self._linears)
+        self._laying = Laying(layers)
 
     def drawn_in(self, precision: Precision) -> "Backbone":
         """The base for drawing in a precision: itself, or a copy of its network, made once, with all else shared."""

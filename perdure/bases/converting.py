@@ -84,9 +84,15 @@ def folder(path: Path) -> Path:
     made = cache() / f"{digest(path)[:32]}-{FORMAT}"
     if made.is_dir():
         return made
-    log.warning("base %s is converted, once, into %s (%s)", path, made, size(path.stat().st_size))
+    needed = path.stat().st_size
     try:
         files.make_folder(made.parent)
+        if needed > (free := shutil.disk_usage(made.parent).free):
+            raise ModelError(
+                f"base {path} is converted into {made.parent}, which takes {size(needed)}, and {size(free)} are free "
+                "there; make room, or set XDG_CACHE_HOME to a folder that has it"
+            )
+        log.warning("base %s is converted, once, into %s (%s)", path, made, size(needed))
         work = Path(tempfile.mkdtemp(dir=made.parent, prefix=".making-"))
         try:
             _convert(path, layout, work)

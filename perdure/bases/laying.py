@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,11 @@ from perdure.errors import ModelError
 from perdure.memory.delta import Change, Delta, balanced
 
 Placed = tuple[nn.Parameter, ...]
-"""What stands for one projection's change: the moved weight (out, in) of a float32 base; else the factors of a
-branch, from the input on: one matrix (out, in), or A (r, in) and B (out, r).
+"""What stands for one projection's change: the moved weight of a float32 base; else the factors of a branch, from the
+input on: one of the weight's shape, or A (r, in) and B (out, r); of a convolution A (r, in, k, k) and B (out, r, 1, 1).
 """
+Layer = nn.Linear | nn.Conv2d
+"""What a delta can lie under; of a convolution a change is a matrix (out, in k k)."""
 Moved = Mapping[str, tuple[tuple[torch.Size, torch.dtype], ...]]
 """Projection -> shapes and kinds of what stands for its change."""
 
@@ -28,9 +31,9 @@ class Laying:
     by at most 2^-8 (bfloat16) or 2^-11 (float16) of itself.
     """
 
-    def __init__(self, linears: Mapping[str, nn.Linear]) -> None:
-        self._linears = linears
-        self._untouched = {name: module.weight for name, module in linears.items()}
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
+        self._layers = layers
+        self._untouched = {name: module.weight for name, module in layers.items()}
         self._placed: dict[str, Placed] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -41,9 +44,9 @@ class Laying:
     def ready(self, delta: Delta) -> Callable[[], AbstractContextManager[None]]:
         """The same, made once to be laid many times."""
         for name, change in delta.items():
-            if name not in self._linears:
+            if name not in self._layers:
                 raise ModelError(f"this memory moves {name!r}, which the base lacks; it was taught on another base")
-            if change.shape != (shape := tuple(self._untouched[name].shape)):
+            if change.shape != (shape := tuple(self._untouched[name].flatten(1).shape)):
                 raise ModelError(f"this memory's {name!r} is {change.shape}, the base's {shape}")
         made = {name: self._made(name, change) for name, change in delta.items()}
         return lambda: self._under(made)
@@ -65,11 +68,11 @@ class Laying:
 
     def weight(self, projection: str) -> Tensor:
         """A projection's weight (out, in) float32, with what lies under it."""
-        own = self._untouched[projection].detach()
+        own = self._untouched[projection].detach().flatten(1)
         placed = self._placed.get(projection)
         if placed is None:
             return own.float()
-        return placed[0].float() if self._folds(projection) else own.float() + _product(placed)
+        return placed[0].float().flatten(1) if self._folds(projection) else own.float() + _product(placed)
 
     def _folds(self, projection: str) -> bool:
         return self._untouched[projection].dtype == torch.float32
@@ -77,11 +80,12 @@ class Laying:
     def _made(self, name: str, change: Change) -> Placed:
         weight = self._untouched[name]
         if self._folds(name):
-            return _frozen(weight + change.matrix().to(weight.device))
+            return _frozen(weight + change.matrix().to(weight.device).view_as(weight))
         if change.dense is not None:
-            return _frozen(change.dense.to(weight.device, weight.dtype))
-        a, b = (factor.to(weight.device) for factor in change.stacked())
-        return _frozen(*(factor.to(weight.dtype) for factor in balanced(a, b)))
+            return _frozen(change.dense.to(weight.device, weight.dtype).view_as(weight))
+        a, b = balanced(*(factor.to(weight.device) for factor in change.stacked()))
+        shapes = (len(a), *weight.shape[1:]), (*b.shape, *(1 for _ in weight.shape[2:]))
+        return _frozen(*(t.to(weight.dtype).view(shape) for t, shape in zip((a, b), shapes, strict=True)))
 
     @contextmanager
     def _under(self, placed: dict[str, Placed]) -> Iterator[None]:
@@ -96,14 +100,14 @@ class Laying:
         for handle in self._handles:
             handle.remove()
         for name in self._placed:
-            self._linears[name].weight = self._untouched[name]
+            self._layers[name].weight = self._untouched[name]
         self._placed = placed
         self._handles = []
         for name, parts in placed.items():
             if self._folds(name):
-                (self._linears[name].weight,) = parts
+                (self._layers[name].weight,) = parts
             else:
-                self._handles.append(self._linears[name].register_forward_hook(_branch(parts)))
+                self._handles.append(self._layers[name].register_forward_hook(_branch(parts)))
 
 
 def _frozen(*tensors: Tensor) -> Placed:
@@ -112,15 +116,20 @@ def _frozen(*tensors: Tensor) -> Placed:
 
 def _product(factors: Placed) -> Tensor:
     """The change (out, in) float32 of a branch."""
-    first, *rest = (factor.float() for factor in factors)
+    first, *rest = (factor.float().flatten(1) for factor in factors)
     return rest[0] @ first if rest else first
 
 
-def _branch(factors: Placed) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        (y,) = inputs
-        for factor in factors:
-            y = F.linear(y.to(factor.dtype), factor)
+def _branch(factors: Placed) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
+    def add(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        y = inputs[0].to(factors[0].dtype)
+        for number, factor in enumerate(factors):
+            if factor.dim() == 2:
+                y = F.linear(y, factor)
+            elif number == 0:
+                y = F.conv2d(y, factor, None, module.stride, module.padding, module.dilation)
+            else:
+                y = F.conv2d(y, factor)
         return output + y
 
     return add

@@ -133,7 +133,7 @@ def pickled(head: bytes) -> bool:
 def _refused(shapes: Shapes, dtypes: Mapping[str, str]) -> str:
     """Why a file cannot be a base, to follow "is"; "" where nothing speaks against it yet."""
     first = shapes.get(f"{UNET}input_blocks.0.0.weight")
-    if first is None:
+    if first is None or len(first) != 4:
         for pattern, told in OTHERS.items():
             if any(re.search(pattern, name) for name in shapes):
                 return f"no base but {told}"

@@ -1,22 +1,14 @@
-"""Commands on one model: init, teach, draw, log, fsck."""
+"""Commands on one model: init, draw, log, fsck."""
 
 import json
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from perdure.cli.options import Device, Json, Model, Overrides
 from perdure.wording import name_from
-
-
-class Kind(StrEnum):
-    """Kinds of concepts."""
-
-    subject = "subject"
-    style = "style"
 
 
 def init(
@@ -42,48 +34,6 @@ def init(
         loading.of(made, "cpu")
     Lineage.create(model, made, loading.identity(made.base, made.vae), loading.versions())
     screen.say(f"{model} is ready. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
-
-
-def teach(
-    model: Model,
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images; `refs/` in it is held out.")],
-    prompt: Annotated[str, typer.Option(help="The prompt that will call it: a rare token and the class noun.")] = "",
-    name: Annotated[str | None, typer.Option(help="The concept's name; the folder's by default.")] = None,
-    kind: Annotated[Kind, typer.Option(help="What is to be learnt of the images.")] = Kind.subject,
-    token: Annotated[str, typer.Option(help="The rare token, or the style's words.")] = "",
-    noun: Annotated[str, typer.Option("--class", help="The class noun.")] = "",
-    references: Annotated[Path | None, typer.Option(help="Folder of held-out images to score against.")] = None,
-    hold_out: Annotated[int, typer.Option(help="Hold out the last N images instead.")] = 0,
-    max_forgetting: Annotated[
-        float | None, typer.Option(help="Refuse the lesson (exit code 3) if an older concept's score falls by more.")
-    ] = None,
-    overrides: Overrides = None,
-    device: Device = None,
-) -> None:
-    """Teach a model one more concept, and see what that did to the older ones.
-
-    A lesson is taught with the settings that `perdure init --set` gave the model, and may have steps, learning rate,
-    batch size and prior of its own: `--set training.steps=100`. Sampling and scoring stay the model's.
-    """
-    from perdure import plan
-    from perdure.cli import screen
-    from perdure.errors import LineageError
-    from perdure.lineage import Lineage
-    from perdure.photos import pictures
-    from perdure.plan import choice
-
-    lineage, own = Lineage(model), choice.of_lesson(overrides or ())
-    called = name or name_from(images.absolute().name, otherwise=f"concept-{len(lineage.lessons) + 1}")
-    if known := next((name for name in lineage.concepts if name.lower() == called.lower()), None):
-        raise LineageError(f"{model} already knows a concept {known!r}; choose another --name, or undo that lesson")
-    given: dict[str, Any] = {"kind": kind.value, "token": token, "class": noun, "prompt": prompt, "hold_out": hold_out}
-    held = {} if references is None else {"references": references}
-    concept = plan.concept({"name": called, "images": images, **given, **held}, where=f"teach {called}")
-    screen.tell(pictures.notes([concept]))
-    with screen.working("loading libraries"):
-        from perdure import run as running
-    row = running.teach(lineage, concept, screen.watch(), max_forgetting, device, screen.tell, own)
-    screen.taught(lineage, row)
 
 
 def draw(

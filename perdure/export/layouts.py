@@ -117,20 +117,34 @@ class Module:
         """The alpha written beside the factors; without one the scale is 1."""
         return float(self.pieces["alpha"]) if "alpha" in self.pieces else None
 
+    @property
+    def scale(self) -> float:
+        """What up times down is multiplied by: alpha / rank, 1 without an alpha."""
+        return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Down (r, in) and up (out, r), float32, of a convolution (r, in k k); None where `diff` stands there whole.
+
+        Raises ModelError where a module is given by anything else.
+        """
+        if set(self.pieces) == {"diff"}:
+            return None
+        if {"up", "down"} <= set(self.pieces) <= {"up", "down", "alpha"}:
+            down, up = (self.pieces[k].float().flatten(1) for k in ("down", "up"))
+            if up.dim() == 2 and len(down) == up.shape[1]:
+                return down, up
+            raise ModelError(f"module {self.name}: down of {tuple(down.shape)} and up of {tuple(up.shape)} do not fit")
+        held = ", ".join(sorted(self.pieces))
+        raise ModelError(f"module {self.name} is given by {held}; factors (up, down, alpha) or `diff` can be read")
+
     def change(self) -> Tensor:
-        """The weight difference (out, in) at strength 1, float32. Raises ModelError where it is none of both kinds.
+        """The weight difference (out, in) at strength 1, float32. Raises ModelError as `factors`.
 
         (alpha / r) up @ down, as kohya networks/lora.py, A1111 network.py `calc_scale` and ComfyUI's lora.py have it;
         `diff` as it stands, as LyCORIS's full modules.
         """
-        if set(self.pieces) == {"diff"}:
-            return self.pieces["diff"].float()
-        if {"up", "down"} <= set(self.pieces) <= {"up", "down", "alpha"}:
-            up, down = (self.pieces[k].float().flatten(1) for k in ("up", "down"))
-            scale = 1.0 if self.alpha is None else self.alpha / down.shape[0]
-            return scale * up @ down
-        held = ", ".join(sorted(self.pieces))
-        raise ModelError(f"module {self.name} is given by {held}; factors (up, down, alpha) or `diff` can be read")
+        pair = self.factors()
+        return self.pieces["diff"].float().flatten(1) if pair is None else self.scale * pair[1] @ pair[0]
 
 
 def modules(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Module], list[str]]:

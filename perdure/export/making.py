@@ -18,6 +18,7 @@ from torch import nn
 from perdure import files
 from perdure.bases import loading
 from perdure.bases.family import Family, spells
+from perdure.bases.laying import Layer
 from perdure.errors import ModelError, PerdureError
 from perdure.export import metadata, original, reading, weights
 from perdure.export.choosing import ADAPTER, CHECKPOINT, Choice, Content, Wish, called_by
@@ -101,7 +102,8 @@ class Making:
         mine = self._facts | (metadata.thumbnail(pictures[-1].file) if pictures else {})
         made = []
         if self.choice.kind == ADAPTER and self.choice.delta:
-            tensors = weights.adapter(self.choice.delta, dtype, self.family.network)
+            network = self.family.network
+            tensors = weights.adapter(self.choice.delta, dtype, network, kernels(self.pipe.components[network]))
             ss = metadata.trained(family, self.stem, self.content, self.choice.delta, self.lineage)
             data = partial(metadata.file_bytes, tensors, ss, spec(kind="lora") | mine)
             made.append(_file(self.main, weights.nbytes(tensors), data))
@@ -154,12 +156,17 @@ def _file(path: str, nbytes: int, data: Callable[[], bytes]) -> Item:
 def fold(network: Any, delta: Mapping[str, Any]) -> None:
     """Add a delta to a network's own weights, in place. Raises ModelError where it does not fit or is not finite."""
     for name, change in delta.items():
-        linear = network.get_submodule(name)
-        if not isinstance(linear, nn.Linear) or tuple(linear.weight.shape) != change.shape:
+        layer = network.get_submodule(name)
+        if not isinstance(layer, Layer) or tuple(layer.weight.flatten(1).shape) != change.shape:
             raise ModelError(f"this memory moves {name!r} {change.shape}, which the base lacks")
         with torch.no_grad():
-            linear.weight += change.matrix()
-        weights.finite({name: linear.weight})
+            layer.weight += change.matrix().view_as(layer.weight)
+        weights.finite({name: layer.weight})
+
+
+def kernels(network: Any) -> dict[str, tuple[int, ...]]:
+    """(in, k, k) of each convolution of a network."""
+    return {n: tuple(m.weight.shape[1:]) for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
 
 
 def _size(pipe: Any, dtype: torch.dtype) -> int:

@@ -150,7 +150,7 @@ def _whole(pipe: Any, network: str, delta: Delta) -> dict[str, Tensor]:
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     tensors = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
     moved = {f"{network}.{name}.weight": change for name, change in delta.items()}
-    return {name: t + moved[name].matrix() if name in moved else t for name, t in tensors.items()}
+    return {name: t + moved[name].matrix().view_as(t) if name in moved else t for name, t in tensors.items()}
 
 
 def _known(base: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -171,7 +171,7 @@ def _lost(exhibit: Exhibit, network: str, base: Any, have: Mapping[str, Tensor])
     gone = all_of_it = 0.0
     for name, change in exhibit.delta.items():
         d, before = change.matrix(), base.components[network].get_submodule(name).weight.detach()
-        gone += float((have[f"{network}.{name}.weight"] - before - d).norm() ** 2)
+        gone += float((have[f"{network}.{name}.weight"] - before - d.view_as(before)).norm() ** 2)
         all_of_it += float(d.norm() ** 2)
     share = (gone / all_of_it) ** 0.5 if all_of_it else 0.0
     told = f"rounding whole weights to {exhibit.dtype} takes {share:.0%} of the change"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from perdure.bases import loading
 from perdure.bases.family import Family, reads_lora, spells
+from perdure.bases.laying import Layer
 from perdure.errors import LineageError, ModelError
 from perdure.export import layouts
 from perdure.memory import tensors as stored
@@ -60,7 +61,7 @@ def adapter(pipe: Any, family: Family, path: Path) -> dict[str, Tensor]:
     held, network = tensors_of(path), pipe.components[family.network]
     if reads_lora(pipe) and not any(name.endswith(".diff") for name in held):
         return _by_diffusers(pipe, network, path)
-    named = {name.replace(".", "_"): (name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)}
+    named = {name.replace(".", "_"): (name, m) for name, m in network.named_modules() if isinstance(m, Layer)}
     found, unknown = layouts.modules(held)
     own = layouts.of_network(found.values())
     if strange := [*unknown, *(name for name in own if name not in named)]:
@@ -69,10 +70,11 @@ def adapter(pipe: Any, family: Family, path: Path) -> dict[str, Tensor]:
     for name, module in own.items():
         projection, linear = named[name]
         changes[projection] = change = module.change()
-        if change.shape != linear.weight.shape:
-            raise ModelError(f"{path}: {name} is {tuple(change.shape)}, the base's {tuple(linear.weight.shape)}")
+        if change.shape != (shape := linear.weight.flatten(1).shape):
+            raise ModelError(f"{path}: {name} is {tuple(change.shape)}, the base's {tuple(shape)}")
         with torch.no_grad():
-            linear.weight = nn.Parameter((linear.weight.float() + change).to(linear.weight), requires_grad=False)
+            moved = linear.weight.float() + change.view_as(linear.weight)
+            linear.weight = nn.Parameter(moved.to(linear.weight), requires_grad=False)
     return changes
 
 
@@ -84,8 +86,8 @@ def _by_diffusers(pipe: Any, network: Any, path: Path) -> dict[str, Tensor]:
     layers = {name: network.get_submodule(name) for name in names}
     return {
         name: layer.scaling[NAME]
-        * layer.lora_B[NAME].weight.detach().float()
-        @ layer.lora_A[NAME].weight.detach().float()
+        * layer.lora_B[NAME].weight.detach().float().flatten(1)
+        @ layer.lora_A[NAME].weight.detach().float().flatten(1)
         for name, layer in layers.items()
     }
 

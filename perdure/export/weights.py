@@ -57,20 +57,24 @@ def _decomposed(change: Change) -> tuple[Tensor, Tensor, Tensor]:
     return left.Q @ u, s, vh @ right.Q.T
 
 
-def adapter(delta: Delta, dtype: torch.dtype, network: str = "unet") -> dict[str, Tensor]:
+def adapter(
+    delta: Delta, dtype: torch.dtype, network: str = "unet", kernels: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Tensor]:
     """A delta as the tensors of a LoRA file; dense changes as `.diff`. Of a UNet in kohya's layout, of a transformer
     under its modules' own names, A and B with no alpha.
 
     One alpha in the whole file, its largest rank R: diffusers 0.42 reads a file of several alphas with the commonest
     one everywhere. A module of rank r has its up factor times r / R, so that (alpha / r) up down is the change.
+    `kernels`: projection -> (in, k, k) where it is a convolution, whose factors are (r, in, k, k) and (out, r, 1, 1).
     Raises ModelError where a number is not finite, or not in the dtype.
     """
     largest = max((change.rank or 0 for change in delta.values()), default=0)
     tensors = {}
     for projection, change in delta.items():
         name = layouts.kohya(projection) if network == "unet" else layouts.diffusers(projection)
+        kernel = (kernels or {}).get(projection, change.shape[1:])
         if change.dense is not None:
-            tensors[f"{name}.diff"] = change.dense.to(dtype)
+            tensors[f"{name}.diff"] = change.dense.to(dtype).view(len(change.dense), *kernel)
             continue
         a, b = change.stacked()
         if network != "unet":
@@ -79,8 +83,8 @@ def adapter(delta: Delta, dtype: torch.dtype, network: str = "unet") -> dict[str
             tensors[f"{name}.lora_B.weight"] = b.to(dtype).contiguous()
             continue
         down, up = balanced(a, b * (a.shape[0] / largest))
-        tensors[f"{name}.lora_down.weight"] = down.to(dtype).contiguous()
-        tensors[f"{name}.lora_up.weight"] = up.to(dtype).contiguous()
+        tensors[f"{name}.lora_down.weight"] = down.to(dtype).contiguous().view(len(down), *kernel)
+        tensors[f"{name}.lora_up.weight"] = up.to(dtype).contiguous().view(*up.shape, *(1 for _ in kernel[1:]))
         tensors[f"{name}.alpha"] = torch.tensor(float(largest))
     return finite(tensors)
 

@@ -49,6 +49,8 @@ class Found:
     pictures: int
     warnings: tuple[str, ...]
     metadata: Mapping[str, str]
+    base: str
+    """Of a checkpoint: that it can be taught as a base, or why not."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -69,6 +71,8 @@ class Found:
         told += [f"{name}: {shape[0]} vectors of {shape[-1]}" for name, shape in self.vectors.items()]
         if self.kind in (LORA, EMBEDDING, CHECKPOINT):
             told.append(f"read by: {', '.join(self.readers) or 'none of ComfyUI, A1111, Forge, InvokeAI, diffusers'}")
+        if self.base:
+            told.append(f"as a base: {self.base}")
         if self.triggers:
             told.append(f"triggers: {', '.join(self.triggers)}")
         if self.pictures:
@@ -92,7 +96,7 @@ def look(path: Path) -> Found:
     for name, tensor in _each(path):
         shapes[name] = tuple(tensor.shape)
         dtypes[str(tensor.dtype).removeprefix("torch.")] += 1
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():  # no kernel for 8 bits
             bad.append(name)
         if layouts.parse(name) is not None:
             small[name] = tensor
@@ -107,8 +111,17 @@ def look(path: Path) -> Found:
     return Found(
         str(path), path.stat().st_size, kind, family, own.get("layout", ""), readers, len(modules),
         own.get("ranks", {}), own.get("alphas", {}), own.get("dense", 0), vectors, dict(dtypes), _triggers(metadata),
-        _pictures(metadata), tuple(warnings), metadata,
+        _pictures(metadata), tuple(warnings), metadata, _as_base(path) if kind == CHECKPOINT else "",
     )  # fmt: skip
+
+
+def _as_base(path: Path) -> str:
+    """Whether a checkpoint can be taught, in words."""
+    try:
+        layout = single.read(path)
+    except ModelError as error:
+        return str(error).removeprefix(f"base {path} is ").removeprefix(f"base {path} ")
+    return f"--base {path}" + ("" if layout.has_vae else ", with a vae beside (it has none)")
 
 
 def _checked(path: Path) -> dict[str, str]:

@@ -34,7 +34,7 @@ def METHOD(
 ) -> Method:
     """A new pair on top of the past; the scores' cross entropy and the past's Fisher information guard it."""
     fisher = online_fisher(gamma, samples, with_scores(scores, prompts, temperature))
-    kept = carrying(carrying(add, captions), fisher, "fisher")
+    kept = carrying(carrying(add, captions, brings=True), fisher, "fisher", brings=True)
     phase = double_distillation(distil_steps, distil_rate, beta, prompts, temperature)
     return Method(
         adapter=lora(rank, targets),

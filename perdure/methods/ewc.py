@@ -23,5 +23,5 @@ def METHOD(
         adapter=lora(rank, targets),
         start=fresh,
         guard=elastic(weight),
-        consolidate=carrying(add, online_fisher(gamma, samples), "fisher"),
+        consolidate=carrying(add, online_fisher(gamma, samples), "fisher", brings=True),
     )

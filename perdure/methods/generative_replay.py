@@ -19,5 +19,5 @@ def METHOD(rank: Count = 16, targets: Targets = "attention", weight: Weight = 1.
         adapter=lora(rank, targets),
         start=fresh,
         guard=rehearse(weight, drawn_images(images)),
-        consolidate=carrying(add, captions),
+        consolidate=carrying(add, captions, brings=True),
     )

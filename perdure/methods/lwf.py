@@ -27,5 +27,5 @@ def METHOD(
         adapter=lora(rank, targets),
         start=fresh,
         guard=distil(weight, prompts),
-        consolidate=carrying(add, captions),
+        consolidate=carrying(add, captions, brings=True),
     )

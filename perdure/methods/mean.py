@@ -13,4 +13,6 @@ from perdure.plan.ranges import Count
 
 def METHOD(rank: Count = 16, targets: Targets = "attention") -> Method:
     """A new pair on the base each time; the mean so far is carried."""
-    return Method(adapter=lora(rank, targets), start=fresh_on_base, guard=nothing, consolidate=running(mean))
+    return Method(
+        adapter=lora(rank, targets), start=fresh_on_base, guard=nothing, consolidate=running(mean, brings=True)
+    )

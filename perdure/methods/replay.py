@@ -17,5 +17,5 @@ def METHOD(rank: Count = 16, targets: Targets = "attention", weight: Weight = 1.
         adapter=lora(rank, targets),
         start=fresh,
         guard=rehearse(weight, kept_images),
-        consolidate=carrying(add, keep_images(images), "replay", strict=False),
+        consolidate=carrying(add, keep_images(images), "replay", strict=False, brings=True),
     )

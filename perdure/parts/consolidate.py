@@ -59,8 +59,11 @@ def _own(memory: Memory, wanted: Wanted) -> Delta:
     return Delta() if wanted.concept is None else memory.delta(name=f"own/{wanted.concept}")
 
 
-add = Consolidate(_add, whole, adds=True)
+add = Consolidate(_add, whole, adds=True, brings=True)
 """The sum of all lessons' changes, exactly: W_t = W_0 + sum of changes."""
+
+add_apart = changed(add, brings=False)
+"""The same, of changes that are made so as not to meet: none that was learnt elsewhere can be added."""
 
 replace = Consolidate(_replace, whole)
 """The last pair only."""
@@ -71,10 +74,10 @@ add_factors = Consolidate(_add_factors, whole)
 max_factors = Consolidate(_max_factors, whole)
 """One pair, each entry of A and of B the one of larger magnitude so far (Staniszewski et al. 2024, equation 2)."""
 
-max_delta = Consolidate(_max_delta, whole)
+max_delta = Consolidate(_max_delta, whole, brings=True)
 """Each entry of the delta the one of larger magnitude so far (as the reference code merges)."""
 
-keep = Consolidate(_keep, _own, knows="concept", strict=False, carries=frozenset({"own"}))
+keep = Consolidate(_keep, _own, knows="concept", strict=False, brings=True, carries=frozenset({"own"}))
 """Every concept's delta by itself; recall must be told which concept is wanted."""
 
 
@@ -96,18 +99,21 @@ def larger(old: Tensor, new: Tensor) -> Tensor:
     return torch.where(new.abs() >= old.abs(), new, old)
 
 
-def carrying(consolidate: Consolidate, extra: Remember, *carries: str, strict: bool = True) -> Consolidate:
+def carrying(
+    consolidate: Consolidate, extra: Remember, *carries: str, strict: bool = True, brings: bool = False
+) -> Consolidate:
     """The same, and before it `extra`, which sees the past and carries more tensors under the names given.
 
-    `strict` False where that breaks the strict regime.
+    `strict` False where that breaks the strict regime; `brings` True where `extra` asks nothing of the adapter.
     """
 
     def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
         return consolidate.remember(adapter, extra(adapter, memory, context), context)
 
     return changed(
-        consolidate, remember=remember, strict=consolidate.strict and strict, carries=consolidate.carries | {*carries}
-    )
+        consolidate, remember=remember, strict=consolidate.strict and strict, brings=consolidate.brings and brings,
+        carries=consolidate.carries | {*carries},
+    )  # fmt: skip
 
 
 # --- what can be carried beside the delta ---

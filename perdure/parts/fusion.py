@@ -37,14 +37,17 @@ def all_at_once(fuse: Fusion) -> Consolidate:
     return Consolidate(remember, whole, strict=False, carries=frozenset({"own", "delta"}))
 
 
-def running(fuse: Callable[[Delta, Delta, int], Delta]) -> Consolidate:
-    """Carry what is fused so far; `fuse` makes the next of it, of the new delta and of the lesson's number, from 2."""
+def running(fuse: Callable[[Delta, Delta, int], Delta], brings: bool = False) -> Consolidate:
+    """Carry what is fused so far; `fuse` makes the next of it, of the new delta and of the lesson's number, from 2.
+
+    `brings` True where the deltas need not move the same projections.
+    """
 
     def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
         new = adapter.weights.delta()
         return memory.with_delta(fuse(memory.delta(), new, context.lesson) if context.lesson > 1 else new)
 
-    return Consolidate(remember, whole)
+    return Consolidate(remember, whole, brings=brings)
 
 
 def of_the_sum(change: Callable[[Change], Change]) -> Consolidate:
@@ -56,7 +59,7 @@ def of_the_sum(change: Callable[[Change], Change]) -> Consolidate:
         return memory.with_delta(total).with_delta(Delta(fused), "fused")
 
     return Consolidate(
-        remember, lambda memory, wanted: memory.delta("fused"), carries=frozenset({"delta", "fused"})
+        remember, lambda memory, wanted: memory.delta("fused"), brings=True, carries=frozenset({"delta", "fused"})
     )  # fmt: skip
 
 
@@ -71,7 +74,7 @@ def dropping(share: float, then: Consolidate) -> Consolidate:
         new = {name: dropped(change, share, generator) for name, change in adapter.weights.delta().items()}
         return then.remember(Adapter(_Fixed(Delta(new))), memory, context)
 
-    return Consolidate(remember, then.recall, strict=then.strict, carries=then.carries)
+    return Consolidate(remember, then.recall, strict=then.strict, brings=then.brings, carries=then.carries)
 
 
 class _Fixed:

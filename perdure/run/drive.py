@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from perdure import method as methods
 from perdure import plan as plans
 from perdure.analysis.analyse import after_run as compare_lessons
 from perdure.bases import loading, reading
 from perdure.drawing.evaluate import Tools, record_concept
 from perdure.errors import LineageError, PlanError
+from perdure.lesson.brought import Brought, check, refuse
 from perdure.lineage import Lineage, agreement, branching, history
 from perdure.lineage.lineage import is_model
 from perdure.lineage.rows import Row
@@ -96,14 +98,16 @@ def teach_plan(
 def teach(
     lineage: Lineage, concept: Concept, watch: Watch = silent, gate: float | None = None, device: str | None = None,
     tell: Callable[[Sequence[str]], object] = lambda notes: None, own: Mapping[str, Any] | None = None,
+    brought: Brought | None = None,
 ) -> Row:  # fmt: skip
     """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`.
 
     `tell` is given what should be known of its words before it is taught. `own`: keys of `training` for this lesson
     alone, those that `plan.choice.LESSONS_OWN` names; sampling and scoring stay the model's, so that scores compare.
+    `brought`: what was learnt of it elsewhere; nothing is trained then, and its pictures are what it is scored against.
     """
     with agreement.writing(lineage):  # held while the base is loaded: what is read of the model stays true
-        return _teach(lineage, concept, watch, gate, device, tell, dict(own or {}))
+        return _teach(lineage, concept, watch, gate, device, tell, dict(own or {}), brought)
 
 
 def retry(
@@ -119,6 +123,10 @@ def retry(
         row = history.again(lineage)
         if len(row.concepts) != 1:
             raise LineageError(f"{lineage.folder}: lesson {row.number} ({row.name}) taught no single concept")
+        if file := row.record.get("brought", {}).get("file"):
+            raise LineageError(
+                f"{lineage.folder}: lesson {row.number} was not trained here; teach it --from {file} again"
+            )
         settings = yaml_file.merge(row.record.get("training", {}), dict(own or {}))
         refusal = row.record.get("refusal")
         bound = refusal["gate"] if gate is None and refusal else gate
@@ -127,7 +135,7 @@ def retry(
 
 def _teach(
     lineage: Lineage, concept: Concept, watch: Watch, gate: float | None, device: str | None,
-    tell: Callable[[Sequence[str]], object], own: Mapping[str, Any],
+    tell: Callable[[Sequence[str]], object], own: Mapping[str, Any], brought: Brought | None = None,
 ) -> Row:  # fmt: skip
     known = lineage.plan()
     data = {**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}
@@ -136,9 +144,13 @@ def _teach(
     taught = plans.build({**data, "training": training}, where="teach --set", new=False) if own else plan
     if problems := pictures.check([concept], [taught]):
         raise PlanError(problems)
+    if brought is not None:
+        refuse(plan.methods[0].name, methods.of(plan.methods[0]))
     agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
     tools = Tools(taught, helpers.load(taught, device), watch)
     tell(reading.accept([(plan, lineage.concepts)]))
-    row = teaching.lesson(tools, lineage, (concept,), gate=gate, own=own)
+    if brought is not None:
+        check(tools.backbone, brought)  # before anything is drawn
+    row = teaching.lesson(tools, lineage, (concept,), gate=gate, own=own, brought=brought)
     lineage.write_plan(plan)
     return row

@@ -18,6 +18,7 @@ from perdure.drawing.draw import side_by_side
 from perdure.drawing.evaluate import Tools, evaluate, record_concept
 from perdure.errors import GateRefused, TrainingError
 from perdure.lesson import examples
+from perdure.lesson.brought import Brought, bring
 from perdure.lesson.examples import Examples
 from perdure.lesson.optimizing import steps_done
 from perdure.lesson.train import REVISION, Done, Lesson, Preview, learn
@@ -35,11 +36,13 @@ from perdure.run.trackers import NOBODY, Tracker
 def lesson(
     tools: Tools, lineage: Lineage, concepts: tuple[Concept, ...], unseen: Sequence[Concept] = (),
     gate: float | None = None, tracker: Tracker = NOBODY, last: bool = True, own: Mapping[str, Any] | None = None,
+    brought: Brought | None = None,
 ) -> Row:  # fmt: skip
     """One lesson from first image to commit; what a killed run has finished of it is kept.
 
     unseen: concepts that may be drawn before they are taught; gate: the most that an older one may fall; last: whether
-    none is planned after it; own: `training` of this lesson alone. Raises GateRefused (it is set aside), PerdureError.
+    none is planned after it; own: `training` of this lesson alone; brought: what was learnt elsewhere, instead of
+    training. Raises GateRefused (it is set aside), PerdureError.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -49,12 +52,12 @@ def lesson(
     known = {*lineage.concepts, *(c.name for c in concepts)}
     later = [c for c in unseen if c.name not in known] if tools.plan.sampling.unseen else []
     _draw_before(tools, lineage, concepts, later, gate is not None)
-    staged = lineage.stage(number, name, _begun(tools, rows, concepts, own or {}))
+    staged = lineage.stage(number, name, _begun(tools, rows, concepts, {**(own or {}), **_origin(brought)}))
     keep = {c.name for c in unseen}
     if not staged.memory.is_file():
         before = memories.load(rows[-1].memory, lineage.store) if rows else Memory()
         try:
-            after = _learn(tools, staged, before, concepts, tracker)
+            after = _learn(tools, staged, before, concepts, tracker, brought)
         except TrainingError:
             lineage.discard(staged, keep)
             raise
@@ -63,12 +66,18 @@ def lesson(
     started = time.perf_counter()
     _score(tools, lineage, staged, after, concepts, later, last or tools.plan.sampling.rows == "all")
     noted = harm.noted(tools, lineage, staged, gate)
-    _write_record(tools, lineage, staged, after, concepts, started, {**noted, "training": dict(own or {})})
+    more = {**noted, "training": dict(own or {}), **_origin(brought)}
+    _write_record(tools, lineage, staged, after, concepts, started, more)
     if "refusal" in noted:
         raise _refused(lineage, staged, **noted["refusal"])
     done = lineage.commit(staged, keep)
     tracker.lesson(lineage, done)
     return done
+
+
+def _origin(brought: Brought | None) -> dict[str, Any]:
+    """What the record says of a lesson that was learnt elsewhere."""
+    return {} if brought is None else {"brought": dict(brought.facts)}
 
 
 def _score(
@@ -116,14 +125,18 @@ def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...], own
     return fingerprint([before, learnt, *([dict(own)] if own else [])])
 
 
-def _learn(tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, ...], tracker: Tracker) -> Memory:
-    """Encode, train, log."""
+def _learn(
+    tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, ...], tracker: Tracker, brought: Brought | None
+) -> Memory:
+    """Encode, train, log; or take what was learnt elsewhere."""
     plan, number, name = tools.plan, staged.number, staged.name
     parts = [
         examples.encode(tools.backbone, tools.pictures(c).training, plan.training, plan.seed, c.name) for c in concepts
     ]
-    first, own, prior = concepts[0], examples.together(parts), _prior(tools, concepts)
+    first, own, prior = concepts[0], examples.together(parts), None if brought else _prior(tools, concepts)
     lesson = Lesson(name, number, own, first.token, first.noun, first.phrase, prior, concepts[1:])
+    if brought is not None:
+        return bring(tools.backbone, tools.method, memory, lesson, plan, brought)
     checkpoint = staged.folder / "checkpoint.safetensors"
     done = steps_done(checkpoint)
     kept = [row for row in staged.losses() if row["step"] <= done]
