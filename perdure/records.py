@@ -210,6 +210,7 @@ class _Regions(Record):
     chance: float
     confusion: dict[Name, _Confusion]
     whole: dict[Name, float]
+    miscounted: float | None = None
 
 
 class Scene(Record):

@@ -96,7 +96,7 @@ LIBRARIES = {
         "perdure.advise.page",
         "perdure.sweep.view",
     ),
-    "scipy": ("perdure.compare",),
+    "scipy": ("perdure.compare", "perdure.score"),
     "ray": ("perdure.sweep.on_ray",),
     "submitit": ("perdure.sweep.on_slurm",),
 }

@@ -36,6 +36,7 @@ def data(pico, pico_clip, photos):
         "sampling": {
             "prompts": {"subject": ["{concept} in snow", "{concept} on beach"], "style": ["{concept}"]},
             "images_per_prompt": 3, "steps": 1, "guidance": 1.0, "batch_size": 2,
+            "scenes": {"prompts": ["a photo of {concepts}"], "images_per_prompt": 3, "how": "noise"},
         },
         "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}},
     }  # fmt: skip
@@ -61,6 +62,8 @@ def test_batches_shared_out_teach_what_one_process_learns(told):
         np.testing.assert_allclose(two["scores"][method], scores, atol=1e-3)
     names = [[name for name in run["listing"] if "/store/" not in name] for run in (one, two)]
     assert names[0] == names[1] and two["left"] == []  # one set of files
+    scenes = [name for name in two["pictures"] if "/scenes/" in name]
+    assert len(scenes) == 3
 
 
 def test_both_processes_draw_and_train(told):

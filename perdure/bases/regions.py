@@ -7,7 +7,7 @@ is asked under each prompt, and what it predicts is put together.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -36,6 +36,11 @@ class Regions:
     feather: int = 0
     until: float = 1.0
     under: Sequence[Under] = ()
+
+    def on(self, device: torch.device | str) -> "Regions":
+        """The same with its tensors on a device, and with nothing of its own under them."""
+        prompts = {name: tensor.to(device) for name, tensor in self.prompts.items()}
+        return replace(self, masks=self.masks.to(device), prompts=prompts, under=())
 
     def within(self, number: int) -> AbstractContextManager[None]:
         """The network as it is to be for one region."""

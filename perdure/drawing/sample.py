@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -93,14 +94,15 @@ def draw_latents(
 
 def draw(
     backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int,
-    advance: Advance = lambda n, note: None, regions: Regions | None = None,
+    advance: Advance = lambda n, note: None, regions: Regions | None = None, own: Sequence[Delta] = (),
 ) -> list[Image.Image]:  # fmt: skip
     """Images of every prompt from every fixed latent, prompt by prompt; regions, if any, are in all of them.
 
-    Raises TrainingError for what is no picture: numbers that are not finite, or one colour everywhere.
+    own: what lies under each region, where that is something else than under the picture. Raises TrainingError for
+    what is no picture: numbers that are not finite, or one colour everywhere.
     """
     decoded = partial(_decoded, precision=sampling.decoding)
-    drawn = _drawn(backbone, prompts, sampling, side, advance, decoded, regions)
+    drawn = _drawn(backbone, prompts, sampling, side, advance, decoded, regions, own)
     images = [image for batch in drawn for image in batch]
     for number, image in enumerate(images):
         if image is None or all(least == most for least, most in image.getextrema()):
@@ -147,12 +149,9 @@ def _spoilt(prompt: str, what: str) -> TrainingError:
 
 def _drawn(
     backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance, finish: Finish,
-    regions: Regions | None = None,
+    regions: Regions | None = None, own: Sequence[Delta] = (),
 ) -> list[Any]:  # fmt: skip
-    """All batches, finished; several processes draw whole batches in turn, so that the batches stay what they are.
-
-    What has regions is drawn by the first alone: it is little, and has weights of its own for each.
-    """
+    """All batches, finished; several processes draw whole batches in turn, so that the batches stay what they are."""
     count = sampling.images_per_prompt
     noise = latents(backbone, count, side, sampling.seed)
     encoded, negative = backbone.encode_prompts(prompts), backbone.encode_negative(sampling.negative_prompt)
@@ -160,37 +159,43 @@ def _drawn(
     size = _at_once(backbone, encoded, negative, noise, sampling, side)
     batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     processes = backbone.processes
-    if not processes.available(backbone.origin) or len(batches) == 1 or regions is not None:
-        return _each(backbone, batches, encoded, negative, noise, sampling, finish, advance, regions)
+    if not processes.available(backbone.origin) or len(batches) == 1:
+        return _each(backbone, batches, encoded, negative, noise, sampling, finish, advance, regions, own)
     moved, turns = backbone.moved(), processes.count
-    sent = on(encoded, "cpu"), on(negative, "cpu"), noise, sampling, finish
+    sent = on(encoded, "cpu"), on(negative, "cpu"), noise, sampling, finish, regions and regions.on("cpu"), own
     processes.call(help_draw, backbone.drawing_in, moved, batches, *sent)
     with processes.together(), backbone.as_first(moved):
-        own = _each(
+        mine = _each(
             backbone, batches[::turns], encoded, negative, noise, sampling, finish,
-            lambda n, note: advance(min(n * turns, len(pairs)), note),
+            lambda n, note: advance(min(n * turns, len(pairs)), note), regions, own,
         )  # fmt: skip
-        shares = processes.gathered(own)
+        shares = processes.gathered(mine)
     return [shares[k % turns][k // turns] for k in range(len(batches))]
 
 
 def help_draw(
     backbone: Backbone, precision: Precision, moved: Moved, batches: Sequence[Pairs], encoded: Condition,
-    negative: Condition, noise: Tensor, sampling: Sampling, finish: Finish,
+    negative: Condition, noise: Tensor, sampling: Sampling, finish: Finish, regions: Regions | None,
+    own: Sequence[Delta],
 ) -> None:  # fmt: skip
     """What another process does when the first has batches to draw, with the weights that the first has."""
     processes, backbone = backbone.processes, backbone.drawn_in(precision)
     with processes.together(), backbone.as_first(moved):
-        own = batches[processes.number :: processes.count]
+        mine = batches[processes.number :: processes.count]
         encoded, negative = on(encoded, backbone.device), on(negative, backbone.device)
-        processes.gathered(_each(backbone, own, encoded, negative, noise, sampling, finish))
+        there = regions and regions.on(backbone.device)
+        drawn = _each(backbone, mine, encoded, negative, noise, sampling, finish, regions=there, own=own)
+        processes.gathered(drawn)
 
 
 def _each(
     backbone: Backbone, batches: Sequence[Pairs], encoded: Condition, negative: Condition, noise: Tensor,
     sampling: Sampling, finish: Finish, advance: Advance = lambda n, note: None, regions: Regions | None = None,
+    own: Sequence[Delta] = (),
 ) -> list[Any]:  # fmt: skip
     finished = []
+    if regions is not None:
+        regions = replace(regions, under=[backbone.ready(delta) for delta in own])
     for pairs in batches:
         latent = backbone.draw(
             rows(encoded, [prompt for prompt, _ in pairs]),

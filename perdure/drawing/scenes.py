@@ -23,9 +23,12 @@ from perdure.memory import Memory
 from perdure.memory.delta import Delta
 from perdure.method import Method
 from perdure.plan import Concept, Sampling
-from perdure.plan.scenes import Box, Region, Scene, sets, side_by_side
+from perdure.plan.scenes import Box, Region, Scene, halves, sets, side_by_side
+from perdure.plan.sections import How
 from perdure.progress import Advance
+from perdure.score import encoders
 from perdure.score import scenes as scores
+from perdure.score.measure import Measure
 from perdure.wording import without
 
 
@@ -51,11 +54,9 @@ def images(
                 return sample.draw(backbone, [prompt], sampling, side, advance)
             if scene.how == "attention":
                 own = [_in_attention(backbone, whole, delta) for delta in own]
-            regions = Regions(
-                masks, backbone.encode_prompts(texts), scene.how, scene.base, scene.feather, scene.until,
-                [backbone.ready(delta) for delta in own],
-            )  # fmt: skip
-            return sample.draw(backbone, [prompt], sampling, side, advance, regions)
+            encoded = backbone.encode_prompts(texts)
+            regions = Regions(masks, encoded, scene.how, scene.base, scene.feather, scene.until)
+            return sample.draw(backbone, [prompt], sampling, side, advance, regions, own)
 
 
 def check(scene: Scene, concepts: Mapping[str, Concept], side: int) -> None:
@@ -128,18 +129,19 @@ def record(
     if tools.plan.sampling.scenes is None:
         return
     for name, shown in sets(tools.plan.sampling.scenes, taught).items():
-        if not (row / "scenes" / name).is_dir():
-            _draw_set(tools, lineage, memory, taught, called, shown, row / "scenes" / name)
+        for suffix, how in tools.plan.sampling.scenes.hows.items():
+            if not (folder := row / "scenes" / f"{name}{suffix}").is_dir():
+                _draw_set(tools, lineage, memory, taught, called, shown, how, folder)
 
 
 def _draw_set(
     tools: Tools, lineage: Lineage, memory: Memory, taught: Sequence[Concept], called: Mapping[str, str],
-    shown: Sequence[str], folder: Path,
+    shown: Sequence[str], how: How, folder: Path,
 ) -> None:  # fmt: skip
     settings = tools.plan.sampling.scenes
     assert settings is not None
     started, concepts = time.perf_counter(), {concept.name: concept for concept in taught}
-    made, count = side_by_side(settings, shown), settings.images_per_prompt
+    made, count = side_by_side(settings, shown, how), settings.images_per_prompt
     sampling = tools.plan.sampling.model_copy(update={"images_per_prompt": count})
     drawn: list[Image.Image] = []
     with tools.watch(f"drawing {' and '.join(shown)}", len(made) * count) as advance:
@@ -155,8 +157,8 @@ def _draw_set(
             files.write_png(partial / f"{number:03d}.png", image)
             listed.append({"file": f"{number:03d}.png", "prompt": prompt, "latent": number % count})
         seconds = round(time.perf_counter() - started, 3)
-        boxes = {region.concept: region.box for region in made[0].regions}
-        record = {"concepts": list(shown), "how": settings.how, "boxes": boxes, **scored}
+        boxes = {region.concept: region.box for region in made[0].regions} if how != "plain" else {}
+        record = {"concepts": list(shown), "how": how, "boxes": boxes, **scored}
         files.write_json(partial / "scene.json", {**record, "images": listed, "seconds": seconds})
 
 
@@ -179,6 +181,26 @@ def _scored(
     if (identity := tools.identity(shown[0])) is not None:
         alike = [concept for concept in concepts.values() if concept.kind == "subject"]
         references = {c.name: kept_features(tools, lineage, c, identity, "references") for c in alike}
-        crops = {c: identity.features([scores.crop(image, box) for image in drawn]) for c, box in boxes.items()}
-        found["regions"] = scores.regions(identity, crops, references, identity.features(drawn))
+        whole = identity.features(drawn)
+        if scene.how == "plain":
+            found["regions"] = _matched(tools, identity, drawn, shown, references, whole)
+        else:
+            crops = {c: identity.features([scores.crop(image, box) for image in drawn]) for c, box in boxes.items()}
+            found["regions"] = scores.regions(identity, crops, references, whole)
     return found
+
+
+def _matched(
+    tools: Tools, identity: Measure, drawn: Sequence[Image.Image], shown: Sequence[Concept],
+    references: Mapping[str, Tensor], whole: Tensor,
+) -> dict[str, Any]:  # fmt: skip
+    """The scores of pictures that were drawn by prompt alone, and `found`: the boxes that were cut out of each."""
+    asked = tools.plan.sampling.scenes
+    columns = [pixels(box, tools.side) for box in halves(len(shown))]
+    found: list[list[tuple[int, int, int, int]]] = [columns for _ in drawn]
+    if asked is not None and asked.detector is not None:
+        detector = encoders.load_owl(asked.detector, str(tools.backbone.device))
+        found = detector(drawn, [concept.noun for concept in shown])
+    crops = [[scores.crop(image, box) for box in boxes] for image, boxes in zip(drawn, found, strict=True)]
+    features = [identity.features(own) if own else torch.empty(0, whole.shape[1]) for own in crops]
+    return {**scores.matched(identity, features, references, [c.name for c in shown], whole), "found": found}

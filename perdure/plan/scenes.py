@@ -106,7 +106,7 @@ def unshown(scenes: Scenes | None, concepts: tuple[Concept, ...]) -> list[str]:
     ]
 
 
-def side_by_side(scenes: Scenes, names: Sequence[str]) -> list[Scene]:
+def side_by_side(scenes: Scenes, names: Sequence[str], how: How) -> list[Scene]:
     """A scene for each prompt, with the concepts in columns, a tenth of the picture apart."""
     boxes = columns(len(names))
 
@@ -114,7 +114,7 @@ def side_by_side(scenes: Scenes, names: Sequence[str]) -> list[Scene]:
         own = prompt.replace("{concepts}", "a {concept}")
         return Scene(
             prompt=prompt,
-            how=scenes.how,
+            how=how,
             base=scenes.base,
             feather=scenes.feather,
             until=scenes.until,
@@ -129,6 +129,11 @@ def columns(count: int) -> list[Box]:
     width = 0.9 / count
     step = (1 - width) / (count - 1) if count > 1 else 0.0
     return [(k * step, 0.1, min(1.0, k * step + width), 1.0) for k in range(count)]
+
+
+def halves(count: int) -> list[Box]:
+    """Equal columns of the whole picture: where things stand that nobody has placed."""
+    return [(k / count, 0.0, (k + 1) / count, 1.0) for k in range(count)]
 
 
 def _meant(prompt: str, concepts: Mapping[str, Concept]) -> str | None:

@@ -101,8 +101,14 @@ class Scenes(Section):
     """How many pairs of neighbours, from the first on; all by default."""
     prompts: tuple[str, ...] = Field(("a photo of {concepts} on the beach", "a photo of {concepts}"), min_length=1)
     """`{concepts}` stands for all of a set, and in the prompt of a region for its own."""
-    how: How = "attention"
-    """`attention`: regions in cross-attention; `noise`: the base is asked for each region; `plain`: by prompt only."""
+    how: How | tuple[How, ...] = "attention"
+    """`attention`: regions in cross-attention; `noise`: the base is asked for each region; `plain`: by prompt only. Of
+    several, each is drawn.
+    """
+    detector: Model | None = None
+    """OWLv2 (hub id or local folder) that finds the things in `plain` pictures; without one their equal columns are
+    taken for the concepts.
+    """
     base: Fraction = 0.0
     """Weight of the whole picture's prompt inside regions."""
     feather: int = Field(0, ge=0, le=64)
@@ -117,6 +123,18 @@ class Scenes(Section):
         if missing := [p for p in prompts if "{concepts}" not in p]:
             raise ValueError(f"prompt {missing[0]!r} does not contain {{concepts}}")
         return prompts
+
+    @property
+    def hows(self) -> dict[str, How]:
+        """What is added to the name of a set -> how it is drawn."""
+        return {"": self.how} if isinstance(self.how, str) else {f"-{how}": how for how in self.how}
+
+    @field_validator("how")
+    @classmethod
+    def _each_once(cls, how: How | tuple[How, ...]) -> How | tuple[How, ...]:
+        if not isinstance(how, str) and not 0 < len(set(how)) == len(how):
+            raise ValueError(f"{list(how)}: give one or several of plain, attention, noise, each once")
+        return how
 
     @field_validator("sets")
     @classmethod

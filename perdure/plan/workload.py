@@ -26,7 +26,8 @@ def of(plan: Plan) -> Workload:
     base, rows = images(plan, 0), sum(images(plan, number) for number in range(1, count + 1))
     if (asked := plan.sampling.scenes) is not None:
         taught = [plan.sequence[:number] for number in range(1, count + 1) if whole(plan, number)]
-        rows += len(asked.prompts) * asked.images_per_prompt * sum(len(sets(asked, known)) for known in taught)
+        each = len(asked.hows) * len(asked.prompts) * asked.images_per_prompt
+        rows += each * sum(len(sets(asked, known)) for known in taught)
     return Workload(
         lessons=runs * count + plan.joint,
         steps=(runs + plan.joint) * count * plan.training.steps,  # joint: one lesson, as long as all of a run

@@ -23,6 +23,12 @@ from perdure.score.preprocess import Preprocess, from_config
 from perdure.score.sources import Located, Reading, locate
 
 BATCH = 32
+SURE = 0.4
+"""How sure OWLv2 must be of a thing: what MuDI's evaluation takes (Jang et al. 2024, arXiv 2404.04243)."""
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels."""
+Detector = Callable[[Sequence[Image.Image], Sequence[str]], list[list[Box]]]
+"""(pictures, nouns) -> the boxes of what was found in each, the surest first."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 EXTRAS = (
     "config.json",
@@ -109,9 +115,58 @@ def load_clip_vision(
     return _encoder(embed, found, device, _choose(protocol, found, model.config.image_size))
 
 
+@functools.lru_cache(maxsize=2)
+def load_owl(source: str | Path, device: str) -> Detector:
+    """Owlv2ForObjectDetection: boxes of what is named, the surest first (Minderer et al. 2023, arXiv 2306.09683).
+
+    Of boxes that overlap by more than half of their union only the surest is kept; pictures are looked at one by one.
+    """
+    from transformers import Owlv2ForObjectDetection, Owlv2Processor
+
+    found = locate(source, WEIGHTS, EXTRAS)
+    model = _load(Owlv2ForObjectDetection, found, device)
+    with Reading(lambda reason: f"{found.name}: its tokenizer or preprocessor cannot be read ({reason})."), _quiet():
+        processor = Owlv2Processor.from_pretrained(found.path, local_files_only=True)
+
+    def look(image: Image.Image, nouns: Sequence[str]) -> list[Box]:
+        texts = [[f"a photo of a {noun}" for noun in dict.fromkeys(nouns)]]
+        with torch.inference_mode():
+            seen = model(**processor(text=texts, images=image, return_tensors="pt").to(device))
+        size = [(image.height, image.width)]
+        (told,) = processor.post_process_grounded_object_detection(seen, threshold=SURE, target_sizes=size)
+        order = told["scores"].argsort(descending=True).tolist()
+        return apart([inside(told["boxes"][k].tolist(), image.size) for k in order])
+
+    with Reading(lambda reason: f"{found.name}: is damaged, its model cannot be run ({reason})."):
+        look(Image.new("RGB", (64, 64)), ["thing"])
+    return lambda images, nouns: [look(image, nouns) for image in images]
+
+
+def inside(box: Sequence[float], size: tuple[int, int]) -> Box:
+    """The pixels of a box that lie in a picture (width, height)."""
+    (x0, y0, x1, y1), (width, height) = box, size
+    return max(0, int(x0)), max(0, int(y0)), min(width, round(x1)), min(height, round(y1))
+
+
+def apart(boxes: Sequence[Box]) -> list[Box]:
+    """Boxes of some size, without those that overlap one before by more than half of the union of both."""
+    kept: list[Box] = []
+    for box in boxes:
+        if box[2] > box[0] and box[3] > box[1] and all(_overlap(box, other) <= 0.5 for other in kept):
+            kept.append(box)
+    return kept
+
+
+def _overlap(one: Box, two: Box) -> float:
+    wide, tall = min(one[2], two[2]) - max(one[0], two[0]), min(one[3], two[3]) - max(one[1], two[1])
+    common = max(0, wide) * max(0, tall)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, two)]
+    return common / (sum(areas) - common)
+
+
 def release() -> None:
     """Let go of every loaded encoder, to give the memory to something else."""
-    for load in (load_clip, load_vit, load_clip_vision):
+    for load in (load_clip, load_vit, load_clip_vision, load_owl):
         load.cache_clear()
 
 
