@@ -35,7 +35,10 @@ def drawn(left: Subject, right: Subject) -> Iterator[Image.Image]:
 def measured(
     measure: Measure, features: dict[str, Tensor], pair: Sequence[Subject], asked: Sequence[str]
 ) -> list[float]:
-    """`right` of a pair's drawings by their boxes and by halves, where the concepts `asked` for are looked for."""
+    """`right` of a pair's drawings by their boxes and by halves, where the concepts `asked` for are looked for.
+
+    Then the share of drawings whose second region is most like the second concept of all subjects.
+    """
     images = list(drawn(*pair))
     boxes = [pixels(box, SIDE) for box in columns(2)]
     crops = {c: measure.features([scenes.crop(i, box) for i in images]) for c, box in zip(asked, boxes, strict=True)}
@@ -43,10 +46,9 @@ def measured(
     found = [
         measure.features([scenes.crop(image, pixels(box, SIDE)) for box in halves(2)]) for image in images
     ]  # fmt: skip
-    return [
-        scenes.regions(measure, crops, features, whole)["right"],
-        scenes.matched(measure, found, features, asked, whole)["right"],
-    ]
+    placed = scenes.regions(measure, crops, features, whole)
+    matched = scenes.matched(measure, found, features, asked, whole)
+    return [placed["right"], matched["right"], 1 - placed["confusion"][asked[1]]["share"]]
 
 
 def main() -> None:
