@@ -16,7 +16,7 @@ from perdure.lesson.model import LessonModel
 from perdure.memory.delta import Delta
 from perdure.method import WordSpec
 from perdure.parts import importance
-from perdure.parts.neurons import SAMPLES, Choice, Masks, Scores, concept_masks, noised_calibration
+from perdure.parts.neurons import CALIBRATION, NOISES, SAMPLES, Choice, Masks, Scores, concept_masks
 from perdure.photos import pictures
 
 CONCEPTS = range(3, 9)
@@ -74,7 +74,7 @@ def main() -> None:
         for kind in KINDS:
             scores = [importance.pick(kind)(model, weights, batch) for batch in batches]
             halves[kind].append((importance.mean(scores[::2]), importance.mean(scores[1::2])))
-    noised = noised_calibration(model)
+    noised = model.general(CALIBRATION, NOISES)
     print(f"{'general at':>41} {' '.join(f'{count:6}' for count in PROMPTS)}  base, two   density       own   other")
     for kind in KINDS:
         prompts = [importance.mean(importance.pick(kind)(model, weights, b) for b in copies) for copies in noised]

@@ -1,5 +1,4 @@
 """A method is four choices. Everything else (the loop, sampling, scores) is shared by all methods.
-
     adapter      which weights may move, in what form, and which words are learnt beside them
     start        where learning begins, and what lies under the adapter     (adapter, memory, context) -> Delta
     guard        what protects the past while learning                      (adapter, memory, context) -> Protection
@@ -67,6 +66,7 @@ class Spec:
     targets: Targets
     weights: Callable[[Shapes, torch.device], Weights]
     words: WordSpec | None = None
+    head: bool = True  # whether a classifier's rows for new classes are learnt beside them
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,15 @@ class Model(Protocol):
     def input_norms(self, batch: Any) -> Mapping[str, Tensor]:
         """Norm (in,) of all rows that enter each target projection for a batch."""
 
+    def difference(self, now: Tensor, before: Tensor) -> Tensor:
+        """How far a prediction is from one of an earlier model, a scalar: mean squared, over what both predict."""
+
+    def general(self, count: int, copies: int) -> Sequence[Sequence[Any]]:
+        """At most `count` groups of `copies` batches, each group of one picture of no concept in particular."""
+
+    def embedded(self) -> tuple[Tensor, Sequence[str]]:
+        """A classifier's features (n, width) of the lesson's own pictures as it now is, and the class of each."""
+
     def grams(self, run: Callable[[], object]) -> Mapping[str, Tensor]:
         """X^T X (in, in) of all rows that enter each target projection while something runs; one tensor an input."""
 
@@ -257,7 +266,9 @@ class Consolidate:
     brings: bool = False
     """Whether a change that was learnt elsewhere can be remembered: of the adapter only its `delta()` is asked."""
     carries: frozenset[str] = frozenset({"delta"})
-    """Names of what is carried from lesson to lesson; learnt words come to that by themselves."""
+    """Names of what is carried from lesson to lesson; learnt words and rows of a head come to that by themselves."""
+    classify: Callable[[Memory, Tensor], Tensor] | None = None
+    """(memory, features (n, width)) -> logits (n, classes) of a classifier; None: by the learnt rows."""
 
 
 @dataclass(frozen=True)
@@ -268,18 +279,6 @@ class Method:
     start: Callable[[Adapter, Memory, Context], Delta]
     guard: Guard
     consolidate: Consolidate
-
-
-def words_of(memory: Memory) -> dict[str, Word]:
-    """The learnt words that a memory carries, by token."""
-    facts = memory.facts.get("words", {})
-    return {t: Word({int(n): v for n, v in memory.under(f"words/{t}").items()}, facts[t]) for t in facts}
-
-
-def with_word(memory: Memory, token: str, word: Word) -> Memory:
-    """A memory that carries one more word, in float32; earlier words stay as they were."""
-    words = {**memory.facts.get("words", {}), token: word.dropped}
-    return memory.with_tensors(f"words/{token}", {str(n): t for n, t in word.vectors.items()}).with_facts(words=words)
 
 
 def get(name: str, options: Mapping[str, Any] | None = None, file: Path | None = None, digest: str = "") -> Method:

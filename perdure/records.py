@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from perdure import files
 from perdure.errors import LineageError
+from perdure.plan.concept import Kind
 from perdure.plan.fields import Name
-from perdure.plan.sections import Kind
 
 T = TypeVar("T")
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -182,6 +182,7 @@ class Cell(Record):
     """cells/<concept>/cell.json; `each`: measure -> score of every picture alone.
 
     `shift`: measure -> distance from what was drawn right after the own lesson; `drawn`: how the machine was used.
+    `counts`, of a classifier: class -> what its test pictures were taken for -> how many; `images` are mistakes then.
     """
 
     concept: Name
@@ -194,6 +195,7 @@ class Cell(Record):
     copying: _Copying | None = None
     shift: dict[str, float] = {}
     drawn: dict[str, Any] = {}
+    counts: dict[str, dict[str, int]] = {}
 
     @model_validator(mode="after")
     def _measured(self) -> "Cell":

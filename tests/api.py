@@ -18,7 +18,9 @@ PUBLIC = {
         "get", "Method", "Spec", "WordSpec", "Weights", "Adapter", "Context", "Model", "Protection", "Step", "Share",
         "Consolidate", "Wanted",
     ),
-    "perdure.parts": ("adapter", "start", "guard", "consolidate", "rehearsal", "neurons", "classifier", "elastic"),
+    "perdure.parts": (
+        "adapter", "start", "guard", "consolidate", "rehearsal", "neurons", "classifier", "elastic", "head",
+    ),
     "perdure.score": ("names", "load"),
     "perdure.score.measure": ("Measure",),
     "perdure.score.matrix": ("summary",),

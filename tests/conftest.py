@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -165,6 +166,51 @@ def make_clip(folder: Path, tokenizer_from: Path) -> Path:
     return folder
 
 
+def make_vit(folder: Path) -> Path:
+    """A ViT of two layers for pictures of 16 px, random weights."""
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(2)
+    config = ViTConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8,
+    )  # fmt: skip
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    normal = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "ViTImageProcessor", **normal})
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pico_vit(tmp_path_factory) -> Path:
+    """A local ViT folder."""
+    return make_vit(tmp_path_factory.mktemp("vit"))
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory) -> Path:
+    """Six classes of small pictures, to train and to test on."""
+    root = tmp_path_factory.mktemp("classes")
+    for seed, name in enumerate(("ant", "bee", "cow", "doe", "eel", "fox")):
+        for side, count in (("train", 4), ("test", 3)):
+            paint(root / side / name, count, seed if side == "train" else seed + 50)
+    return root
+
+
+@pytest.fixture
+def class_plan(pico_vit, classes):
+    """A plan of three tasks of two classes on the ViT, as plain values."""
+    return {
+        "name": "tiny", "task": "classification", "base": str(pico_vit), "methods": ["merge_init"],
+        "concepts": {"folder": str(classes), "tasks": 3},
+        "training": {
+            "resolution": 16, "epochs": 2, "batch_size": 3, "learning_rate": 1e-2, "crop": "center",
+            "head": {"pixels": "base"},
+        },
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def pico(tmp_path_factory) -> Path:
     """A local Stable Diffusion folder."""
@@ -231,6 +277,21 @@ def cases() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared/cases is not there")
     return folder
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """(job of tests/fresh.py, its arguments) -> done in a fresh process."""
+    command = [sys.executable, str(Path(__file__).parent / "fresh.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+
+        def do_there(job, *arguments):
+            parent.stdin.write(json.dumps([job, arguments]) + "\n")
+            parent.stdin.flush()
+            assert parent.stdout.readline() == "done\n"
+
+        yield do_there
+        parent.stdin.close()
 
 
 @pytest.fixture

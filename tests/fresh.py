@@ -12,7 +12,7 @@ import torch
 
 from perdure import memory as memories
 from perdure import method, plan
-from perdure.bases import loading
+from perdure.bases import classifier, loading
 from perdure.drawing import sample
 from perdure.lesson import examples
 from perdure.lesson.train import Lesson, learn
@@ -47,7 +47,19 @@ def drawing(data: dict, name: str, memory: str, store: str, called: str, out: st
     Path(out).write_bytes(b"".join(image.tobytes() for image in images))
 
 
-JOBS = {"lesson": lesson, "drawing": drawing}
+def class_lesson(data: dict, number: int, name: str, before: str, after: str, store: str) -> None:
+    """Learn task `number` (from 1) of a classifier's plan after the memory stored at `before`, and store it."""
+    torch.rand(number + 5)
+    made = plan.build(data)
+    concept = made.concepts[number - 1]
+    base = classifier.load(made.base, device=torch.device("cpu"))
+    encoded = examples.encode_classes(base, pictures.of(concept).training, made.training)
+    start = memories.load(Path(before), Path(store)) if before else Memory()
+    todo = Lesson(concept.name, number, encoded, classes={concept.name: concept.classes})
+    memories.save(learn(base, method.get(name), start, todo, made), Path(after), Path(store))
+
+
+JOBS = {"lesson": lesson, "class_lesson": class_lesson, "drawing": drawing}
 
 
 if __name__ == "__main__":

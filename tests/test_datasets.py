@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import sys
 import tarfile
 import urllib.error
 import urllib.request
@@ -18,9 +19,10 @@ from PIL import Image
 from perdure import datasets, plan
 from perdure.datasets import customconcept101, dreambooth, fetching, unlearncanvas
 from perdure.errors import DataError
-from perdure.images import sha256_of
+from perdure.images import read_image, sha256_of
 from perdure.photos import pictures
 from perdure.plan import sources
+from tests import conftest
 
 CLASSES = "Classes\n\nsubject_name,class\nbackpack,backpack\nbear_plushie,stuffed animal\n\nPrompts\n\n'a {0}, x'\n"
 
@@ -459,3 +461,70 @@ def test_the_plan_of_fifty_finds_its_concepts(tmp_path):
     concepts = found_by("stamina-50", tmp_path / "data")
     assert len({concept.images for concept in concepts}) == 50
     assert {concept.noun for concept in concepts} == {"landmark", "person"}
+
+
+# --- sets of classes -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def renditions(tmp_path):
+    """A copy of a small ImageNet-R with its two lists, as a user would have it."""
+    lines = {"train": [], "test": []}
+    for name in ("n01443537", "n02128757"):
+        conftest.paint(tmp_path / "copy/imagenet-r" / name, 5, int(name[-3:]))
+        for number in range(5):
+            lines["test" if number > 2 else "train"].append(f"- data/imagenet-r/{name}/{number:02d}.png")
+    for side, listed in lines.items():
+        text = "\n".join(["data:", *listed, "targets:", *("- 0" for _ in listed)]) + "\n"
+        (tmp_path / "copy" / f"imagenet-r_{side}.yaml").write_text(text)
+    return tmp_path / "copy"
+
+
+def test_imagenet_r_is_split_as_its_lists_say(renditions, tmp_path):
+    got = datasets.get("imagenet-r", tmp_path / "data", renditions)
+    laid = {path.relative_to(got.folder).as_posix() for path in got.folder.rglob("*.png")}
+    assert laid == {
+        f"{'test' if number > 2 else 'train'}/{name}/{number:02d}.png"
+        for name in ("n01443537", "n02128757") for number in range(5)
+    }  # fmt: skip
+    own = got.folder / "test/n02128757/03.png"
+    assert own.read_bytes() == (renditions / "imagenet-r/n02128757/03.png").read_bytes()
+    made = plan.build({
+        "task": "classification", "methods": ["naive"], "base": "google/vit-base-patch16-224",
+        "concepts": {"folder": str(got.folder), "tasks": 2},
+    })  # fmt: skip
+    assert sorted(c.classes for c in made.concepts) == [("n01443537",), ("n02128757",)]
+    assert pictures.of(made.concepts[0]).labels == made.concepts[0].classes * 2
+
+
+@pytest.mark.parametrize(("spoil", "told"), [
+    (lambda copy: (copy / "imagenet-r_test.yaml").unlink(), "holds no imagenet-r_test.yaml"),
+    (lambda copy: (copy / "imagenet-r/n02128757/01.png").unlink(), "1 of 10 pictures .*n02128757/01.png"),
+    (lambda copy: (copy / "imagenet-r_test.yaml").write_text("data: []\n"), "lists no picture"),
+    (lambda copy: (copy / "imagenet-r_test.yaml").write_text("- x/n02128757/01.png\n"), "both lists name"),
+    (lambda copy: (copy / "imagenet-r_test.yaml").write_text("- x/n02128757/03.png\n"), "one of the two lists only"),
+])  # fmt: skip
+def test_a_copy_of_imagenet_r_that_does_not_fit_is_told(renditions, tmp_path, spoil, told):
+    spoil(renditions)
+    with pytest.raises(DataError, match=told):
+        datasets.get("imagenet-r", tmp_path / "data", renditions)
+    with pytest.raises(DataError, match="--from"):
+        datasets.get("imagenet-r", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_digits_are_scikit_learns(tmp_path):
+    found = pytest.importorskip("sklearn.datasets").load_digits()
+    got = datasets.get("digits", tmp_path / "data")
+    assert len(list(got.folder.glob("*/*/*.png"))) == 1797 == got.copied - 1
+    for number in (0, 1700):
+        side = "train" if number < 898 else "test"
+        picture = read_image(got.folder / side / str(found.target[number]) / f"{number:04d}.png")
+        small = np.asarray(picture.resize((8, 8), Image.Resampling.BOX).convert("L"), float) / 255 * 16
+        assert picture.size == (64, 64) and np.abs(small - found.images[number]).mean() < 1
+
+
+def test_digits_need_scikit_learn(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(DataError, match=r"perdure\[digits\]"):
+        datasets.get("digits", tmp_path / "data")

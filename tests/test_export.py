@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from perdure import files, memory, plan, report, seeds
 from perdure.bases import families, loading
+from perdure.bases.words import with_word
 from perdure.drawing import draw
 from perdure.errors import PerdureError
 from perdure.export import export, layouts, making, original, weights, what
@@ -28,7 +29,7 @@ from perdure.lineage import Lineage
 from perdure.lineage import exports as noted
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
-from perdure.method import Word, with_word
+from perdure.method import Word
 
 BASES = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
 """Widths of the text encoders."""

@@ -97,6 +97,7 @@ LIBRARIES = {
         "perdure.sweep.view",
     ),
     "scipy": ("perdure.compare", "perdure.score"),
+    "sklearn": ("perdure.datasets.digits",),
     "ray": ("perdure.sweep.on_ray",),
     "submitit": ("perdure.sweep.on_slurm",),
 }

@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,19 +25,12 @@ from perdure.photos import pictures
 from perdure.plan import catalogue
 
 
-@pytest.fixture(scope="module")
-def fresh():
-    """(job of tests/fresh.py, its arguments) -> done in a fresh process."""
-    command = [sys.executable, str(Path(__file__).parent / "fresh.py")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
-
-        def do_there(job, *arguments):
-            parent.stdin.write(json.dumps([job, arguments]) + "\n")
-            parent.stdin.flush()
-            assert parent.stdout.readline() == "done\n"
-
-        yield do_there
-        parent.stdin.close()
+@pytest.fixture(autouse=True)
+def _of_concepts(request):
+    """Methods for classes only are held to this in test_classes_contract.py."""
+    name = request.node.callspec.params.get("a_method", "") if hasattr(request.node, "callspec") else ""
+    if name and catalogue.card(name).needs == "classes" and request.module is sys.modules[__name__]:
+        pytest.skip("for classes only")
 
 
 @pytest.fixture(scope="module")

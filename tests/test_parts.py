@@ -7,11 +7,12 @@ import torch
 
 from perdure import method, plan
 from perdure.bases import loading
+from perdure.bases.words import words_of
 from perdure.lesson import examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
-from perdure.method import Method, Wanted, Word, WordSpec, words_of
+from perdure.method import Method, Wanted, Word, WordSpec
 from perdure.parts import classifier, guard
 from perdure.parts.adapter import Masked, lora, masked_lora
 from perdure.parts.consolidate import add

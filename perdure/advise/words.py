@@ -9,7 +9,7 @@ from perdure.compare.statistics import least_p
 from perdure.compare.words import listed
 from perdure.plan import Plan
 from perdure.report import summary
-from perdure.report.reading import KNOWN
+from perdure.report.rules import KNOWN
 
 FLOOR = "naive"
 """The method that does nothing against forgetting."""

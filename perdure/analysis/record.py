@@ -17,10 +17,11 @@ ALL = "all"
 SELECTIVE = 0.9
 """Methods that move less than this share of their weights in some lesson choose them."""
 KINDS = {
-    "self": ".attn1.", "cross": ".attn2.", "q": ".to_q", "k": ".to_k", "v": ".to_v", "out": ".to_out",
-    "down": "down_blocks.", "mid": "mid_block.", "up": "up_blocks.",
+    "self": (".attn1.",), "cross": (".attn2.",), "q": (".to_q", ".q_proj"), "k": (".to_k", ".k_proj"),
+    "v": (".to_v", ".v_proj"), "out": (".to_out", ".o_proj", ".out_proj"), "down": ("down_blocks.",),
+    "mid": ("mid_block.",), "up": ("up_blocks.",),
 }  # fmt: skip
-"""Kinds of layers, and the mark of each in a projection's name as diffusers writes it."""
+"""Kinds of layers, and the marks of each in a projection's name as diffusers or transformers writes it."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Analysis:
 
 def kinds_of(projection: str) -> list[str]:
     """The kinds that a projection belongs to: "down_blocks.1 ... attn2.to_k" is cross, k and down."""
-    return [kind for kind, mark in KINDS.items() if mark in projection]
+    return [kind for kind, marks in KINDS.items() if any(mark in projection for mark in marks)]
 
 
 def write(lineage: Lineage, found: Analysis) -> Path:

@@ -1,7 +1,6 @@
-"""The frozen base model: adapters on top, deltas underneath, loss, and drawing."""
+"""The frozen base model of a family: encoding, loss, and drawing."""
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -13,16 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perdure.bases import checking, performing
-from perdure.bases.attaching import Attaching
 from perdure.bases.batch import Batch
 from perdure.bases.family import Condition, Drawing, Family
-from perdure.bases.laying import Layer, Laying, Moved
-from perdure.bases.processes import accelerator, several
+from perdure.bases.network import Network
 from perdure.bases.regions import Regions
 from perdure.bases.words import Vocabulary
 from perdure.errors import ModelError, PlanError
-from perdure.memory.delta import Delta
-from perdure.method import Targets, Weights, Word
+from perdure.method import Word
 from perdure.plan import Performance, Sampling, Times, Training
 from perdure.plan.performance import Decoding, Precision
 from perdure.wording import Speech
@@ -31,25 +27,19 @@ DECODED = 1 << 20
 """Pixels that are decoded at a time: one image of 1024 x 1024, for which SDXL's decoder needs about 8 GB in float32."""
 
 
-class Backbone:
-    """A frozen pipeline. Weights under a context manager are swapped and restored, never written to."""
+class Backbone(Network):
+    """A frozen pipeline: what is taught of it is its network."""
 
     def __init__(
         self, pipe: Any, family: Family, precision: str = "fp32", device: torch.device | None = None,
         performance: Performance | None = None,
     ) -> None:  # fmt: skip
+        super().__init__(pipe.components[family.network], family.targets, precision, device)
         self.family, self.performance = family, performance or Performance()
-        self.processes = several()
-        self._wanted = precision, device
-        self.accelerator = accelerator(*self._wanted)
-        found: torch.device = self.accelerator.device
-        self.device = torch.device("cpu") if found.type == "cpu" else found  # a move to "cpu:0" copies: other last bits
         self.pipe = pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         for module in (m for m in pipe.components.values() if isinstance(m, nn.Module)):
             module.requires_grad_(False).eval()
-        self.network = pipe.components[family.network]
-        self.dtype: torch.dtype = self.network.dtype  # asked once: diffusers walks all modules to answer
         self.vocabulary = Vocabulary(pipe, family.words)
         self._speech = Speech({})
         self.objective, self.units = family.objective(pipe), family.units(pipe)
@@ -57,16 +47,7 @@ class Backbone:
         self._origin: Backbone | None = None
         self._copies: dict[str, Any] = {}
         self.fits: dict[int, int] = {}  # side in pixels -> pictures at once that were found to fit into memory
-        self._take_apart()
         performing.settle(self.performance, self.network, pipe.vae)
-
-    def _take_apart(self) -> None:
-        """Find the projections of the network, for what is put on and under them."""
-        layers = {n: m for n, m in self.network.named_modules() if isinstance(m, Layer)}
-        attention = self.family.targets["attention"]
-        self._linears = {n: m for n, m in layers.items() if isinstance(m, nn.Linear) and re.fullmatch(attention, n)}
-        self._attaching = Attaching(self.network, self._linears)
-        self._laying = Laying(layers)
 
     def drawn_in(self, precision: Precision) -> "Backbone":
         """The base for drawing in a precision: itself, or a copy of its network, made once, with all else shared."""
@@ -91,57 +72,6 @@ class Backbone:
         """Raises PlanError with what this base cannot do of a plan's settings."""
         if problems := checking.unfit(self.pipe, self.family, training, sampling):
             raise PlanError(problems)
-
-    # --- projections, adapters, deltas ----------------------------------------------------------------------------
-
-    def projections(self, targets: Targets) -> dict[str, tuple[int, int]]:
-        """Names and shapes (out, in) of the target projections. Raises ModelError where there are none."""
-        names = [name for name in self._linears if re.fullmatch(self.family.targets[targets], name)]
-        if not names:
-            raise ModelError(f"targets: {targets} is nothing in this base ({type(self.network).__name__})")
-        return {name: (self._linears[name].out_features, self._linears[name].in_features) for name in names}
-
-    def attached(self, weights: Weights, instead: bool = False) -> AbstractContextManager[None]:
-        """The network with trainable changes of some projections on top, or `instead` of those that are there."""
-        return (self._attaching.instead if instead else self._attaching.attached)(weights)
-
-    def bare(self) -> AbstractContextManager[None]:
-        """The network with what is attached to it switched off."""
-        return self._attaching.bare()
-
-    def weight(self, projection: str) -> Tensor:
-        """The weight (out, in) of a projection as it now is, with whatever is laid under it, float32."""
-        return self._laying.weight(projection)
-
-    def gradients(self, loss: Callable[[], Tensor], projections: Sequence[str]) -> dict[str, Tensor]:
-        """Gradient (out, in) of a loss with respect to the weights of some projections, as if they were free."""
-        weights = [self._linears[name].weight.requires_grad_(True) for name in projections]
-        try:
-            gradients = torch.autograd.grad(loss(), weights)
-        finally:
-            for weight in weights:
-                weight.requires_grad_(False)
-        return dict(zip(projections, (g.float() for g in gradients), strict=True))
-
-    def layers(self, projections: Sequence[str]) -> dict[str, nn.Linear]:
-        """The network's layers by projection, to be watched."""
-        return {name: self._linears[name] for name in projections}
-
-    def laid(self, delta: Delta) -> AbstractContextManager[None]:
-        """The network with this delta under it and no other. Raises ModelError where it does not fit the base."""
-        return self._laying.laid(delta)
-
-    def ready(self, delta: Delta) -> Callable[[], AbstractContextManager[None]]:
-        """The same, made once to be laid many times."""
-        return self._laying.ready(delta)
-
-    def moved(self) -> Moved:
-        """What lies under the network now, as shapes."""
-        return self._laying.moved()
-
-    def as_first(self, moved: Moved) -> AbstractContextManager[None]:
-        """On all processes: the network with what the first has under it."""
-        return self._laying.as_first(moved)
 
     def gradient_checkpointing(self, on: bool) -> None:
         """Trade time for memory: recompute activations in the backward pass."""
@@ -250,14 +180,6 @@ class Backbone:
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         error = F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
         return self.objective.weighted(error, batch.timesteps, min_snr)
-
-    @contextmanager
-    def training(self, optimizer: torch.optim.Optimizer) -> Iterator[Any]:
-        """The optimizer of one lesson, prepared; neither it nor its loss scale is left to the next."""
-        try:
-            yield self.accelerator.prepare(optimizer)
-        finally:
-            self.accelerator = accelerator(*self._wanted)
 
     # --- drawing --------------------------------------------------------------------------------------------------
 

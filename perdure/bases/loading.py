@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,13 +21,14 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from perdure.bases import checking, converting, families, single
+from perdure.bases import checking, classifier, converting, families, single
 from perdure.bases.backbone import Backbone
+from perdure.bases.classifier import Classifier
 from perdure.bases.family import Family, hushed
-from perdure.bases.outline import EMBEDDED, IN_CACHE, available, source
+from perdure.bases.outline import EMBEDDED, EMBEDDED_VIT, IN_CACHE, available, source
 from perdure.bases.performing import DTYPES
 from perdure.errors import ModelError
-from perdure.plan import TOYBOX, FamilyChoice, Performance, Plan
+from perdure.plan import CLASSIFICATION, TOYBOX, TOYBOX_VIT, FamilyChoice, Performance, Plan
 from perdure.score.sources import Reading, offline, short
 
 try:
@@ -37,10 +38,31 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
+Base = Backbone | Classifier
+"""What is taught: a generator of pictures, or a classifier of them."""
+
 
 def of(plan: Plan, device: str | None = None) -> Backbone:
-    """The backbone of a plan's base. Raises as `load`."""
+    """The backbone of a plan's base, to draw with. Raises as `load`, and for a plan of classifiers."""
+    if plan.task == CLASSIFICATION:
+        raise ModelError(
+            f"this model is a classifier (base {plan.base}): it draws nothing, and nothing of it is exported"
+        )
     return load(plan.base, plan.training.precision, device, plan.vae, plan.family, plan.performance)
+
+
+def how(plan: Plan, device: str | None = None) -> tuple[Callable[..., Base], tuple[Any, ...]]:
+    """The one of `LOADERS` that loads a plan's base, of whatever task, and what it takes."""
+    precision = plan.training.precision
+    if plan.task == CLASSIFICATION:
+        return load_classifier, (plan.base, precision, device)
+    return load, (plan.base, precision, device, plan.vae, plan.family, plan.performance)
+
+
+def load_classifier(base: str, precision: str = "fp32", device: str | None = None) -> Classifier:
+    """The classifier of a base, on the best device there is unless one is named. Raises ModelError."""
+    with quiet():
+        return classifier.load(base, precision, _device(device) if device else None)
 
 
 def load(
@@ -192,7 +214,7 @@ def identity(base: str, vae: str | None = None) -> str:
 
     Another autoencoder makes another base; scorers and figures beside it do not.
     """
-    folder = EMBEDDED if base == TOYBOX else Path(base)
+    folder = {TOYBOX: EMBEDDED, TOYBOX_VIT: EMBEDDED_VIT}.get(base, Path(base))
     digest = hashlib.sha256(f"{identity(vae)}+".encode() if vae else b"")
     if not os.path.isdir(folder):
         digest.update((converting.digest(folder) if os.path.isfile(folder) else base).encode())
@@ -255,6 +277,9 @@ def _from_pretrained(cls: Any, found: str, name: str, config_only: bool = False,
         if config_only:
             return cls.load_config(found, local_files_only=offline())
         return cls.from_pretrained(found, local_files_only=local or offline(), use_safetensors=True, **options)
+
+
+LOADERS = (load, load_classifier)
 
 
 def versions() -> dict[str, str]:

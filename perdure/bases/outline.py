@@ -17,11 +17,12 @@ from transformers import CLIPTokenizer
 
 from perdure.bases import single
 from perdure.errors import ModelError
-from perdure.plan import TOYBOX
+from perdure.plan import TOYBOX, TOYBOX_VIT
 from perdure.score.sources import HUB_ID, Reading
 from perdure.wording import FIRST, PLACES
 
 EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
+EMBEDDED_VIT = EMBEDDED / "scorers" / "clip"
 IN_CACHE = "in the hub cache"
 TIMESTEPS = 1000
 """Noise levels where a scheduler's configuration names none, as in diffusers."""
@@ -134,6 +135,11 @@ def available(base: str) -> str:
     if os.path.exists(base):
         return f"local {'folder' if os.path.isdir(base) else 'file'} {base}"
     return IN_CACHE if isinstance(try_to_load_from_cache(base, "model_index.json"), str) else "would be downloaded"
+
+
+def vit(base: str) -> str:
+    """The folder of a classifier's base, or its hub id."""
+    return str(EMBEDDED_VIT) if base == TOYBOX_VIT else base
 
 
 def source(base: str) -> str:

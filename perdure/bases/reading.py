@@ -39,12 +39,12 @@ class _Finding:
 def check(runs: Iterable[Run]) -> Findings:
     """Hold runs against their bases; of concepts that are taught already nothing is said.
 
-    A base that is not on this machine is noted: how it reads is not known then.
+    A base that is not on this machine is noted: how it reads is not known then. A classifier reads no words.
     """
     written, base = cache(_captions), cache(_outline)
     wrong: dict[str, str] = {}
     notes: dict[str, str] = {}
-    for plan, taught in runs:
+    for plan, taught in (run for run in runs if run[0].task is None):
         for one in _check(plan, base(plan.base), taught, written):
             (wrong if one.wrong else notes).setdefault(one.about or one.sentence, one.sentence)
     return Findings(tuple(wrong.values()), tuple(told for about, told in notes.items() if about not in wrong))
@@ -60,6 +60,8 @@ def accept(runs: Iterable[Run]) -> tuple[str, ...]:
 
 def too_long(plan: Plan, prompts: Sequence[str]) -> list[str]:
     """A sentence for each prompt of which a model of this plan, of one method, does not read all."""
+    if plan.task is not None:
+        raise ModelError(f"this model is a classifier (base {plan.base}): it draws nothing")
     base = outline.of(plan.base)
     told = [_lost(base, _speech(plan), f"prompt {prompt!r}", prompt) for prompt in prompts] if base else []
     return [lost[0] for lost in told if lost]

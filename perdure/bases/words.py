@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.errors import ModelError
+from perdure.memory import Memory
 from perdure.method import Word, WordSpec
 from perdure.wording import FIRST, PLACES, Speech
 
@@ -141,3 +142,16 @@ def _vectors_in(encoder: Any, size: int, table: Callable[[], Tensor]) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
+
+
+def words_of(memory: Memory) -> dict[str, Word]:
+    """The learnt words that a memory carries, by token."""
+    facts = memory.facts.get("words", {})
+    return {t: Word({int(n): v for n, v in memory.under(f"words/{t}").items()}, facts[t]) for t in facts}
+
+
+def with_word(memory: Memory, token: str, word: Word) -> Memory:
+    """A memory that carries one more word, in float32; earlier words stay as they were."""
+    vectors = {str(number): tensor for number, tensor in word.vectors.items()}
+    known = memory.facts.get("words", {})
+    return memory.with_tensors(f"words/{token}", vectors).with_facts(words={**known, token: word.dropped})

@@ -53,19 +53,21 @@ def teach(
     overrides: Overrides = None,
     device: Device = None,
 ) -> None:
-    """Teach a model one more concept, and see what that did to the older ones.
+    """Teach a model one more concept, or a classifier the classes of a folder; see what that did to the older ones.
 
     A lesson is taught with the settings that `perdure init --set` gave the model, and may have steps, learning rate,
     batch size and prior of its own: `--set training.steps=100`. Sampling and scoring stay the model's. With `--from`
     nothing is trained: what the file changes is the lesson.
     """
     from perdure import plan
-    from perdure.plan import choice
+    from perdure.plan import choice, tasks
 
     folder = _pictures(images, shown, file, [embedding, unet_only, references and file, hold_out and file], overrides)
     lineage, own = _opened(model), choice.of_lesson(overrides or ())
     called = _called(lineage, name, file or folder)
     given: dict[str, Any] = {"kind": kind.value, "token": token, "class": noun, "prompt": prompt, "hold_out": hold_out}
+    if lineage.settings.get("task") == plan.CLASSIFICATION:
+        given = {"kind": "classes", "hold_out": hold_out, **tasks.stored(folder)}
     held = {} if references is None else {"references": references}
     concept = plan.concept({"name": called, "images": folder, **given, **held}, where=f"teach {called}")
     _teach(lineage, concept, max_forgetting, device, own, (file, embedding, unet_only))

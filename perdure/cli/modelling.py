@@ -31,7 +31,8 @@ def init(
         from perdure.bases import loading
         from perdure.lineage import Lineage
 
-        loading.of(made, "cpu")
+        load, where = loading.how(made, "cpu")
+        load(*where)
     Lineage.create(model, made, loading.identity(made.base, made.vae), loading.versions())
     screen.say(f"{model} is ready. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
 

@@ -33,7 +33,11 @@ def plan_new(
 
 def data_get(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="dreambooth, unlearncanvas, customconcept101, landmarks or celeba-hq")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="dreambooth, unlearncanvas, customconcept101, landmarks, celeba-hq, imagenet-r, digits",
+        ),
     ],
     source: Annotated[Path | None, typer.Option("--from", help="A local copy, instead of the public source.")] = None,
     out: Annotated[Path, typer.Option(help="Folder that will hold the data sets.")] = Path("data"),
@@ -50,8 +54,8 @@ def data_get(
 ) -> None:
     """Fetch, verify and lay out a data set; never overwrites.
 
-    customconcept101 is 3.4 GB. landmarks and celeba-hq cannot be fetched: give a copy with --from. Fetching was only
-    tried against stand-ins for the servers; --from was tried.
+    customconcept101 is 3.4 GB. landmarks, celeba-hq and imagenet-r cannot be fetched: give a copy with --from. digits
+    come with scikit-learn. Fetching was only tried against stand-ins for the servers; --from was tried.
     """
     from perdure import datasets
     from perdure.cli import screen

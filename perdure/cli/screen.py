@@ -11,7 +11,7 @@ from rich.text import Text
 
 from perdure import progress, wording
 from perdure.plan.catalogue import MethodCard, Option
-from perdure.plan.sections import Concept
+from perdure.plan.concept import Concept
 from perdure.wording import printable
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def working(what: str) -> Any:
 def amount(plan: "Plan") -> str:
     """How much a plan would do, in words."""
     labels = [choice.label for choice in plan.methods] + ["joint"] * plan.joint
-    lessons = len(plan.methods) * len(plan.concepts) + plan.joint
+    lessons, epochs = len(plan.methods) * len(plan.concepts) + plan.joint, plan.training.epochs
     return (
         f"{len(plan.concepts)} concepts, {len(labels)} {'run' if len(labels) == 1 else 'runs'} ({', '.join(labels)}), "
-        f"{lessons} lessons of {plan.training.steps} steps"
+        f"{lessons} lessons of {epochs or plan.training.steps} {'epochs' if epochs else 'steps'}"
     )
 
 

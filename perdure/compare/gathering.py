@@ -59,8 +59,10 @@ class Entry:
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The concepts in the order in which they were taught."""
-        return self.run.concepts
+        """The concepts in the order in which they were taught; of a classifier, the classes of each task."""
+        if not self.run.classifies:
+            return self.run.concepts
+        return tuple("+".join(self.run.facts[name]["concept"]["classes"]) for name in self.run.concepts)
 
     @property
     def seed(self) -> int:
@@ -95,10 +97,13 @@ class Entry:
         """What makes scores comparable: base, concepts, sampling, scoring; nothing of where files lie."""
         lineage = self.run.lineage
         kept = {key: value for key, value in self.settings.items() if key not in ("methods", "seed", "training")}
-        concepts = {
+        concepts: dict[str, Any] = {
             name: {**describe(lineage.concept(name)), "images": self.run.facts[name]["digest"]}
-            for name in sorted(self.order)
+            for name in sorted(self.run.concepts)
         }
+        if self.run.classifies:  # however they are cut into tasks
+            each = [own for name in concepts for own in self.run.facts[name]["digests"].items()]
+            concepts = {"tasks": len(concepts), "classes": dict(sorted(each))}
         return {"concepts": concepts, **kept, "weights of the base": lineage.facts.get("base_identity")}
 
 

@@ -12,10 +12,11 @@ from perdure.compare import drawings, statistics, words
 from perdure.compare.drawings import Chart
 from perdure.compare.published import Beside
 from perdure.compare.statistics import Difference, Spread
-from perdure.compare.study import COMPARED, COST, COSTS, FAILING, FAILINGS, FIGURES, Figure, Study
+from perdure.compare.study import COMPARED, COST, FAILING, FIGURES, Figure, Study, figures_of
 from perdure.report import charts
 from perdure.report.charts import Look
 from perdure.report.summary import ARROWS, plain
+from perdure.score import accuracy
 from perdure.score.matrix import FORMULAS
 from perdure.wording import short_number
 
@@ -135,9 +136,8 @@ def _section(study: Study, measure: str) -> Section:
 
 
 def _means(study: Study, measure: str) -> Means:
-    figures = {COST: COSTS, FAILING: FAILINGS}.get(measure, FIGURES)
-    shown = [f for f in figures if any(study.spread(measure, f.key, row).n for row in study.rows)]
-    headings = tuple((f, ARROWS[study.better(measure, f.key)], _formula(f.key)) for f in shown)
+    shown = [f for f in figures_of(measure) if any(study.spread(measure, f.key, row).n for row in study.rows)]
+    headings = tuple((f, ARROWS[study.better(measure, f.key)], _formula(measure, f.key)) for f in shown)
     bases = tuple(
         (name, tuple(Cell(plain(base[measure]) if f.key == "average" else "–") for f in shown))
         for name, base in study.bases.items() if measure in study.measures
@@ -146,8 +146,9 @@ def _means(study: Study, measure: str) -> Means:
     return Means(measure, headings, bases, rows)
 
 
-def _formula(key: str) -> str:
-    return f"{FORMULAS[key].formula} ({FORMULAS[key].source})" if key in FORMULAS else ""
+def _formula(measure: str, key: str) -> str:
+    formulas = FORMULAS | accuracy.FORMULAS if measure in accuracy.MEASURES else FORMULAS
+    return f"{formulas[key].formula} ({formulas[key].source})" if key in formulas else ""
 
 
 def _cell(study: Study, measure: str, figure: Figure, row: str) -> Cell:

@@ -16,7 +16,7 @@ from perdure.errors import PlanError, did_you_mean
 from perdure.plan import fingerprint
 from perdure.report import reading, summary, tables
 from perdure.report.reading import Run
-from perdure.score import matrix
+from perdure.score import accuracy, matrix
 from perdure.score.matrix import Direction
 
 
@@ -44,6 +44,12 @@ FIGURES = (
     Figure("running_average", "Average along the way", "mean over lessons of the mean score so far", summary.plain),
     Figure("retention", "Retention", "last score divided by the score right after learning", summary.plain),
 )  # fmt: skip
+CLASS_FIGURES = (
+    Figure("forgetting_per_step", "Forgetting a step", "mean drop from one task to the next, as CODA-Prompt counts",
+           summary.signed),
+    Figure("forgetting_own", "Forgetting (own)", "accuracy right after the own task minus last", summary.signed),
+)  # fmt: skip
+"""Further ones of accuracies."""
 COSTS = (
     Figure("carried", "Carried", "bytes that the next lesson needs of all earlier ones, at the end", wording.size),
     Figure("stored", "Stored", "bytes of tensors that the lineage keeps on disk", wording.size),
@@ -66,6 +72,13 @@ FAILING = "failings"
 
 Key = tuple[str, str]
 """(measure, figure)."""
+
+
+def figures_of(measure: str) -> tuple[Figure, ...]:
+    """The figures of a measure, or of what stands for one."""
+    if measure in accuracy.MEASURES:
+        return (*FIGURES, *CLASS_FIGURES)
+    return {COST: COSTS, FAILING: FAILINGS}.get(measure, FIGURES)
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,8 @@ class Study:
         if measure in (COST, FAILING):
             return "lower"
         follows = ("average", "learning", "running_average")
-        return self.directions[measure] if figure in follows else matrix.FORMULAS[figure].direction
+        formulas = accuracy.FORMULAS | matrix.FORMULAS
+        return self.directions[measure] if figure in follows else formulas[figure].direction
 
     def spread(self, measure: str, figure: str, row: str) -> Spread:
         """Mean and deviations of one row."""
@@ -208,7 +222,7 @@ def of(folders: Sequence[Path], measure: str | None = None) -> Study:
 
 
 def _values(entries: Sequence[Entry], measures: Sequence[str]) -> dict[Key, dict[str, dict[Pair, float]]]:
-    keys = [*((m, f.key) for m in measures for f in FIGURES), *((COST, f.key) for f in COSTS)]
+    keys = [*((m, f.key) for m in measures for f in figures_of(m)), *((COST, f.key) for f in COSTS)]
     keys += [(FAILING, f.key) for f in FAILINGS]
     values: dict[Key, dict[str, dict[Pair, float]]] = {key: {entry.row: {} for entry in entries} for key in keys}
     for entry in entries:
@@ -225,7 +239,7 @@ def _figures(run: Run, measure: str) -> dict[str, float]:
     """`reading.figures`; NaN where the last lesson was not measured, lest an earlier one stand for it."""
     S = run.scores.get(measure)
     if S is None or not np.isfinite(S[-1]).any():
-        return dict.fromkeys(matrix.FORMULAS, math.nan)
+        return dict.fromkeys((*matrix.FORMULAS, *accuracy.FORMULAS), math.nan)
     return reading.figures(run, measure)
 
 

@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from perdure.datasets import celeba_hq, customconcept101, dreambooth, landmarks, unlearncanvas
+from perdure.datasets import celeba_hq, customconcept101, digits, dreambooth, imagenet_r, landmarks, unlearncanvas
 from perdure.datasets.dataset import Copy, Dataset, Pick
 from perdure.datasets.fetching import Fetched, check, install, unpack
 from perdure.errors import DataError, did_you_mean
@@ -16,7 +16,7 @@ from perdure.progress import Watch, silent
 
 __all__ = ["DATASETS", "Dataset", "Fetched", "Pick", "get"]
 
-_ALL = (dreambooth, unlearncanvas, customconcept101, landmarks, celeba_hq)
+_ALL = (dreambooth, unlearncanvas, customconcept101, landmarks, celeba_hq, imagenet_r, digits)
 DATASETS: dict[str, Dataset] = {module.DATASET.name: module.DATASET for module in _ALL}
 
 

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from perdure import files, images, method, score
 from perdure.bases.backbone import Backbone
+from perdure.bases.classifier import Classifier
+from perdure.bases.loading import Base
 from perdure.bases.outline import EMBEDDED
-from perdure.drawing import sample
-from perdure.errors import LineageError
+from perdure.drawing import predicting, sample
+from perdure.drawing.predicting import Centres, Tests
+from perdure.errors import LineageError, ModelError
 from perdure.lineage import Lineage
 from perdure.lineage.rows import building
 from perdure.memory import Memory, tensors
@@ -46,10 +49,19 @@ class Tools:
     """What is loaded once and used for every lesson: the base model, the measures, the concepts' pictures."""
 
     plan: Plan
-    backbone: Backbone
+    base: Base
     watch: Watch = silent
     _pictures: dict[str, Pictures] = field(default_factory=dict)
     _sketches: dict[str, Sketch] = field(default_factory=dict)
+    _tests: dict[str, Tests] = field(default_factory=dict)
+    _centres: list[Centres] = field(default_factory=list)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The base where it draws. Raises ModelError for a classifier."""
+        if not isinstance(self.base, Backbone):
+            raise ModelError(f"base {self.plan.base} is a classifier, and draws nothing")
+        return self.base
 
     def measure(self, name: str) -> Measure:
         """A measure with the model that the plan names for it (loaded once a process)."""
@@ -58,7 +70,7 @@ class Tools:
         if model is None and self.plan.base == TOYBOX and (own := score.card(scoring.source(name)).embedded):
             model = str(EMBEDDED / "scorers" / own)
         code = scoring.code.get(name, OWN)
-        return score.load(name, model, str(self.backbone.device), code.file, code.digest)
+        return score.load(name, model, str(self.base.device), code.file, code.digest)
 
     def identity(self, concept: Concept) -> Measure | None:
         """The first of a concept's measures that compares single pictures; what it looks like is told by that."""
@@ -78,6 +90,24 @@ class Tools:
             self._sketches[concept.name] = _sketched(self.pictures(concept))
         return self._sketches[concept.name]
 
+    def tests(self, concept: Concept, base: Classifier) -> Tests:
+        """A task's test pictures, which are read for all lessons once."""
+        if concept.name not in self._tests:
+            own, training = self.pictures(concept), self.plan.training
+            self._tests[concept.name] = Tests(own.references, base.read(own.references, training, True), own.labels)
+        return self._tests[concept.name]
+
+    def centres(self, base: Classifier) -> Centres:
+        """The base's class means of all tasks of the plan."""
+        if not self._centres:
+            tasks = {}
+            for concept in self.plan.sequence:
+                shown = self.pictures(concept).training
+                read = base.read([picture.image for picture in shown], self.plan.training)
+                tasks[concept.name] = read, [picture.caption for picture in shown]
+            self._centres.append(predicting.centres(base, self.plan.training, tasks))
+        return self._centres[0]
+
     @property
     def method(self) -> Method:
         """The plan's method (of a plan of one)."""
@@ -92,19 +122,17 @@ class Tools:
 
 
 def evaluate(
-    tools: Tools,
-    lineage: Lineage,
-    concept: Concept,
-    memory: Memory,
-    called: str,
-    folder: Path,
+    tools: Tools, lineage: Lineage, concept: Concept, memory: Memory, called: str, folder: Path,
     taught: Sequence[Concept] = (),
-) -> None:
+) -> None:  # fmt: skip
     """Draw and score one concept into `folder`, which appears when it is whole. Does nothing where it is there.
 
     `taught`: the concepts that the memory has been taught, which one may be taken for another.
     """
     if folder.is_dir():
+        return
+    if isinstance(tools.base, Classifier):
+        _predict(tools, tools.base, concept, memory, called, folder)
         return
     started = time.perf_counter()
     prompts = tools.plan.prompts_for(concept)
@@ -128,6 +156,28 @@ def evaluate(
             file = f"{number:03d}.png"
             files.write_png(partial / file, image)
             listed.append({"file": file, "prompt": prompt, "latent": number % count})
+        seconds = round(time.perf_counter() - started, 3)
+        files.write_json(partial / "cell.json", {**record, "images": listed, "seconds": seconds})
+
+
+def _predict(tools: Tools, base: Classifier, concept: Concept, memory: Memory, called: str, folder: Path) -> None:
+    """The cell of a task: what its test pictures were taken for, and small copies of the first that were mistaken."""
+    started = time.perf_counter()
+    training, tests = tools.plan.training, tools.tests(concept, base)
+    with tools.watch(f"predicting {concept.name}", len(tests.labels)) as advance:
+        if memory.facts:
+            record = predicting.remembered(base, training, tools.method, memory, called, concept, tests)
+        else:
+            record = predicting.of_base(base, training, concept, tests, tools.centres(base))
+        advance(len(tests.labels), "")
+    with building(folder) as partial:
+        listed = []
+        for place, wrong in enumerate(record.pop("mistakes")[: predicting.MISTAKES]):
+            small = tests.images[wrong["picture"]].copy()
+            small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+            files.write_png(partial / f"{place:03d}.png", small)
+            prompt = f"{wrong['class']}, taken for {wrong['taken_for']}"
+            listed.append({"file": f"{place:03d}.png", "prompt": prompt, "latent": wrong["picture"]})
         seconds = round(time.perf_counter() - started, 3)
         files.write_json(partial / "cell.json", {**record, "images": listed, "seconds": seconds})
 
@@ -221,6 +271,7 @@ def _sketched(own: Pictures) -> Sketch:
         "training_images": len(own.training),
         "reference_images": len(own.references) if own.held_out else 0,
     }
+    facts |= {"digests": dict(own.digests)} if own.digests else {}
     shown = {"train": [p.image for p in own.training[:KEPT]], "ref": own.references[:KEPT] if own.held_out else []}
     small = {f"{kind}-{k}.png": image.copy() for kind, each in shown.items() for k, image in enumerate(each)}
     for image in small.values():

@@ -16,10 +16,11 @@ from perdure.bases.batch import on, rows
 from perdure.bases.family import Condition
 from perdure.bases.laying import Moved
 from perdure.bases.regions import Regions
+from perdure.bases.words import words_of
 from perdure.errors import TrainingError
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
-from perdure.method import Method, Wanted, Word, words_of
+from perdure.method import Method, Wanted, Word
 from perdure.plan import Sampling
 from perdure.plan.performance import Decoding, Precision
 from perdure.progress import Advance

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from perdure import memory as memories
 from perdure import method as methods
+from perdure.bases.words import words_of
 from perdure.errors import LineageError, PlanError
 from perdure.export.weights import Cut, lowered
 from perdure.lineage import Lineage
 from perdure.lineage.rows import Row
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
-from perdure.method import Method, Wanted, Word, words_of
+from perdure.method import Method, Wanted, Word
 from perdure.plan import TOYBOX, Concept
 from perdure.wording import name_from, replaced, squeeze
 

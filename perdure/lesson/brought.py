@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from perdure import method as methods
 from perdure import plugins, seeds
 from perdure.bases.backbone import Backbone
+from perdure.bases.words import with_word, words_of
 from perdure.errors import ModelError, PlanError
+from perdure.lesson.examples import Examples
 from perdure.lesson.model import LessonModel
 from perdure.lesson.train import Lesson
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
-from perdure.method import Adapter, Context, Method, Wanted, Word, with_word, words_of
+from perdure.method import Adapter, Context, Method, Wanted, Word
 from perdure.plan import Plan
 
 
@@ -76,6 +78,7 @@ def bring(
     if brought.word is not None:
         words[lesson.token] = partial(_same, brought.word)
     shapes = backbone.projections(method.adapter.targets)
+    assert isinstance(lesson.examples, Examples)  # a backbone draws
     with backbone.speaking(words):
         past = method.consolidate.recall(memory, Wanted(lesson.concept))
         model = LessonModel(backbone, lesson.examples, past, plan, list(shapes), draw, brought.word is not None)

@@ -1,18 +1,20 @@
 """Pictures encoded once for a lesson: latents and prompt embeddings, and the batches drawn from them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from perdure import images
 from perdure.bases.backbone import Backbone
-from perdure.bases.batch import Batch, joined, rows
+from perdure.bases.batch import Batch, joined, on, rows
+from perdure.bases.classifier import Classifier
 from perdure.bases.family import Condition
 from perdure.photos.pictures import Picture
 from perdure.plan import Times, Training
@@ -21,6 +23,8 @@ from perdure.seeds import derive
 RESIZE = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
 Draw = Callable[..., torch.Generator]
 """(purpose, step) -> a generator that belongs to them."""
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+"""Share of a picture that a random part has, and its width by its height (Szegedy et al. 2015; torchvision's)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Examples:
         self, backbone: Backbone, size: int, draw: Draw, step: int, purpose: str = "", times: Times = "default"
     ) -> Batch:
         """The batch of one step: every view once an epoch, in an order drawn anew each epoch."""
-        index = [self._position(size * step + k, draw, purpose) for k in range(size)]
+        index = [position(size * step + k, len(self), draw, purpose) for k in range(size)]
         where = torch.tensor(index).to(self.latents.device, non_blocking=True)
         latents = self.latents[where]
         if self.deviation is not None:
@@ -51,10 +55,17 @@ class Examples:
         captions = [self.captions[i] for i in index]
         return backbone.noised(latents, rows(self.condition, index), captions, draw(f"{purpose}noise", step), times)
 
-    def _position(self, count: int, draw: Draw, purpose: str) -> int:
-        epoch, place = divmod(count, len(self))
-        order: list[int] = torch.randperm(len(self), generator=draw(f"{purpose}order", epoch)).tolist()
-        return order[place]
+    def on(self, device: torch.device | str) -> "Examples":
+        """The same on a device."""
+        deviation = None if self.deviation is None else self.deviation.to(device)
+        return Examples(self.latents.to(device), on(self.condition, device), self.captions, deviation)
+
+
+def position(count: int, size: int, draw: Draw, purpose: str) -> int:
+    """Which of `size` examples comes after `count` others, where each comes once an epoch."""
+    epoch, place = divmod(count, size)
+    order: list[int] = torch.randperm(size, generator=draw(f"{purpose}order", epoch)).tolist()
+    return order[place]
 
 
 def encode(backbone: Backbone, pictures: Sequence[Picture], training: Training, seed: int, owner: str) -> Examples:
@@ -93,3 +104,82 @@ def together(parts: Sequence[Examples]) -> Examples:
         sum((p.captions for p in parts), ()),
         None if parts[0].deviation is None else torch.cat([p.deviation for p in parts if p.deviation is not None]),
     )
+
+
+# --- of classes ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassBatch:
+    """Pictures as bytes (b, 3, side, side), and the class of each."""
+
+    pictures: Tensor
+    captions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, some: slice) -> "ClassBatch":
+        """Some rows."""
+        return ClassBatch(self.pictures[some], self.captions[some])
+
+
+@dataclass(frozen=True)
+class ClassExamples:
+    """Pictures of a task as bytes (n, 3, h, w), the class of each, and what each step makes of them."""
+
+    pictures: Tensor
+    captions: tuple[str, ...]
+    side: int
+    training: Training
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def on(self, device: torch.device | str) -> "ClassExamples":
+        """The same on a device."""
+        return replace(self, pictures=self.pictures.to(device))
+
+    def batch(self, size: int, draw: Draw, step: int, purpose: str = "") -> ClassBatch:
+        """The batch of one step: every picture once an epoch, in an order drawn anew each epoch."""
+        index = [position(size * step + k, len(self), draw, purpose) for k in range(size)]
+        generator = draw(f"{purpose}cut", step)
+        cut = [self.cut(self.pictures[i], generator) for i in index]
+        return ClassBatch(torch.stack(cut), tuple(self.captions[i] for i in index))
+
+    def cut(self, picture: Tensor, generator: torch.Generator) -> Tensor:
+        """A picture (3, side, side) as a step sees it: a random part of it, mirrored by chance, as the plan says."""
+        if self.training.crop == "resized":
+            top, left, height, width = random_part(picture.shape[-1], generator)
+            part = picture[None, :, top : top + height, left : left + width].float()
+            wide = F.interpolate(part, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
+            picture = wide[0].round().clamp(0, 255).to(torch.uint8)
+        if self.training.flip and torch.rand((), generator=generator) < 0.5:
+            picture = picture.flip(-1)
+        return picture
+
+
+def random_part(side: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random part of a square; all of it where ten draws do not fit."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    for _ in range(10):
+        area, ratio = side * side * uniform(*AREA), RATIO[0] * (RATIO[1] / RATIO[0]) ** uniform(0, 1)
+        width, height = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < width <= side and 0 < height <= side:
+            return int(uniform(0, side - height + 1)), int(uniform(0, side - width + 1)), height, width
+    return 0, 0, side, side
+
+
+def encode_classes(backbone: Classifier, pictures: Sequence[Picture], training: Training) -> ClassExamples:
+    """The pictures of a task, cut to squares once."""
+    read = backbone.read([picture.image for picture in pictures], training).to(backbone.device)
+    return ClassExamples(read, tuple(picture.caption for picture in pictures), backbone.side, training)
+
+
+def together_classes(parts: Sequence[ClassExamples]) -> ClassExamples:
+    """The examples of several tasks as one set."""
+    captions: tuple[str, ...] = sum((part.captions for part in parts), ())
+    return replace(parts[0], pictures=torch.cat([part.pictures for part in parts]), captions=captions)

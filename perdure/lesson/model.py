@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perdure.bases import attaching, calibration
 from perdure.bases.backbone import Backbone
 from perdure.bases.batch import Batch
+from perdure.bases.words import LiveWord, with_word
 from perdure.drawing import sample
+from perdure.errors import TrainingError
 from perdure.lesson.examples import Draw, Examples
+from perdure.memory import Memory
 from perdure.memory.delta import Delta
-from perdure.method import Weights
+from perdure.method import Share, Weights
 from perdure.plan import Plan
 
 
@@ -32,6 +35,42 @@ class LessonModel:
     random: Draw
     word: bool = False
     """Whether the lesson learns a word: what its captions say then changes as it goes."""
+    words: Mapping[str, LiveWord] = field(default_factory=dict)
+    """The words that are trained, by token."""
+    prior: Examples | None = None
+    """Class images that are rehearsed."""
+
+    # --- what the loop asks ---------------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is learnt beside the weights."""
+        return [parameter for word in self.words.values() for parameter in word.parameters()]
+
+    def begin(self) -> None:
+        """Words are begun where they are made."""
+
+    def step(self, number: int, share: Share) -> tuple[Batch, Tensor, dict[str, Tensor]]:
+        """The own part of a step's batch, what is predicted for it, and what the loss is the sum of."""
+        training = self.plan.training
+        size, times = training.batch_size, training.times
+        batch = share.of(self.examples.batch(self.backbone, size, self.random, number, times=times))
+        if self.word:  # the prompt changes with every step
+            batch = self.backbone.reworded(batch, batch.captions)
+        predicted = self.backbone.predict(batch)
+        parts = {"denoising": self.backbone.error(batch, predicted, training.min_snr).mean()}
+        if self.prior is not None and training.prior is not None:
+            own = share.of(self.prior.batch(self.backbone, size, self.random, number, "prior ", times))
+            parts["prior"] = training.prior.weight * self.backbone.loss(own, training.min_snr)
+        return batch, predicted, parts
+
+    def remembered(self, memory: Memory) -> Memory:
+        """A memory with the words as they stand."""
+        for token, word in self.words.items():
+            memory = with_word(memory, token, word())
+        return memory
+
+    # --- what a method may ask ------------------------------------------------------------------------------------
 
     @property
     def latents(self) -> Tensor:
@@ -125,6 +164,23 @@ class LessonModel:
     def input_norms(self, batch: Batch) -> Mapping[str, Tensor]:
         """Norm (in,) of what enters each target projection for a batch, over its images and their tokens or pixels."""
         return attaching.input_norms(lambda: self.predict(batch), self.backbone.layers(self.projections))
+
+    def difference(self, now: Tensor, before: Tensor) -> Tensor:
+        """Mean squared difference of two predictions."""
+        return (now - before).square().mean()
+
+    def general(self, count: int, copies: int) -> list[list[Batch]]:
+        """For each of some calibration prompts, noised copies of an image that the model draws for it."""
+        prompts = self.calibration[:: max(1, len(self.calibration) // count)][:count]
+        drawn = self.draw(prompts, 1).unsqueeze(1)
+        return [
+            [self.batch_of(image, [prompt], "calibration", copies * number + copy) for copy in range(copies)]
+            for number, (image, prompt) in enumerate(zip(drawn, prompts, strict=True))
+        ]
+
+    def embedded(self) -> NoReturn:
+        """There are no classes."""
+        raise TrainingError(f"method {self.plan.methods[0].label!r} asks for classes, which only a classifier has")
 
     @torch.no_grad()
     def grams(self, run: Callable[[], object]) -> Mapping[str, Tensor]:

@@ -1,8 +1,9 @@
 """One lesson: memory(t - 1) and a concept's examples in, memory(t) out. The loop fits on a screen."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -12,17 +13,21 @@ from torch import Tensor
 from perdure import seeds
 from perdure.bases import loading
 from perdure.bases.backbone import Backbone
-from perdure.bases.loading import Cost
+from perdure.bases.classifier import Classifier
+from perdure.bases.loading import Base, Cost
 from perdure.bases.processes import clip
-from perdure.bases.words import LiveWord
+from perdure.bases.words import LiveWord, words_of
 from perdure.errors import TrainingError
 from perdure.lesson import optimizing
-from perdure.lesson.examples import Draw, Examples
+from perdure.lesson.classes import ClassLesson
+from perdure.lesson.examples import ClassExamples, Draw, Examples
 from perdure.lesson.model import LessonModel
 from perdure.memory import Memory
-from perdure.method import Adapter, Context, Method, Protection, Step, Wanted, Word, WordSpec, with_word, words_of
-from perdure.plan import Concept, Plan, Training
+from perdure.method import Adapter, Context, Method, Protection, Step, Wanted, Word, WordSpec
+from perdure.plan import Concept, Plan, Training, tasks
 
+Lived = LessonModel | ClassLesson
+"""The model in the middle of a lesson of either kind."""
 REVISION = 2
 """Raised when the same plan teaches otherwise than before, with a sentence about it in `report/outdated.py`."""
 
@@ -52,17 +57,19 @@ class Lesson:
 
     concept: str
     number: int
-    examples: Examples
+    examples: Examples | ClassExamples
     token: str = ""
     noun: str = ""
     phrase: str = ""
     prior: Examples | None = None
     others: tuple[Concept, ...] = ()
     """The further concepts of a joint lesson: each has its own word where words are learnt."""
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of a classifier: the new classes, by task."""
 
 
 def learn(
-    backbone: Backbone, method: Method, memory: Memory, lesson: Lesson, plan: Plan, watch: Watch = lambda done: None,
+    backbone: Base, method: Method, memory: Memory, lesson: Lesson, plan: Plan, watch: Watch = lambda done: None,
     checkpoint: Path | None = None, preview: Preview | None = None, fused: Callable[[Cost], None] = lambda cost: None,
 ) -> Memory:  # fmt: skip
     """Train one lesson and consolidate it; nothing but the returned memory survives. `fused` hears what that cost.
@@ -71,30 +78,53 @@ def learn(
     `checkpoint` path and `training.checkpoint_every`, an unfinished lesson continues where it was, bit-equal on CPU.
     Raises TrainingError where the loss is no longer finite.
     """
+    plan = timed(plan, len(lesson.examples))
     draw: Draw = partial(seeds.generator, plan.seed, lesson.concept if plan.training.seed_per_lesson else "lesson")
-    spec = method.adapter
-    shapes = backbone.projections(spec.targets)
-    weights = spec.weights(shapes, backbone.device)
-    begun = _begun(backbone, spec.words, lesson, draw) if spec.words and len(backbone.vocabulary) else {}
-    adapter = Adapter(weights, [parameter for word in begun.values() for parameter in word.parameters()])
-    known: dict[str, Callable[[], Word]] = {token: partial(_same, word) for token, word in words_of(memory).items()}
-    with backbone.speaking(known | begun):
-        past = method.consolidate.recall(memory, Wanted(lesson.concept))
-        model = LessonModel(backbone, lesson.examples, past, plan, list(shapes), draw, bool(begun))
+    shapes = backbone.projections(method.adapter.targets)
+    weights = method.adapter.weights(shapes, backbone.device)
+    with _model(backbone, method, memory, lesson, plan, list(shapes), draw) as model:
+        adapter = Adapter(weights, model.parameters)
         context = Context(
             lesson.concept, lesson.number, plan.training.steps, lesson.phrase, lesson.token, model, draw,
             partial(seeds.generator, plan.seed, "common"), lesson.others,
         )  # fmt: skip
         under = method.start(adapter, memory, context)
         with backbone.laid(under), backbone.attached(weights):
+            model.begin()
             protection = method.guard(adapter, memory, context)
-            _descend(backbone, adapter, protection, lesson, plan.training, draw, watch, checkpoint, preview)
+            if adapter.parameters():
+                _descend(backbone, model, adapter, protection, lesson, plan.training, watch, checkpoint, preview)
             with loading.spent(backbone.device) as cost:
                 remembered = method.consolidate.remember(adapter, memory, context)
             fused(cost)
-    for token, word in begun.items():
-        remembered = with_word(remembered, token, word())
-    return remembered
+        return model.remembered(remembered)
+
+
+def timed(plan: Plan, count: int) -> Plan:
+    """The plan with the steps that its epochs are for so many pictures."""
+    training = plan.training.model_copy(update={"steps": tasks.steps(plan.training, count)})
+    return plan if plan.training.epochs is None else plan.model_copy(update={"training": training})
+
+
+@contextmanager
+def _model(
+    backbone: Base, method: Method, memory: Memory, lesson: Lesson, plan: Plan, projections: list[str], draw: Draw
+) -> Iterator[Lived]:
+    """The model of a lesson of either kind, while words that are known or learnt are spoken."""
+    recall, spec = partial(method.consolidate.recall, memory, Wanted(lesson.concept)), method.adapter
+    if isinstance(backbone, Classifier):
+        assert isinstance(lesson.examples, ClassExamples)
+        yield ClassLesson(
+            backbone, lesson.examples, memory, recall(), plan, projections, draw, lesson.classes, spec.head
+        )
+        return
+    assert isinstance(lesson.examples, Examples)
+    begun = _begun(backbone, spec.words, lesson, draw) if spec.words and len(backbone.vocabulary) else {}
+    known: dict[str, Callable[[], Word]] = {token: partial(_same, word) for token, word in words_of(memory).items()}
+    with backbone.speaking(known | begun):
+        yield LessonModel(
+            backbone, lesson.examples, recall(), plan, projections, draw, bool(begun), begun, lesson.prior
+        )
 
 
 def _same(word: Word) -> Word:
@@ -109,7 +139,7 @@ def _begun(backbone: Backbone, spec: WordSpec, lesson: Lesson, draw: Draw) -> di
 
 
 def _descend(
-    backbone: Backbone, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training, draw: Draw,
+    backbone: Base, model: Lived, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training,
     watch: Watch, checkpoint: Path | None, preview: Preview | None,
 ) -> None:  # fmt: skip
     """The loop: loss + guard -> step, until the lesson's steps are done."""
@@ -124,7 +154,7 @@ def _descend(
                 group["lr"] = optimizing.learning_rate(training, step) * group["scale"]
             if protection.begin is not None:
                 protection.begin(step)
-            names, told = _backward(backbone, adapter, protection, lesson, training, draw, step)
+            names, told = _backward(backbone, model, protection, training, step)
             processes.average(parameters)
             if protection.project is not None:
                 protection.project()
@@ -193,37 +223,20 @@ class _Taken:
 
 
 def _backward(
-    backbone: Backbone, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training, draw: Draw,
-    step: int,
-) -> tuple[list[str], Tensor]:  # fmt: skip
+    backbone: Base, model: Lived, protection: Protection, training: Training, step: int
+) -> tuple[list[str], Tensor]:
     """The gradient of a step's loss, the mean over its batches; of what that is the sum of the names, and the values
     (1 + names,), the loss first.
     """
-    count, told = training.accumulate, []
+    count, told, share = training.accumulate, [], backbone.processes.share
     for number in range(step * count, (step + 1) * count):
-        parts = _parts(backbone, adapter, protection, lesson, training, draw, number)
-        loss = sum(parts.values(), torch.zeros_like(parts["denoising"]))
+        batch, predicted, parts = model.step(number, share)
+        taken = Step(number, batch, predicted, share)
+        parts |= {name: price(taken) for name, price in protection.penalties.items()}
+        loss = sum(parts.values(), torch.zeros_like(next(iter(parts.values()))))
         told.append(torch.stack([part.detach().to(loss) for part in (loss, *parts.values())]))
         backbone.accelerator.backward(loss / count if count > 1 else loss)
     return list(parts), backbone.processes.mean(torch.stack(told).mean(dim=0) if count > 1 else told[0])
-
-
-def _parts(
-    backbone: Backbone, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training, draw: Draw,
-    step: int,
-) -> dict[str, Tensor]:  # fmt: skip
-    """What the loss of one batch, on this process's share of it, is the sum of: denoising, prior, penalties."""
-    share = backbone.processes.share
-    batch = share.of(lesson.examples.batch(backbone, training.batch_size, draw, step, times=training.times))
-    if adapter.word_parameters:  # the prompt changes with every step
-        batch = backbone.reworded(batch, batch.captions)
-    predicted = backbone.predict(batch)
-    parts = {"denoising": backbone.error(batch, predicted, training.min_snr).mean()}
-    if lesson.prior is not None and training.prior is not None:
-        own = share.of(lesson.prior.batch(backbone, training.batch_size, draw, step, "prior ", training.times))
-        parts["prior"] = training.prior.weight * backbone.loss(own, training.min_snr)
-    taken = Step(step, batch, predicted, share)
-    return parts | {name: price(taken) for name, price in protection.penalties.items()}
 
 
 def _diverged(lesson: Lesson, adapter: Adapter, step: int, what: str | int) -> TrainingError:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from perdure import files
 from perdure.errors import LineageError
@@ -63,6 +64,8 @@ def adopt_base_row(lineage: Lineage, other: Lineage) -> None:
         lineage.settings["training"][key] != other.settings["training"][key] for key in training
     ):
         return
+    if lineage.settings.get("task") and _read(lineage) != _read(other):
+        return
     theirs, mine = (line.base_row.folder / "drift" for line in (other, lineage))
     if theirs.is_dir() and not mine.exists():
         _copied(theirs, mine)
@@ -76,6 +79,12 @@ def adopt_base_row(lineage: Lineage, other: Lineage) -> None:
         known, own_facts = other.concept_facts(cell.name), lineage.concept_facts(cell.name)
         if all(known[key] == own_facts[key] for key in ("described", "digest")):
             _copied(cell, target)
+
+
+def _read(lineage: Lineage) -> tuple[Any, ...]:
+    """How a classifier's pictures are read."""
+    training = lineage.settings["training"]
+    return lineage.settings.get("task"), training["crop"], (training.get("head") or {}).get("pixels")
 
 
 def _copied(folder: Path, target: Path) -> None:

@@ -30,6 +30,7 @@ from perdure.errors import LineageError
 from perdure.lineage import locks, taught
 from perdure.lineage.rows import LESSON, PARTIAL, Row, aside, drop_aside, leftovers, reachable, remove
 from perdure.plan import JOINT, Concept, Plan, describe, fingerprint, mistakes, plan_text, portable
+from perdure.score import accuracy
 
 FORMAT = 1
 BASE_ROW = "000-base"
@@ -135,7 +136,7 @@ class Lineage:
     def measures(self) -> list[str]:
         """Measures that were taken of any concept, in the order of the settings."""
         taken = {m for row in self.rows for name in self.concepts if (cell := row.cell(name)) for m in cell.scores}
-        wanted = [*self.settings["scoring"]["subject"], *self.settings["scoring"]["style"]]
+        wanted = [*self.settings["scoring"]["subject"], *self.settings["scoring"]["style"], *accuracy.MEASURES]
         return [m for m in dict.fromkeys(wanted) if m in taken]
 
     # --- writing --------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from perdure.parts.elastic import elastic_aggregation, kept_apart
 from perdure.parts.start import uniform_on_base
 from perdure.plan.ranges import Count, Positive, Weight
 
+NEEDS = "prompts"
+
 
 def METHOD(rank: Count = 4, weight: Weight = 0.1, scale: Positive = 0.8, power: Count = 4) -> Method:
     """A new pair and two new words on the untouched base, every one kept."""

@@ -17,6 +17,8 @@ from perdure.parts.regression import constrained
 from perdure.parts.start import everything_on_base
 from perdure.plan.ranges import Positive
 
+NEEDS = "prompts"
+
 
 def METHOD(init: Literal["random", "class", "token"] = "token", epsilon: Positive = 1e-6) -> Method:
     """All keys and values and a word on the untouched base; the constrained merge is recalled."""

@@ -17,6 +17,8 @@ from perdure.parts.guard import elastic, every
 from perdure.parts.start import fresh
 from perdure.plan.ranges import Count, Decay, Positive, Weight
 
+NEEDS = "prompts"
+
 
 def METHOD(
     rank: Count = 16,

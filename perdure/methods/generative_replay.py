@@ -12,6 +12,8 @@ from perdure.parts.rehearsal import drawn_images, rehearse
 from perdure.parts.start import fresh
 from perdure.plan.ranges import Count, Weight
 
+NEEDS = "prompts"
+
 
 def METHOD(rank: Count = 16, targets: Targets = "attention", weight: Weight = 1.0, images: Count = 4) -> Method:
     """A new pair on top of the past, trained beside images that the past model drew."""

@@ -17,6 +17,8 @@ from perdure.parts.regression import gradient_fusion
 from perdure.parts.start import uniform_on_base
 from perdure.plan.ranges import Count
 
+NEEDS = "prompts"
+
 
 def METHOD(rank: Count = 4, targets: Targets = "attention", solver: Literal["lbfgs", "exact"] = "lbfgs") -> Method:
     """A new pair and two new words on the base, all kept; fused after each lesson."""

@@ -14,6 +14,8 @@ from perdure.parts.start import fresh_on_base
 from perdure.parts.zipping import zipped
 from perdure.plan.ranges import Count, Positive, Weight
 
+NEEDS = "prompts"
+
 
 def METHOD(
     rank: Count = 16, targets: Targets = "attention", weight: Weight = 0.01, steps: Count = 100, rate: Positive = 0.01

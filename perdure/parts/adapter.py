@@ -150,6 +150,33 @@ class Selected:
         return Delta({name: Change.full(self.change(name)) for name in self.values})
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """No change of anything."""
+
+    @property
+    def projections(self) -> Sequence[str]:
+        """None is changed."""
+        return ()
+
+    def named(self) -> dict[str, Tensor]:
+        """Nothing is trained."""
+        return {}
+
+    def change(self, projection: str) -> Tensor:
+        """Raises KeyError: there is none."""
+        raise KeyError(projection)
+
+    def delta(self) -> Delta:
+        """No change."""
+        return Delta()
+
+
+def frozen() -> Spec:
+    """Nothing is trained: no weights, and no rows of a head."""
+    return Spec("attention", lambda shapes, device: Frozen(), head=False)
+
+
 def lora(rank: int, targets: Targets, train_a: bool = True) -> Spec:
     """Low-rank pairs on the target projections."""
 

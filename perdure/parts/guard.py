@@ -164,13 +164,13 @@ def distil(weight: float, prompts: str = "both") -> Guard:
         def penalty(step: Step) -> Tensor:
             use_past = bool(past) and (prompts == "past" or (prompts == "both" and step.number % 2 == 1))
             if not use_past:
-                return weight * (step.predicted - context.model.before(step.batch)).square().mean()
+                return weight * context.model.difference(step.predicted, context.model.before(step.batch))
             picked = torch.randint(
                 len(past), (step.share.whole(step.predicted),), generator=context.generator("distil", step.number)
             )
             others = [past[i] for i in step.share.of(picked).tolist()]
             now = context.model.predict(step.batch, others)
-            return weight * (now - context.model.before(step.batch, others)).square().mean()
+            return weight * context.model.difference(now, context.model.before(step.batch, others))
 
         return Protection(penalties={"distil": penalty})
 

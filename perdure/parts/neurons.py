@@ -9,16 +9,16 @@ from torch import Tensor
 
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
-from perdure.method import Adapter, Context, Model
+from perdure.method import Adapter, Context
 from perdure.parts.adapter import selected
 from perdure.parts.importance import Among, Granularity, Scores, lines, mean, pick, top
 
 SAMPLES = 32
 """Noised images of the concept whose scores are averaged: a single gradient is mostly noise."""
 CALIBRATION = 16
-"""Calibration prompts, each with one image that the model draws: there are no photographs of them."""
+"""Pictures of nothing in particular: one that the model draws for each calibration prompt."""
 NOISES = 4
-"""Noised copies of each calibration image whose scores are averaged."""
+"""Copies of each of them, each with other noise, whose scores are averaged."""
 Masks = Mapping[str, Tensor]
 """Projection -> (out, in) of booleans."""
 
@@ -53,7 +53,7 @@ def concept_neurons(
 
     def start(adapter: Adapter, memory: Memory, context: Context) -> Delta:
         under = memory.delta()
-        chosen, calibration = selected(adapter), noised_calibration(context.model)
+        chosen, calibration = selected(adapter), context.model.general(CALIBRATION, NOISES)
         with context.model.laid(under):
             weights = {name: context.model.weight(name) for name in chosen.shapes}
 
@@ -97,16 +97,6 @@ def shuffled(masks: Masks, generator: torch.Generator) -> dict[str, Tensor]:
     """As many entries in each projection, drawn at random."""
     orders = {name: torch.randperm(mask.numel(), generator=generator) for name, mask in masks.items()}
     return {name: mask.flatten()[orders[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
-
-
-def noised_calibration(model: Model) -> list[list[Any]]:
-    """For each of some calibration prompts, noised copies of an image that the model draws for it."""
-    prompts = model.calibration[:: max(1, len(model.calibration) // CALIBRATION)][:CALIBRATION]
-    drawn = model.draw(prompts, 1).unsqueeze(1)
-    return [
-        [model.batch_of(image, [prompt], "calibration", NOISES * number + copy) for copy in range(NOISES)]
-        for number, (image, prompt) in enumerate(zip(drawn, prompts, strict=True))
-    ]
 
 
 def _count(masks: Masks) -> int:

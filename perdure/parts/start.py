@@ -10,6 +10,11 @@ from perdure.method import Adapter, Context
 from perdure.parts.adapter import low_rank, masked, selected
 
 
+def untouched(adapter: Adapter, memory: Memory, context: Context) -> Delta:
+    """The base as it is: nothing is learnt in the weights."""
+    return Delta()
+
+
 @torch.no_grad()
 def fresh(adapter: Adapter, memory: Memory, context: Context) -> Delta:
     """A new pair on top of everything learnt: A ~ N(0, 1/r^2), B = 0.

@@ -1,8 +1,8 @@
 """Pictures of a concept: what is trained on, what it is scored against, and what each is called."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -10,10 +10,13 @@ from PIL import Image
 from perdure import images, score
 from perdure.errors import ImageError, PlanError
 from perdure.photos import captions
-from perdure.plan import Plan, folders
-from perdure.plan.sections import Concept
+from perdure.plan import Drawn, Plan, folders, tasks
+from perdure.plan.concept import Concept
 from perdure.toybox import world
 from perdure.wording import fill, mentions, some, squeeze
+
+Source = Path | world.Scene
+"""What a picture is read or drawn from."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Pictures:
     held_out: bool
     digest: str
     """16 hex digits over captions and pixels of the training images and the references."""
+    labels: tuple[str, ...] = ()
+    """Of classes: which one each reference shows; the captions of the training images say the same of them."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of classes: the digest of each one's pictures alone."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Contents:
 
 def of(concept: Concept) -> Pictures:
     """Read or draw a concept's pictures. Raises ImageError for the first file that cannot be used."""
+    if concept.classes:
+        return _of_classes(concept)
     if concept.drawn is not None:
         training, references = _drawn(concept)
     else:
@@ -63,6 +72,9 @@ def of(concept: Concept) -> Pictures:
 
 def contents(concept: Concept) -> Contents:
     """Look at a concept's pictures. Raises ImageError or PlanError for what cannot be used, but does not decode any."""
+    if concept.classes:
+        sides = _labelled(concept)
+        return Contents(tuple(label for _, label in sides[0]), len(sides[1]), ())
     if concept.drawn is not None:
         scenes, references = _scenes(concept)
         return Contents(tuple(caption for _, caption in scenes), len(references), ())
@@ -116,7 +128,7 @@ def _too_few(concept: Concept, own: Contents, plans: Iterable[Plan]) -> list[str
             "drawn (sampling.images_per_prompt)": len(plan.prompts_for(concept)) * plan.sampling.images_per_prompt,
             "to compare with": own.references or len(own.captions),
         }
-        for measure in plan.measures_for(concept):
+        for measure in () if concept.classes else plan.measures_for(concept):
             least = score.card(plan.scoring.source(measure)).fewest
             few = [f"{count} {side}" for side, count in sides.items() if count < least]
             if few:
@@ -126,6 +138,9 @@ def _too_few(concept: Concept, own: Contents, plans: Iterable[Plan]) -> list[str
 
 def files_of(concept: Concept) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """The training files and the held-out reference files of a concept."""
+    if concept.classes:
+        each = tasks.files(concept).values()
+        return sum((training for training, _ in each), ()), sum((test for _, test in each), ())
     if isinstance(concept.images, tuple):
         files, beside = concept.images, None
     else:
@@ -143,6 +158,42 @@ def files_of(concept: Concept) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         )
     cut = len(files) - concept.hold_out
     return files[:cut], files[cut:]
+
+
+def _of_classes(concept: Concept) -> Pictures:
+    """The pictures of a task."""
+    training, test = ([(_picture(source), label) for source, label in side] for side in _labelled(concept))
+    shown = tuple(Picture(image, label) for image, label in training)
+    every = (*shown, *(Picture(image, label) for image, label in test))
+    each = {name: _digest(tuple(one for one in every if one.caption == name), ()) for name in concept.classes}
+    labels = tuple(label for _, label in test)
+    return Pictures(shown, tuple(image for image, _ in test), True, _digest(every, ()), labels, each)
+
+
+def _picture(source: Source) -> Image.Image:
+    return images.read_image(source) if isinstance(source, Path) else world.draw(source)
+
+
+def _labelled(concept: Concept) -> tuple[list[tuple[Source, str]], list[tuple[Source, str]]]:
+    """What a task is trained and tested on, each with its class: one of each class, then the next of each."""
+    if concept.drawn is None:
+        each: dict[str, tuple[Sequence[Source], Sequence[Source]]] = dict(tasks.files(concept).items())
+    else:
+        each = {name: _renditions(concept.drawn, name) for name in concept.classes}
+    training, test = (_in_turn({name: own[side] for name, own in each.items()}) for side in (0, 1))
+    return training, test
+
+
+def _in_turn(each: dict[str, Sequence[Source]]) -> list[tuple[Source, str]]:
+    most = max(map(len, each.values()))
+    return [(own[number], name) for number in range(most) for name, own in each.items() if number < len(own)]
+
+
+def _renditions(drawn: Drawn, name: str) -> tuple[list[world.Scene], list[world.Scene]]:
+    return (
+        world.class_scenes(name, drawn.images, False, drawn.split, drawn.index),
+        world.class_scenes(name, drawn.references, True, drawn.split, drawn.index),
+    )
 
 
 def _left_out(concept: Concept) -> list[str]:

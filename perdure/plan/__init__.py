@@ -1,18 +1,22 @@
 """What shall be done: base, methods, concepts and settings, read from a file and checked whole."""
 
-from perdure.plan.choice import FamilyChoice, MethodChoice
-from perdure.plan.fields import TOYBOX
+from perdure.plan.choice import CLASSIFICATION, FamilyChoice, MethodChoice
+from perdure.plan.concept import Concept, Drawn
+from perdure.plan.fields import TOYBOX, TOYBOX_VIT
 from perdure.plan.performance import Performance
 from perdure.plan.plan import JOINT, Plan, build, concept, describe, fingerprint, load, plan_text, portable, ready
-from perdure.plan.sections import Concept, Drawn, Prompts, Sampling, Scoring
-from perdure.plan.training import Prior, Times, Training
+from perdure.plan.sections import Prompts, Sampling, Scoring
+from perdure.plan.training import Head, Prior, Times, Training
 
 __all__ = [
+    "CLASSIFICATION",
     "JOINT",
     "TOYBOX",
+    "TOYBOX_VIT",
     "Concept",
     "Drawn",
     "FamilyChoice",
+    "Head",
     "MethodChoice",
     "Performance",
     "Plan",

@@ -85,6 +85,8 @@ class MethodCard:
     """Whether prompts lose the class noun behind a learnt word; (option, value): where the option has that value."""
     file: str = ""
     """Where it lies; empty for one of perdure's own."""
+    needs: str = ""
+    """What it cannot do without, as its file's `NEEDS = "prompts"` or `NEEDS = "classes"` says."""
 
     def drops(self, options: Mapping[str, Any]) -> bool:
         """Whether prompts lose the class noun behind a learnt word, with some options given."""
@@ -137,8 +139,16 @@ def _read(source: Source, digest: str) -> MethodCard:
         consolidate=slots["consolidate"],
         options=tuple(_options(source, factory, {**_types(), **_assigned(module)})),
         file="" if source.own else str(source.path),
+        needs=_needs(source),
         **_words(source, factory),
     )
+
+
+def _needs(source: Source) -> str:
+    needs = str(source.constant("NEEDS", ""))
+    if needs not in ("", "prompts", "classes"):
+        raise source.wrong(1, f"NEEDS is {needs!r}; a method may need 'prompts' or 'classes'")
+    return needs
 
 
 def _slots(source: Source, factory: ast.FunctionDef) -> dict[str, str]:

@@ -17,6 +17,9 @@ from perdure.wording import check_name
 
 OUTPUTS = re.compile(r"figures|.*\.(html|csv|tex|json|yaml|lock|partial|tmp)", re.IGNORECASE)
 """Names beside the runs of a plan that are other things than runs: reports, tables, locks, what is half done."""
+CLASSIFICATION = "classification"
+"""The task of a plan that teaches a classifier new classes."""
+CLASSES = "classes"
 LONGEST = 100
 """Characters of a label."""
 
@@ -75,6 +78,15 @@ class MethodChoice(Section):
         if info.context is NEW and len(self.label) > LONGEST:
             raise ValueError(f"label {self.label!r} has more than {LONGEST} characters; give another `label`")
         return self
+
+    def unfit(self, task: str | None) -> str:
+        """Why it cannot be taught in a plan of this task, in a sentence; empty where it can."""
+        needs = self.card.needs
+        if needs == "prompts" and task == CLASSIFICATION:
+            return f"method {self.name!r} needs prompts, and a classifier reads none; leave it out"
+        if needs == CLASSES and task != CLASSIFICATION:
+            return f"method {self.name!r} is for classes; it needs a plan with `task: classification`"
+        return ""
 
     @property
     def card(self) -> MethodCard:

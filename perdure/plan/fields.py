@@ -28,6 +28,8 @@ NEW = {"new": True}
 """Validation context of what is new: what older models may have been made with is refused."""
 TOYBOX = "toybox"
 """The name of the embedded base."""
+TOYBOX_VIT = "toybox-vit"
+"""The name of the embedded base that classifies: the image tower of the embedded CLIP scorer."""
 
 
 def _for_every_system(name: str, info: ValidationInfo) -> str:
@@ -45,11 +47,11 @@ def _paths(value: Any) -> Any:
 
 def _somewhere(name: str, info: ValidationInfo) -> str:
     """A model's name; of a new plan, one that a path here or the hub can have."""
-    if info.context is not NEW or name == TOYBOX or HUB_ID.fullmatch(name) or os.path.exists(name):
+    if info.context is not NEW or name in (TOYBOX, TOYBOX_VIT) or HUB_ID.fullmatch(name) or os.path.exists(name):
         return name
     folder, own = os.path.split(name)
     readable = os.path.isdir(folder) and os.access(folder, os.R_OK)
-    known = [TOYBOX] if own == name else os.listdir(folder) if readable else []
+    known = [TOYBOX, TOYBOX_VIT] if own == name else os.listdir(folder) if readable else []
     near = difflib.get_close_matches(own, known, n=1)
     hint = f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""
     raise ValueError(f"{name!r} is neither a path on this machine nor a hub id (owner/name){hint}")
@@ -57,6 +59,8 @@ def _somewhere(name: str, info: ValidationInfo) -> str:
 
 Model = Annotated[str, AfterValidator(_somewhere)]
 """A model's name: a hub id, or a path on this machine."""
+ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$", max_length=64)]
+"""The name of a class, which is that of its folder of pictures too."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Files = Annotated[Path | tuple[Path, ...], BeforeValidator(_paths)]
 """A folder or a list of files."""

@@ -75,6 +75,16 @@ def list_images(folder: str | Path) -> tuple[Path, ...]:
     return found.pictures
 
 
+def classes_in(folder: Path) -> list[str]:
+    """Names of the sub-folders that hold pictures, sorted: a class each. Raises ImageError where there are none."""
+    if not os.path.isdir(folder):
+        raise ImageError(f"{folder}: is no folder; one with a folder of pictures for each class is needed.")
+    found = sorted(path.name for path in visible(folder) if path.is_dir() and pictures_in(path))
+    if not found:
+        raise ImageError(f"{folder}: no sub-folder in it holds pictures; each class has a folder of its own.")
+    return found
+
+
 def visible(folder: Path) -> list[Path]:
     """What lies in a folder but hidden files and those of the system, in natural order. Raises ImageError."""
     try:

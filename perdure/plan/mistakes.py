@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from perdure.errors import LineageError, did_you_mean
+from perdure.plan.concept import Concept
 from perdure.plan.yaml_file import Lines, line_of
+from perdure.wording import mentions, squeeze
 
 SHOWN = 200
 """Characters of a value that a message repeats."""
@@ -93,3 +95,28 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for arg in getattr(annotation, "__args__", ()) if (found := _section_in(arg))), None)
+
+
+def doubles(what: str, names: list[str], new: bool) -> list[str]:
+    """Names that occur twice, for each names a folder; `new`: those too that only some systems tell apart."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.lower() if new else name, []).append(name)
+    doubles = [" and ".join(map(repr, dict.fromkeys(same))) for same in groups.values() if len(same) > 1]
+    where = " (one folder on Windows and macOS)"
+    return [f"two {what}s are called {n}{where if ' and ' in n else ''}; give each its own name" for n in doubles]
+
+
+def clashes(concepts: tuple[Concept, ...]) -> list[str]:
+    """Tokens that are, or are words of, another's token (or its phrase)."""
+    problems = []
+    tokens = [(c.name, squeeze((c.token or c.phrase).lower())) for c in concepts if not c.classes]
+    for i, (name, token) in enumerate(tokens):
+        for other, longer in tokens[:i] + tokens[i + 1 :]:
+            if mentions(longer, token) and (token != longer or name < other):
+                relation = "the same as" if token == longer else "a part of"
+                problems.append(
+                    f"concept {name!r}: its token {token!r} is {relation} {longer!r} of concept {other!r}; "
+                    "tokens must not contain one another, or the concepts cannot be told apart"
+                )
+    return problems

@@ -13,14 +13,16 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from perdure.errors import PlanError, did_you_mean
-from perdure.plan import mistakes, sources, yaml_file
-from perdure.plan.choice import FamilyChoice, MethodChoice, trust
-from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
+from perdure.plan import mistakes, sources, tasks, yaml_file
+from perdure.plan.choice import CLASSIFICATION, FamilyChoice, MethodChoice, trust
+from perdure.plan.concept import Concept
+from perdure.plan.fields import NEW, TOYBOX, TOYBOX_VIT, Model, Name, Section
 from perdure.plan.performance import Performance
 from perdure.plan.scenes import unshown
-from perdure.plan.sections import Concept, Sampling, Scoring
+from perdure.plan.sections import Sampling, Scoring
 from perdure.plan.training import Prior, Training
-from perdure.wording import mentions, name_from, squeeze
+from perdure.score import accuracy
+from perdure.wording import name_from, squeeze
 
 JOINT = "joint"
 """Label of the run that is taught all concepts at once."""
@@ -34,12 +36,14 @@ NOT_SETTINGS["training"] = {"prompts": True, "preview": True}
 class Plan(Section):
     """The whole experiment."""
 
-    QUIET: ClassVar[tuple[str, ...]] = ("family",)
+    QUIET: ClassVar[tuple[str, ...]] = ("family", "task")
     version: Literal[1] = 1
     name: Name = "plan"
     description: str = ""
     protocol: str | None = None
     """The published protocol that the plan follows; `perdure compare` shows its numbers beside."""
+    task: Literal["classification"] | None = None
+    """`classification`: the base is a classifier, and each concept a task, a set of new classes."""
     base: Model = TOYBOX
     """`toybox`, a hub id, a local diffusers folder or checkpoint file (docs/usage.md lists what can be taught)."""
     vae: Model | None = None
@@ -66,8 +70,8 @@ class Plan(Section):
     def _consistent(self, info: ValidationInfo) -> "Plan":
         labels = [m.label for m in self.methods] + [JOINT] * self.joint
         new = info.context is NEW
-        problems = _doubles("concept", [c.name for c in self.concepts], new) + _clashes(self.concepts)
-        problems += _doubles("method", labels, new)
+        problems = mistakes.doubles("concept", [c.name for c in self.concepts], new) + mistakes.clashes(self.concepts)
+        problems += mistakes.doubles("method", labels, new)
         if self.order is not None and sorted(self.order) != list(range(1, len(self.concepts) + 1)):
             problems.append(f"order {list(self.order)} is not an ordering of 1..{len(self.concepts)}")
         if self.protocol and self.protocol not in (known := yaml_file.read_packaged("compare/published.yaml")):
@@ -75,6 +79,7 @@ class Plan(Section):
         if new:
             problems += unshown(self.sampling.scenes, self.concepts)
             problems += dict.fromkeys(told for choice in self.methods for told in self.narrowed(choice).training.unfit)
+            problems += tasks.unfit(self.task, self.concepts, self.methods, self.training, self.sampling)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -93,6 +98,9 @@ class Plan(Section):
         """The same plan with one method only, trained as that method wants it."""
         own = choice.training
         wanted = {key: getattr(own, key) for key in own.model_fields_set} if own else {}
+        if own and own.head and self.training.head:
+            theirs = {key: getattr(own.head, key) for key in own.head.model_fields_set}
+            wanted["head"] = self.training.head.model_copy(update=theirs)
         training = self.training.model_copy(update=wanted)
         return self.model_copy(update={"methods": (choice,), "joint": False, "training": training})
 
@@ -123,12 +131,14 @@ class Plan(Section):
 
     def prompts_for(self, concept: Concept) -> tuple[str, ...]:
         """The evaluation prompts of one concept, filled in."""
+        if concept.kind == "classes":
+            return ()
         templates = concept.prompts or getattr(self.sampling.prompts, concept.kind)
         return tuple(squeeze(t.replace("{concept}", concept.phrase)) for t in templates)
 
     def measures_for(self, concept: Concept) -> tuple[str, ...]:
         """The measures taken of one concept."""
-        return self.scoring.subject if concept.kind == "subject" else self.scoring.style
+        return {"classes": accuracy.MEASURES, "style": self.scoring.style}.get(concept.kind, self.scoring.subject)
 
 
 def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
@@ -167,11 +177,11 @@ def build(
         data["data"] = sources.resolve(folder, data["data"])
     prompts = _mapping(_mapping(data.get("training")).get("prompts"))
     source, start = data.get("concepts", []), data.get("data") or folder
-    data["concepts"] = sources.expand(source, start, prompts)
+    data["concepts"] = sources.expand(source, start, prompts, data.get("seed", 0))
     data = sources.located(data, folder)
     try:
         made = Plan.model_validate(
-            yaml_file.merge(_defaults(data.get("base", TOYBOX)), data), context=NEW if new else None
+            yaml_file.merge(_defaults(data.get("base", TOYBOX), data.get("task")), data), context=NEW if new else None
         )
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, Plan, where, lines, single)) from None
@@ -205,12 +215,14 @@ def ready(name: str) -> Path:
     return path
 
 
-def _defaults(base: Any) -> dict[str, Any]:
+def _defaults(base: Any, task: Any = None) -> dict[str, Any]:
     """What a plan starts from: the embedded base's defaults, or the published protocol's with what its family changes.
 
     A family is told by a known hub id, or by the index of a local folder; never by what happens to be in a cache.
     """
     every = yaml_file.read_packaged("defaults.yaml")
+    if task == CLASSIFICATION:
+        return dict(yaml_file.merge(every["published"], every[TOYBOX_VIT if base == TOYBOX_VIT else CLASSIFICATION]))
     if base == TOYBOX:
         return dict(every[TOYBOX])
     kind = _pipeline(base)
@@ -263,28 +275,3 @@ def _nowhere(value: Any) -> Any:
 def fingerprint(value: Any) -> str:
     """16 hex digits of SHA-256 over the canonical JSON of a value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _doubles(what: str, names: list[str], new: bool) -> list[str]:
-    """Names that occur twice, for each names a folder; `new`: those too that only some systems tell apart."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.lower() if new else name, []).append(name)
-    doubles = [" and ".join(map(repr, dict.fromkeys(same))) for same in groups.values() if len(same) > 1]
-    where = " (one folder on Windows and macOS)"
-    return [f"two {what}s are called {n}{where if ' and ' in n else ''}; give each its own name" for n in doubles]
-
-
-def _clashes(concepts: tuple[Concept, ...]) -> list[str]:
-    """Tokens that are, or are words of, another's token (or its phrase)."""
-    problems = []
-    tokens = [(c.name, squeeze((c.token or c.phrase).lower())) for c in concepts]
-    for i, (name, token) in enumerate(tokens):
-        for other, longer in tokens[:i] + tokens[i + 1 :]:
-            if mentions(longer, token) and (token != longer or name < other):
-                relation = "the same as" if token == longer else "a part of"
-                problems.append(
-                    f"concept {name!r}: its token {token!r} is {relation} {longer!r} of concept {other!r}; "
-                    "tokens must not contain one another, or the concepts cannot be told apart"
-                )
-    return problems

@@ -7,8 +7,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from perdure.errors import PlanError, did_you_mean
 from perdure.plan import mistakes, sources, yaml_file
+from perdure.plan.concept import Concept
 from perdure.plan.fields import NEW, Name, Section
-from perdure.plan.sections import MOST, Concept, Fraction, How, Scenes
+from perdure.plan.sections import MOST, Fraction, How, Scenes
 from perdure.wording import listed, mentions, squeeze
 
 Box = tuple[float, float, float, float]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import PlanError
-from perdure.plan import folders, yaml_file
+from perdure.plan import folders, tasks, yaml_file
 from perdure.plan.fields import TOYBOX
 from perdure.plugins import SUFFIX, is_path
 from perdure.toybox import world
@@ -26,13 +26,16 @@ FILES = ("images", "references")
 """Keys of a concept that hold paths."""
 
 
-def expand(concepts: Any, folder: Path, prompts: Mapping[str, Any] | None = None) -> Any:
+def expand(concepts: Any, folder: Path, prompts: Mapping[str, Any] | None = None, seed: Any = 0) -> Any:
     """The plan's `concepts` as a list of mappings, relative paths resolved against `folder`.
 
     Accepts a list of concepts, `{folder: PATH}`, or `{toybox: {subjects: N}}` / `{toybox: {styles: N}}` with an
     optional `split` and `tokens`. What is none of these is handed back as it is, for the plan to refuse.
-    `prompts`: kind -> training prompt of the concepts that have none of their own.
+    `prompts`: kind -> training prompt of the concepts that have none of their own. Classes are cut into tasks with
+    `{toybox: {classes: N, tasks: T}}` or `{folder: PATH, tasks: T}`, shuffled by their `seed`, or the plan's `seed`.
     """
+    if tasks.asked(concepts):
+        return tasks.expand(concepts, lambda path: resolve(folder, path), seed)
     if of_concepts := _folder_of(concepts, folder):
         concepts = from_folder(of_concepts)
     elif isinstance(concepts, dict) and set(concepts) == {"toybox"}:

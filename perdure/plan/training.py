@@ -1,6 +1,6 @@
 """How one lesson is trained: the sections of a plan below `training`."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -53,20 +53,39 @@ class TrainingPrompts(Section):
         return prompt
 
 
+class Head(Section):
+    """How a classifier's rows for the new classes are learnt beside the weights, and what its loss looks at."""
+
+    kind: Literal["linear", "cosine"] = "linear"
+    """`linear`: a weight and a bias for each class; `cosine`: of features and rows, times `scale`."""
+    begin: Literal["random", "means"] = "random"
+    """Where rows begin: at random, or at the classes' mean features as the lesson finds them."""
+    scale: float = Field(16.0, gt=0)
+    logits: Literal["own", "all"] = "own"
+    """Among which classes the loss compares: those of the task, or all that are known."""
+    pixels: Literal["base", "unit"] = "base"
+    """What goes in: pictures normalised as the base's own file says, or in [0, 1] as the published code has them."""
+
+
 class Training(Section):
     """How one lesson is trained."""
 
+    QUIET: ClassVar[tuple[str, ...]] = ("epochs", "head")
     prompts: TrainingPrompts | None = None
     """Training prompts for all concepts of a kind."""
     resolution: int = Field(512, ge=16, le=16384, multiple_of=8)
     """Side of the square training images in pixels."""
     steps: int = Field(850, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    """Instead of `steps`: how many times a classifier's lesson sees each picture of its task."""
+    head: Head | None = None
+    """The head of a classifier."""
     batch_size: int = Field(1, ge=1)
     accumulate: int = Field(1, ge=1)
     """Batches of a step, whose gradients are averaged: the memory of one, and the noise of many."""
     learning_rate: float = Field(1e-5, gt=0)
     word_learning_rate: float | None = Field(None, gt=0)
-    """Rate of learnt words; that of the weights by default."""
+    """Rate of learnt words, and of a classifier's head; that of the weights by default."""
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = Field(0, ge=0)
     """Steps of linear warm-up."""
@@ -89,8 +108,10 @@ class Training(Section):
     """Filter that makes training images smaller; lanczos keeps more detail, bilinear is the published protocols'."""
     posterior: Literal["once", "each_step"] = "once"
     """When a latent is drawn from what the autoencoder says of an image: when it is encoded, or anew at each step."""
-    crop: Literal["center", "random"] = "center"
-    """How the first view of an image is cut to a square."""
+    crop: Literal["center", "random", "resized"] = "center"
+    """How the first view of an image is cut to a square; of classes also `resized`: a part of random place, size and
+    shape, anew at each step (Szegedy et al. 2015), and tests on the middle of the picture.
+    """
     views: int = Field(1, ge=1, le=100_000)
     """Encoded views of each image; those after the first are random crops."""
     flip: bool = False

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from perdure.plan import tasks
+from perdure.plan.concept import Concept
 from perdure.plan.plan import Plan
 from perdure.plan.scenes import sets
-from perdure.plan.sections import Concept
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def of(plan: Plan) -> Workload:
         rows += each * sum(len(sets(asked, known)) for known in taught)
     return Workload(
         lessons=runs * count + plan.joint,
-        steps=(runs + plan.joint) * count * plan.training.steps,  # joint: one lesson, as long as all of a run
+        steps=(runs + plan.joint) * steps(plan),  # joint: one lesson, as long as all of a run
         images=base + runs * rows + plan.joint * base,
     )
 
@@ -50,6 +51,13 @@ def row(plan: Plan, lesson: int) -> tuple[Concept, ...]:
 def images(plan: Plan, lesson: int) -> int:
     """How many images of single concepts these are."""
     return sum(len(plan.prompts_for(concept)) for concept in row(plan, lesson)) * plan.sampling.images_per_prompt
+
+
+def steps(plan: Plan) -> int:
+    """Training steps of one run's lessons."""
+    if plan.training.epochs is None:
+        return len(plan.sequence) * plan.training.steps
+    return sum(tasks.steps(plan.training, tasks.pictures(concept)) for concept in plan.sequence)
 
 
 def lighter(plan: Plan, prompts: int, images: int) -> Plan:

@@ -8,12 +8,12 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from perdure import files, wording
 from perdure.lineage import Lineage
-from perdure.report import lines, reading, samples, scenes, tables, view
+from perdure.report import classes, lines, reading, samples, scenes, tables, view
 from perdure.score.matrix import FORMULAS
 
 
 def build(lineages: Sequence[Lineage], out: Path, title: str) -> Path:
-    """Write report.html, scores.csv and table.tex into `out`; returns the page's path.
+    """Write report.html, scores.csv and table.tex into `out`, of classifiers accuracy.csv too; returns the page's path.
 
     The lineages (one per method) are shown side by side in the given order, unfinished ones with their
     lessons so far. Same lineages, same bytes. ValueError for no lineage, LineageError for a damaged one.
@@ -23,6 +23,8 @@ def build(lineages: Sequence[Lineage], out: Path, title: str) -> Path:
     runs = reading.read(lineages)
     files.write_text(out / "scores.csv", tables.scores_csv(runs))
     files.write_text(out / "table.tex", tables.table_tex(runs))
+    if any(run.classifies for run in runs):
+        files.write_text(out / "accuracy.csv", classes.accuracy_csv(runs))
     path = out / "report.html"
     files.write_text(path, render(view.page(runs, title)))
     return path

@@ -1,6 +1,6 @@
 """A lineage read once for a report: its score matrices, directions, ceilings and costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,91 +12,9 @@ from perdure.analysis.record import Analysis
 from perdure.lineage import Lineage, exports, history
 from perdure.lineage.rows import Cell, Row, start_of
 from perdure.plan import yaml_file
-from perdure.score import matrix
+from perdure.report.rules import Rules, outdated, rules_of
+from perdure.score import accuracy, matrix
 from perdure.score.matrix import Direction
-
-CARRIED = {
-    "delta": "weight change",
-    "words": "learnt words",
-    "own": "every concept's adapter",
-    "pool": "every past adapter",
-    "replay": "images of past concepts",
-    "features": "text features of past concepts",
-    "fisher": "Fisher information",
-    "max": "largest value of each weight so far",
-    "past_a": "sum of past A",
-    "past_rows": "input directions of past A",
-    "fused": "what is fused of it",
-    "grams": "what inputs were like",
-    "targets": "what past concepts' words are told",
-}
-"""Names under which memories carry tensors, in plain words; a new name is shown as it is."""
-KNOWN = {"nothing": "nothing", "concept": "which concept is meant", "prompt": "the prompt"}
-"""What must be told to recall, in plain words."""
-BREACHES = {
-    "own": "keeps every concept's adapter",
-    "pool": "keeps every past adapter",
-    "replay": "keeps images of past concepts",
-    "max": "keeps a second set of weights beside the current one",
-    "targets": "keeps what each concept's adapter says to its words",
-}
-"""How a carried name breaks the strict regime."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What was declared. `knows`: nothing, concept, prompt, or unknown in records of old; `carries`: (what, bytes)."""
-
-    knows: str
-    strict: bool
-    carries: tuple[tuple[str, int], ...]
-    breach: str
-    """How the strict regime is broken, as the rest of a sentence; empty where it is kept."""
-
-    @property
-    def told(self) -> str:
-        """What it knows when it draws, in words."""
-        return KNOWN.get(self.knows, "–")
-
-
-def rules_of(records: Sequence[Mapping[str, Any]], joint: bool) -> Rules:
-    """The rules of a run from its lessons' records; bytes are those after the last lesson.
-
-    `joint`: one lesson saw the images of all concepts, which no strict regime allows whatever the method is.
-    """
-    last = records[-1] if records else {}
-    strict = not joint and all(record.get("strict", True) for record in records)
-    carried = last.get("carries", {})
-    ways = ["saw the images of all concepts at once"] if joint else []
-    ways += [] if strict else [way for name, way in BREACHES.items() if name in carried]
-    if not strict and not ways:
-        ways.append("says so itself")
-    if not strict and last.get("knows") == "concept":
-        ways.append("is told which concept is meant")
-    named = tuple((CARRIED.get(name, name), int(size)) for name, size in carried.items())
-    return Rules(str(last.get("knows", "unknown")), strict, named, " and ".join(ways))
-
-
-TEACHERS = ("lwf", "generative_replay", "dsc")
-"""Methods that ask the model before a lesson; `training.preserve` and gradient scores of cns do so too."""
-
-
-def outdated(settings: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Sentences about a run's figures; `records` are its lessons', which have no `revision` before the second."""
-    old = [number for number, record in enumerate(records, start=1) if record.get("revision", 1) < 2]
-    if not old:
-        return ()
-    training, (method, *_) = settings["training"], settings["methods"]
-    name, told = method["name"], []
-    gradients = name == "cns" and method.get("options", {}).get("importance") in ("saliency", "fisher")
-    if old[-1] > 1 and (name in TEACHERS or gradients or training.get("preserve")):
-        told.append("was held to base plus twice the past instead of the model before each lesson")
-    if training.get("precision", "fp32") != "fp32":
-        told.append("was drawn from weights rounded to half precision, in which small changes are lost")
-    if name == "stamina" and training.get("gradient_checkpointing"):
-        told.append("was trained on the gradients of other masks than those it was run with")
-    return tuple(f"{sentence} (an error of the version that taught it); teach it again" for sentence in told)
-
 
 JOINT = "joint"
 BOUNDS = ("independent", JOINT)
@@ -118,6 +36,11 @@ class Run:
     def lessons(self) -> int:
         """Finished lessons."""
         return len(self.rows) - 1
+
+    @cached_property
+    def classifies(self) -> bool:
+        """Whether it is a classifier that learns classes."""
+        return any(facts["concept"]["kind"] == "classes" for facts in self.facts.values())
 
     @property
     def joint(self) -> bool:
@@ -193,6 +116,12 @@ class Run:
         return found
 
     @cached_property
+    def sizes(self) -> list[int]:
+        """Of a classifier: how many test pictures each task has."""
+        found = {name: accuracy.size(cell.record.get("counts", {})) for (_, name), cell in self.cells.items()}
+        return [found.get(name, 0) for name in self.concepts]
+
+    @cached_property
     def measure_records(self) -> dict[str, dict[str, Any]]:
         """Measure -> {direction, model, spec} as recorded with its first score."""
         records: dict[str, dict[str, Any]] = {}
@@ -222,7 +151,8 @@ class Run:
 
     def primary(self, concept: str) -> str | None:
         """The first measure of a concept's kind that was taken."""
-        wanted = self.lineage.settings["scoring"][self.facts[concept]["concept"]["kind"]]
+        kind = self.facts[concept]["concept"]["kind"]
+        wanted = accuracy.MEASURES if kind == "classes" else self.lineage.settings["scoring"][kind]
         taken = [m for m in wanted if m in self.scores and self.has(m, concept)]
         return taken[0] if taken else None
 
@@ -278,9 +208,12 @@ def figures(run: Run, measure: str) -> dict[str, float]:
     """
     S = run.scores.get(measure)
     if S is None or S.shape[1] == 0 or S.shape[0] < 2:
-        return dict.fromkeys(matrix.FORMULAS, float("nan"))
+        return dict.fromkeys((*matrix.FORMULAS, *accuracy.FORMULAS), float("nan"))
     counts = np.isfinite(S).any(axis=0)
     moved = {"shift": matrix.shift(run.distances(measure)[:, counts | (np.arange(counts.size) == counts.size - 1)])}
+    moved |= dict.fromkeys(("forgetting_per_step", "forgetting_own"), float("nan"))
+    if measure in accuracy.MEASURES:
+        moved |= accuracy.figures(S, run.sizes)
     if counts.all():
         return matrix.summary(S, run.direction(measure)) | moved
     result = matrix.summary(np.where(counts, S, 0.0), run.direction(measure))

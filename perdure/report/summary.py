@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from perdure import wording
 from perdure.report.reading import Run, figures
-from perdure.score.matrix import FORMULAS
+from perdure.score import accuracy
+from perdure.score.matrix import FORMULAS, Formula
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 
@@ -90,6 +91,19 @@ FIGURES = (
     _Figure("forward_transfer", "Forward transfer", "score just before its lesson minus the base's", signed),
     _Figure("gain_over_base", "Gain over base", "last score minus the untouched base's", signed),
 )
+CLASS_FIGURES = (
+    _Figure("average", "A_N", "accuracy over all test pictures after the last task", plain),
+    _Figure("running_average", "Average incremental", "mean over tasks of the accuracy over all classes so far", plain),
+    _Figure("forgetting", "F_N, best", "best accuracy since its own task minus last, earlier tasks", plain),
+    _Figure(
+        "forgetting_own", "F_N, own", "accuracy right after its own task minus last, mean of earlier tasks", signed
+    ),
+    _Figure("forgetting_per_step", "F_N, a step", "drop from one task to the next, earlier tasks", signed),
+    _Figure("backward_transfer", "Backward transfer", "last accuracy minus that right after its own task", signed),
+    _Figure("learning", "Learning", "mean accuracy right after each task's own lesson", plain),
+    _Figure("gain_over_base", "Gain over base", "last accuracy minus the base's by nearest class means", signed),
+)
+"""Of a classifier: F_N in three readings, of which only figures of the same one can be compared."""
 COSTS = (
     _Figure(
         "carried",
@@ -108,9 +122,11 @@ def table(runs: Sequence[Run], measure: str) -> Table:
     runs = [run for run in runs if measure in run.scores]
     direction = next((run.direction(measure) for run in runs), "higher")
     values = [{**figures(run, measure), **costs(run)} for run in runs]
-    shown = [f for f in (*FIGURES, *COSTS) if f.key not in ("forward_transfer", "shift") or _any(values, f.key)]
-    better = {f.key: f.better or _better(f.key, direction) for f in shown}
-    headings = tuple(_heading(f, better[f.key]) for f in shown)
+    own = CLASS_FIGURES if measure in accuracy.MEASURES else FIGURES
+    shown = [f for f in (*own, *COSTS) if f.key not in ("forward_transfer", "shift") or _any(values, f.key)]
+    formulas = FORMULAS | accuracy.FORMULAS if own is CLASS_FIGURES else FORMULAS
+    better = {f.key: f.better or _better(f.key, direction, formulas) for f in shown}
+    headings = tuple(_heading(f, better[f.key], formulas) for f in shown)
     best = {f.key: _best(runs, values, f, better[f.key]) for f in shown}
     rows = tuple(
         (
@@ -151,13 +167,13 @@ def _best(runs: Sequence[Run], values: Sequence[Mapping[str, float]], figure: _F
     return figure.show(max(found) if better == "higher" else min(found))
 
 
-def _better(key: str, direction: str) -> str:
+def _better(key: str, direction: str, formulas: Mapping[str, Formula]) -> str:
     """Differences are turned by `summary` to read as ever; means keep the measure's direction."""
-    return direction if key in ("average", "learning") else FORMULAS[key].direction
+    return direction if key in ("average", "learning") else formulas[key].direction
 
 
-def _heading(figure: _Figure, better: str) -> Heading:
-    known = FORMULAS.get(figure.key)
+def _heading(figure: _Figure, better: str, formulas: Mapping[str, Formula]) -> Heading:
+    known = formulas.get(figure.key)
     formula, source = (known.formula, known.source) if known else ("", "")
     return Heading(figure.title, ARROWS[better], formula, source, figure.meaning)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from perdure.lineage.rows import Row
 from perdure.plan import yaml_file
-from perdure.report import heat, lines, samples, scenes, sheet, summary, tables, weights
+from perdure.report import classes, heat, lines, samples, scenes, sheet, summary, tables, weights
 from perdure.report.charts import Chart, inline, spark
 from perdure.report.reading import Run, measures_of, primaries
 from perdure.report.tables import Failings
@@ -57,6 +57,7 @@ class Page:
     tables: tuple[summary.Table, ...]
     failings: tuple[Failings, ...]
     other_tables: tuple[summary.Table, ...]
+    confusions: tuple[classes.Confusion, ...]
     comparison: samples.Grid | None
     grids: tuple[samples.Grid, ...]
     refused: tuple[tuple[Run, Row, samples.Grid], ...]
@@ -81,6 +82,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
     limits = samples.ranges(runs)
     first, measures = primaries(runs), measures_of(runs)
     colours = {run.label: number % 8 for number, run in enumerate(runs)}
+    drawing = [run for run in runs if not run.classifies]
     started = next((run for run in runs if run.concepts), None)
     return Page(
         title=title,
@@ -90,10 +92,11 @@ def page(runs: Sequence[Run], title: str) -> Page:
         tables=tuple(summary.table(runs, m) for m in first),
         failings=tables.failings(runs),
         other_tables=tuple(summary.table(runs, m) for m in measures if m not in first),
-        comparison=samples.comparison(runs, started.concepts[0], limits) if started else None,
-        grids=tuple(samples.grid(run, limits) for run in runs if run.lessons),
+        confusions=classes.confusions(runs),
+        comparison=samples.comparison(drawing, started.concepts[0], limits) if started else None,
+        grids=tuple(samples.grid(run, limits) for run in drawing if run.lessons),
         refused=tuple(
-            (run, row, sheet.of_lesson(run.lineage, run.rows[-1], row)) for run in runs for row in run.refused
+            (run, row, sheet.of_lesson(run.lineage, run.rows[-1], row)) for run in drawing for row in run.refused
         ),
         pictures_per_cell=max((len(cell.images) for run in runs for cell in list(run.cells.values())[:1]), default=0),
         scenes=scenes.section(runs),
@@ -154,7 +157,7 @@ def _concept(run: Run, name: str) -> ConceptView:
     return ConceptView(
         name,
         concept["kind"],
-        concept["prompt"],
+        concept["prompt"] or ", ".join(concept.get("classes", ())),
         bool(facts.get("held_out")),
         counts,
         training,

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 from perdure.bases import loading
 from perdure.bases.backbone import Backbone
-from perdure.bases.batch import on
+from perdure.bases.loading import Base
 from perdure.bases.processes import several
 from perdure.drawing.evaluate import Tools
 from perdure.errors import ModelError, PerdureError, TrainingError
-from perdure.lesson.examples import Examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.plan import Plan
@@ -25,11 +25,11 @@ def join() -> None:
     processes = several()
     if processes.number == 0:
         return
-    backbone: Backbone | None = None
+    backbone: Any = None
     try:
         for function, values in processes.calls():
-            if function is loading.load:
-                backbone = loading.load(*values)
+            if function in loading.LOADERS:
+                backbone = function(*values)
             else:
                 function(backbone, *values)
     except PerdureError as error:
@@ -37,7 +37,7 @@ def join() -> None:
     sys.exit(0)
 
 
-def load(plan: Plan, device: str | None) -> Backbone:
+def load(plan: Plan, device: str | None) -> Base:
     """The base of a plan, on every process. Raises ModelError, and PlanError for settings that the base cannot have."""
     join()
     processes = several()
@@ -45,15 +45,15 @@ def load(plan: Plan, device: str | None) -> Backbone:
         raise ModelError(
             f"the launcher gave its {processes.count} processes {processes.device}, not {device}; leave out --device"
         )
-    where = plan.base, plan.training.precision, device, plan.vae, plan.family, plan.performance
-    backbone = loading.load(*where)
+    load, where = loading.how(plan, device)
+    backbone = load(*where)
     for own in plan.runs:
         backbone.check(own.training, own.sampling)
-        if own.methods[0].card.words and not len(backbone.vocabulary):
+        if isinstance(backbone, Backbone) and own.methods[0].card.words and not len(backbone.vocabulary):
             told = "method %s learns words, which base %s has no place for: token and noun stand for each concept"
             log.warning(told, own.methods[0].name, plan.base)
     if processes.count > 1:
-        processes.call(loading.load, *where)
+        processes.call(load, *where)
         processes.helping = backbone
     return backbone
 
@@ -76,8 +76,8 @@ def words(plan: Plan) -> str:
 @contextmanager
 def learning(tools: Tools, memory: Memory, lesson: Lesson) -> Iterator[None]:
     """Training that the other processes join where they can share out its batches evenly; else they wait."""
-    processes = tools.backbone.processes
-    if not processes.available(tools.backbone) or tools.plan.training.batch_size % processes.count:
+    processes = tools.base.processes
+    if not processes.available(tools.base) or tools.plan.training.batch_size % processes.count:
         yield
         return
     processes.call(help_learn, tools.plan, memory, _on(lesson, "cpu"))
@@ -85,7 +85,7 @@ def learning(tools: Tools, memory: Memory, lesson: Lesson) -> Iterator[None]:
         yield
 
 
-def help_learn(backbone: Backbone, plan: Plan, memory: Memory, lesson: Lesson) -> None:
+def help_learn(backbone: Base, plan: Plan, memory: Memory, lesson: Lesson) -> None:
     """What another process does in a lesson: the same on its own rows of every batch. The first keeps the result."""
     tools = Tools(plan, backbone)
     backbone.gradient_checkpointing(plan.training.gradient_checkpointing)
@@ -95,10 +95,4 @@ def help_learn(backbone: Backbone, plan: Plan, memory: Memory, lesson: Lesson) -
 
 def _on(lesson: Lesson, device: str) -> Lesson:
     """A lesson with its examples on a device."""
-
-    def moved(examples: Examples) -> Examples:
-        deviation = None if examples.deviation is None else examples.deviation.to(device)
-        condition = on(examples.condition, device)
-        return replace(examples, latents=examples.latents.to(device), condition=condition, deviation=deviation)
-
-    return replace(lesson, examples=moved(lesson.examples), prior=lesson.prior and moved(lesson.prior))
+    return replace(lesson, examples=lesson.examples.on(device), prior=lesson.prior and lesson.prior.on(device))

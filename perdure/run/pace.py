@@ -61,7 +61,8 @@ def _timed(tools: Tools, folder: Path, clock: Callable[[], float]) -> Pace:
 
 def _step(rows: Sequence[Row]) -> float:
     """Median over steps; the first of a lesson is left out, since what the method prepares is logged with it."""
-    return float(median(log["seconds"] for row in rows for log in row.losses()[1:]))
+    steps = [log["seconds"] for row in rows for log in row.losses()[1:]]
+    return float(median(steps)) if steps else 0.0  # nothing is trained
 
 
 def _seconds(row: Row, name: str) -> float:

@@ -13,6 +13,7 @@ import torch
 from perdure import files
 from perdure import memory as memories
 from perdure.bases import loading
+from perdure.bases.classifier import Classifier
 from perdure.drawing import drift, sample, scenes
 from perdure.drawing.draw import side_by_side
 from perdure.drawing.evaluate import Tools, evaluate, record_concept
@@ -21,7 +22,7 @@ from perdure.lesson import examples
 from perdure.lesson.brought import Brought, bring
 from perdure.lesson.examples import Examples
 from perdure.lesson.optimizing import steps_done
-from perdure.lesson.train import REVISION, Done, Lesson, Preview, learn
+from perdure.lesson.train import REVISION, Done, Lesson, Preview, learn, timed
 from perdure.lineage import Lineage, history
 from perdure.lineage.rows import Row
 from perdure.memory import Memory
@@ -93,7 +94,7 @@ def _score(
     for concept in (*taught, *later) if whole else concepts:
         called = lesson_of.get(concept.name, concept.name)
         evaluate(tools, lineage, concept, memory, called, staged.folder / "cells" / concept.name, taught)
-    if whole:
+    if whole and not isinstance(tools.base, Classifier):  # which draws nothing
         scenes.record(tools, lineage, memory, taught, lesson_of, staged.folder)
         drift.record(tools, lineage, memory, staged.folder)
 
@@ -130,18 +131,15 @@ def _learn(
 ) -> Memory:
     """Encode, train, log; or take what was learnt elsewhere."""
     plan, number, name = tools.plan, staged.number, staged.name
-    parts = [
-        examples.encode(tools.backbone, tools.pictures(c).training, plan.training, plan.seed, c.name) for c in concepts
-    ]
-    first, own, prior = concepts[0], examples.together(parts), None if brought else _prior(tools, concepts)
-    lesson = Lesson(name, number, own, first.token, first.noun, first.phrase, prior, concepts[1:])
+    lesson = lesson_of(tools, number, name, concepts, brought is None)
     if brought is not None:
         return bring(tools.backbone, tools.method, memory, lesson, plan, brought)
+    plan = timed(plan, len(lesson.examples))
     checkpoint = staged.folder / "checkpoint.safetensors"
     done = steps_done(checkpoint)
     kept = [row for row in staged.losses() if row["step"] <= done]
     files.write_text(staged.log, "".join(json.dumps(row) + "\n" for row in kept))
-    tools.backbone.gradient_checkpointing(plan.training.gradient_checkpointing)
+    tools.base.gradient_checkpointing(plan.training.gradient_checkpointing)
     progress = tools.watch(f"lesson {number} {name}", plan.training.steps)
     with progress as advance:
         advance(done, "")
@@ -149,7 +147,7 @@ def _learn(
         preview = _previews(tools, staged, concepts, told)
         with helpers.learning(tools, memory, lesson):
             after = learn(
-                tools.backbone, tools.method, memory, lesson, plan, told.step, checkpoint, preview,
+                tools.base, tools.method, memory, lesson, plan, told.step, checkpoint, preview,
                 lambda cost: files.write_json(_cost_file(staged), asdict(cost)),
             )  # fmt: skip
     checkpoint.unlink(missing_ok=True)
@@ -205,6 +203,20 @@ def _cost_file(staged: Row) -> Path:
     return staged.folder / "fusing.json"
 
 
+def lesson_of(tools: Tools, number: int, name: str, concepts: tuple[Concept, ...], trained: bool = True) -> Lesson:
+    """What is to be learnt, encoded, and rehearsed where it is `trained`: pictures, or a classifier's classes."""
+    plan, first = tools.plan, concepts[0]
+    if isinstance(tools.base, Classifier):
+        tasks = [examples.encode_classes(tools.base, tools.pictures(c).training, plan.training) for c in concepts]
+        new = {concept.name: concept.classes for concept in concepts}
+        return Lesson(name, number, examples.together_classes(tasks), others=concepts[1:], classes=new)
+    parts = [
+        examples.encode(tools.base, tools.pictures(c).training, plan.training, plan.seed, c.name) for c in concepts
+    ]
+    own, prior = examples.together(parts), _prior(tools, concepts) if trained else None
+    return Lesson(name, number, own, first.token, first.noun, first.phrase, prior, concepts[1:])
+
+
 def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:
     """Class images drawn by the untouched base, encoded: prior preservation (Ruiz et al. 2023)."""
     prior = tools.plan.training.prior
@@ -254,10 +266,10 @@ def _write_record(
             "strict": tools.method.consolidate.strict,
             "carries": memory.bytes_by_name(),
             "bytes": {"carried": memory.nbytes, "stored": files.size_of(lineage.store / pack for pack in new)},
-            "peak_memory": loading.peak_memory(tools.backbone.device),
+            "peak_memory": loading.peak_memory(tools.base.device),
             "final_loss": losses[-1]["loss"] if losses else None,
             "memory": memory.digest,
-            "device": str(tools.backbone.device),
+            "device": str(tools.base.device),
             "precision": tools.plan.training.precision,
             "fingerprint": tools.plan.fingerprint(),
             "versions": loading.versions(),

@@ -60,7 +60,7 @@ def load_clip(source: str | Path, device: str, protocol: Preprocess) -> Encoder:
     from transformers import CLIPModel
 
     found = locate(source, WEIGHTS, EXTRAS)
-    model = _load(CLIPModel, found, device)
+    model = load_model(CLIPModel, found, device)
     tokenizer = _tokenizer(found, model.config.text_config.vocab_size)
     length = model.config.text_config.max_position_embeddings
 
@@ -89,7 +89,7 @@ def load_vit(source: str | Path, device: str, protocol: Preprocess) -> Encoder:
     from transformers import ViTModel
 
     found = locate(source, WEIGHTS, EXTRAS)
-    model = _load(ViTModel, found, device, add_pooling_layer=False)
+    model = load_model(ViTModel, found, device, add_pooling_layer=False)
 
     def embed(pixels: Tensor) -> Tensor:
         class_token: Tensor = model(pixel_values=pixels).last_hidden_state[:, 0]
@@ -106,7 +106,7 @@ def load_clip_vision(
     from transformers import CLIPVisionModelWithProjection
 
     found = prepare(source)
-    model = _load(CLIPVisionModelWithProjection, found, device)
+    model = load_model(CLIPVisionModelWithProjection, found, device)
 
     def embed(pixels: Tensor) -> Tensor:
         style: Tensor = model(pixel_values=pixels).image_embeds
@@ -124,7 +124,7 @@ def load_owl(source: str | Path, device: str) -> Detector:
     from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
     found = locate(source, WEIGHTS, EXTRAS)
-    model = _load(Owlv2ForObjectDetection, found, device)
+    model = load_model(Owlv2ForObjectDetection, found, device)
     with Reading(lambda reason: f"{found.name}: its tokenizer or preprocessor cannot be read ({reason})."), _quiet():
         processor = Owlv2Processor.from_pretrained(found.path, local_files_only=True)
 
@@ -170,8 +170,8 @@ def release() -> None:
         load.cache_clear()
 
 
-def _load(kind: Any, found: Located, device: str, **options: Any) -> Any:
-    """Model of class `kind` from a local folder, float32, frozen; ModelError unless complete."""
+def load_model(kind: Any, found: Located, device: str, **options: Any) -> Any:
+    """A transformers model of class `kind` from a local folder, float32, frozen; ModelError unless complete."""
     weights = weights_file(found)
     with Reading(lambda reason: f"{found.name}: is not a {kind.__name__} that can be loaded ({reason})."), _quiet():
         model, loading = kind.from_pretrained(

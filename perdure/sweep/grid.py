@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from perdure import plan as plans
 from perdure.errors import PlanError, did_you_mean
-from perdure.plan import Plan, mistakes, sources, yaml_file
+from perdure.plan import Plan, mistakes, sources, tasks, yaml_file
 from perdure.plan.fields import Name, Section
 from perdure.plan.yaml_file import Lines
 from perdure.sweep import axes as reading
@@ -197,13 +197,21 @@ def _flat(changes: Mapping[str, Any]) -> Iterator[Change]:
 def _runs(draft: Draft, others: dict[str, list[Value]], orders: Sequence[Ordering], seeds: list[int]) -> Iterator[Run]:
     """Every combination; methods change fastest, so that the first order and seed can be compared first."""
     for variant in product(*others.values()):
-        plan = draft.put(change for value in variant for change in value.changes).plan()
+        changed = draft.put(change for value in variant for change in value.changes)
+        plan = changed.plan()
         labels = {axis: value.label for axis, value in zip(others, variant, strict=True)}
         if plan is not None and not plan.concepts:
             draft.note([f"{draft.where}: plan {plan.name!r} has no concepts to teach"])
         elif plan is not None:
             for seed, ordering in product(seeds, orders):
-                yield from _of_order(draft, plan.model_copy(update={"seed": seed}), labels, ordering, orders[0])
+                yield from _of_order(draft, _seeded(changed, plan, seed), labels, ordering, orders[0])
+
+
+def _seeded(draft: Draft, plan: Plan, seed: int) -> Plan:
+    """The plan with another seed, which also shuffles the classes that it cuts into tasks."""
+    if not tasks.asked(draft.data.get("concepts")):
+        return plan.model_copy(update={"seed": seed})
+    return draft.put([Change("seed", seed, ("axes", SEEDS))]).plan() or plan
 
 
 def _of_order(

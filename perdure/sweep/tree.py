@@ -8,6 +8,7 @@ several orders where others branch off, so that they need not wait for its end.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from perdure.plan import MethodChoice, Plan, Training, describe, fingerprint, portable, workload
 from perdure.sweep import places
@@ -53,7 +54,10 @@ def total(plan: Plan) -> int:
 
 def base_plan(plan: Plan) -> Plan:
     """What decides how the untouched base draws a plan's concepts, and nothing else: equal plans share row 0."""
-    alone = Training.model_validate(plan.training.model_dump(include={"resolution", "precision"}))
+    keys: dict[str, Any] = {"resolution": True, "precision": True}
+    if plan.task is not None:
+        keys |= {"crop": True, "head": {"pixels"}}  # how pictures are read
+    alone = Training.model_validate(plan.training.model_dump(include=keys))
     concepts = tuple(sorted(plan.concepts, key=lambda concept: concept.name))
     same = {"name": "base", "description": "", "seed": 0, "joint": False, "order": None}
     method = MethodChoice(name="naive")

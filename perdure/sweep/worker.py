@@ -1,11 +1,12 @@
 """One order carried out, in whatever process: the base model is loaded once and kept for the next order."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from perdure.bases import loading
-from perdure.bases.backbone import Backbone
+from perdure.bases.loading import Base
 from perdure.drawing.evaluate import Tools, evaluate, record_concept
 from perdure.errors import PerdureError
 from perdure.lineage import Lineage, branching
@@ -16,7 +17,10 @@ from perdure.sweep.engine import BUSY
 from perdure.sweep.status import Paces, Spent
 from perdure.sweep.tree import BASE, Order
 
-_backbone = lru_cache(maxsize=1)(loading.load)
+
+@lru_cache(maxsize=1)
+def _base(load: Callable[..., Base], where: tuple[Any, ...]) -> Base:
+    return load(*where)
 
 
 def carry_out(order: Order, device: str | None = None) -> str | None:
@@ -53,8 +57,7 @@ def paces(orders: Iterable[Order], device: str | None = None) -> Paces:
 
 def _tools(order: Order, device: str | None) -> Tools:
     plan = order.plan
-    backbone: Backbone = _backbone(plan.base, plan.training.precision, device, plan.vae, plan.family)
-    return Tools(plan, backbone)
+    return Tools(plan, _base(*loading.how(plan, device)))
 
 
 def _do(order: Order, device: str | None) -> None:

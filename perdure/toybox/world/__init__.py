@@ -11,7 +11,7 @@ from perdure.toybox.world.patterns import SCORER_PATTERNS, SUBJECT_PATTERNS
 from perdure.toybox.world.sampling import random_pose, random_scene, random_scorer_thing, random_thing
 from perdure.toybox.world.scene import draw
 from perdure.toybox.world.styles import HELD_OUT_STYLES, SEEN_STYLES, STYLES, Style
-from perdure.toybox.world.subjects import StyleConcept, Subject, style_concepts, subjects
+from perdure.toybox.world.subjects import StyleConcept, Subject, class_scenes, style_concepts, subjects
 from perdure.toybox.world.vocabulary import CLASSES, COLOURS, CONTEXTS, PLAIN_PATTERNS, RARE_TOKENS
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Thing",
     "caption",
     "caption_full",
+    "class_scenes",
     "draw",
     "random_pose",
     "random_scene",

@@ -1,4 +1,4 @@
-"""Subjects and styles to personalise on: fixed individuals and held-out styles, each with its pictures."""
+"""What is taught: fixed individuals, held-out styles, and classes as renditions, each with its pictures."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +9,8 @@ from numpy.random import Generator
 from perdure.toybox.world.accessories import SUBJECT_ACCESSORIES
 from perdure.toybox.world.model import Scene, Thing
 from perdure.toybox.world.patterns import SUBJECT_PATTERNS
-from perdure.toybox.world.sampling import random_pose, random_seed, random_thing
-from perdure.toybox.world.styles import HELD_OUT_STYLES, STYLES
+from perdure.toybox.world.sampling import choose, random_pose, random_seed, random_thing
+from perdure.toybox.world.styles import HELD_OUT_STYLES, SEEN_STYLES, STYLES
 from perdure.toybox.world.vocabulary import CLASSES, CONTEXTS, RARE_TOKENS
 
 Split = Literal["test", "dev"]
@@ -141,3 +141,24 @@ def style_concepts(count: int = len(HELD_OUT_STYLES), seed: int = 0) -> list[Sty
         raise ValueError(f"at most {len(HELD_OUT_STYLES)} style concepts")
     names = HELD_OUT_STYLES[:count]
     return [StyleConcept(name.replace(" ", "_"), name, seed * 1000 + i) for i, name in enumerate(names)]
+
+
+def class_scenes(class_name: str, count: int, test: bool = False, split: Split = "test", index: int = 0) -> list[Scene]:
+    """Renditions of a class: things of it in all contexts and styles, to learn from or, other ones, to test on.
+
+    The styles are the held-out ones, which no embedded model saw, or in the split `dev` the seen ones. A longer list
+    begins with the shorter one of the same class, split and index.
+    """
+    styles = HELD_OUT_STYLES if split == "test" else SEEN_STYLES
+    stream = _REFERENCE if test else _TRAINING
+    rng = np.random.default_rng([index, CLASSES.index(class_name), _SPLITS.index(split), stream, 11])
+    return [
+        Scene(
+            thing=random_thing(rng, class_name),
+            context=choose(rng, CONTEXTS),
+            style=choose(rng, styles),
+            pose=random_pose(rng),
+            seed=random_seed(rng),
+        )
+        for _ in range(count)
+    ]

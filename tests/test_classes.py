@@ -1,0 +1,279 @@
+"""A classifier and its lessons: how classes are cut into tasks, what goes in, and lessons beside a plain loop."""
+
+import copy
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from perdure import memory as memories
+from perdure import plan, run
+from perdure.bases import classifier, loading
+from perdure.errors import ImageError, ModelError, PlanError
+from perdure.images import read_image, square
+from perdure.lesson import examples
+from perdure.parts import head
+from perdure.photos import pictures
+from perdure.plan import workload
+from perdure.seeds import generator
+from perdure.toybox import world
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+def test_classes_are_cut_as_the_public_code_does(class_plan, classes):
+    """PILOT and InfLoRA: np.random.seed(seed); np.random.permutation(classes), cut in equal parts."""
+    names = sorted(path.name for path in (classes / "train").iterdir())
+    for seed in (0, 1993):
+        np.random.seed(seed)
+        order = [names[i] for i in np.random.permutation(len(names))]
+        made = plan.build({**class_plan, "seed": seed})
+        assert [c.classes for c in made.concepts] == [tuple(order[k : k + 2]) for k in (0, 2, 4)]
+        own = plan.build({**class_plan, "concepts": {**class_plan["concepts"], "seed": seed}})
+        assert [c.classes for c in own.concepts] == [c.classes for c in made.concepts]
+    assert workload.of(made).steps == 3 * 2 * 3  # 8 pictures in batches of 3, twice, three tasks
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"concepts": {"toybox": {"classes": 15, "tasks": 4}}}, "concepts.tasks is 4, and there are 15 classes"),
+    ({"concepts": {"toybox": {"classes": 99, "tasks": 3}}}, "the world has 15 classes"),
+    ({"concepts": {"toybox": {"classes": 6, "task": 3}}}, "'task' is not known"),
+    ({"concepts": {"toybox": {"subjects": 2}}}, "with task: classification every concept is of kind: classes"),
+    ({"task": None}, "is of classes; write `task: classification`"),
+    ({"training": {"min_snr": 5}}, "training.min_snr is not for classifiers"),
+    ({"training": {"crop": "random"}}, "training.crop: random is not for classifiers"),
+    ({"methods": ["cidm"]}, "method 'cidm' needs prompts"),
+])  # fmt: skip
+def test_what_cannot_be_is_told(class_plan, changes, told):
+    with pytest.raises(PlanError, match=told):
+        plan.build({**class_plan, **changes})
+
+
+def test_a_class_is_taught_once(class_plan):
+    drawn = {"what": "classes", "index": 0}
+    both = [
+        {"name": n, "kind": "classes", "classes": c, "drawn": drawn} for n, c in (("a", ["cat", "dog"]), ("b", ["dog"]))
+    ]
+    with pytest.raises(PlanError, match="class 'dog' is in 'a' and in 'b'"):
+        plan.build({**class_plan, "concepts": both})
+
+
+def test_renditions_are_of_styles_that_the_base_did_not_see():
+    train, test = (world.class_scenes("cat", 30, side) for side in (False, True))
+    assert {scene.thing.class_name for scene in train + test} == {"cat"}
+    assert {scene.style for scene in train} | {scene.style for scene in test} <= set(world.HELD_OUT_STYLES)
+    assert {scene.style for scene in world.class_scenes("cat", 30, split="dev")} <= set(world.SEEN_STYLES)
+    assert not {scene.seed for scene in train} & {scene.seed for scene in test}
+    assert world.class_scenes("cat", 5) == train[:5] and world.class_scenes("cat", 5, index=1) != train[:5]
+
+
+def test_pictures_of_a_task_come_in_turn(class_plan, classes):
+    made = plan.build(class_plan)
+    own = pictures.of(made.concepts[0])
+    assert [picture.caption for picture in own.training[:4]] == [*made.concepts[0].classes] * 2
+    assert own.labels == made.concepts[0].classes * 3 and own.held_out
+    expected = read_image(classes / "test" / own.labels[1] / "00.png")
+    assert np.array_equal(own.references[1], expected)
+    (lost := classes / "train" / own.labels[0] / "zz.jpg").write_bytes(b"no picture")
+    try:
+        assert [told for told in pictures.check(made.concepts) if str(lost) in told]
+    finally:
+        lost.unlink()
+
+
+def test_a_folder_that_lacks_a_class_is_told(class_plan, classes, tmp_path):
+    shutil.copytree(classes, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "test" / "cow")
+    made = plan.build({**class_plan, "concepts": {"folder": str(tmp_path / "data"), "tasks": 1}})
+    assert "cow" in pictures.check(made.concepts)[0]
+    with pytest.raises(ImageError, match="is no folder"):
+        plan.build({**class_plan, "concepts": {"folder": str(tmp_path / "none"), "tasks": 1}})
+
+
+# --- bases -----------------------------------------------------------------------------------------------------------
+
+
+def test_features_are_those_of_transformers(pico_vit, class_plan):
+    from transformers import ViTModel
+
+    made = plan.build(class_plan)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    base = classifier.load(str(pico_vit))
+    own = base.all_features(base.read([image], made.training), made.training)
+    model = ViTModel.from_pretrained(pico_vit, add_pooling_layer=False).eval()
+    values = torch.from_numpy(np.asarray(image) / np.float32(255)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        seen = model(pixel_values=(values - 0.5) / 0.5).last_hidden_state[:, 0]
+    torch.testing.assert_close(own, seen)
+    assert list(base.projections("cross_kv")) == [f"layers.{n}.attention.{p}_proj" for n in (0, 1) for p in "kv"]
+    assert len(base.projections("attention")) == len(base.projections("cross")) == 8
+
+
+def test_the_embedded_vit_is_the_clip_scorers_tower():
+    from transformers import CLIPVisionModel
+
+    base = classifier.load(plan.TOYBOX_VIT)
+    tower = CLIPVisionModel.from_pretrained(classifier.vit(plan.TOYBOX_VIT), dtype=torch.float32).eval()
+    made = plan.build({"task": "classification", "base": plan.TOYBOX_VIT, "methods": ["naive"]})
+    picture = world.draw(world.class_scenes("dog", 1)[0])
+    with torch.no_grad():
+        values = torch.from_numpy(np.asarray(picture) / np.float32(255)).permute(2, 0, 1)[None]
+        seen = tower(pixel_values=(values - 0.5) / 0.5).pooler_output
+    torch.testing.assert_close(base.all_features(base.read([picture], made.training), made.training), seen)
+    assert len(base.projections("attention")) == 20
+
+
+def test_a_base_that_is_no_vit_is_told(pico, class_plan, tmp_path):
+    with pytest.raises(ModelError, match="is a classifier"):
+        loading.of(plan.build(class_plan))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        classifier.load(str(pico))
+    with pytest.raises(PlanError, match="this base reads pictures of 16 pixels; write 16"):
+        made = plan.build({**class_plan, "training": {**class_plan["training"], "resolution": 32}})
+        run.run(made, tmp_path / "out", device="cpu")
+
+
+# --- a lesson, beside a plain loop ------------------------------------------------------------------------------------
+
+
+def plain_lessons(pico_vit, made, logits, lessons_wanted):
+    """FT as a loop of transformers and torch: B A on top of all attention, rows of the head, AdamW, cross entropy."""
+    from transformers import ViTModel
+
+    model = ViTModel.from_pretrained(pico_vit, add_pooling_layer=False).eval().requires_grad_(False)
+    names = [f"layers.{n}.attention.{p}_proj" for n in (0, 1) for p in "qkvo"]
+    moved, heads, order = {name: torch.zeros(32, 32) for name in names}, [], []
+    for concept in made.concepts[:lessons_wanted]:
+        factors = {}
+        draw = generator(made.seed, concept.name, "adapter")
+        for name in names:
+            a = torch.randn(4, 32, generator=draw) / 4
+            factors[name] = (a.requires_grad_(), torch.zeros(32, 4, requires_grad=True))
+        begun = torch.rand(2, 33, generator=generator(made.seed, concept.name, "head"))
+        rows = ((2 * begun - 1) / 32**0.5).requires_grad_()
+        order.append(list(concept.classes))
+        _plain_lesson(model, made, concept, factors, moved, heads, rows, order, logits)
+        for name, (a, b) in factors.items():
+            moved[name] = moved[name] + (b @ a).detach()
+        heads.append(rows.detach())
+    return moved, heads
+
+
+def _plain_lesson(model, made, concept, factors, moved, heads, rows, order, logits):
+    from torch.func import functional_call
+
+    training = made.training
+    shown = [(np.asarray(square(p.image, 16).image), p.caption) for p in pictures.of(concept).training]
+    parameters = [t for pair in factors.values() for t in pair]
+    optimizer = torch.optim.AdamW([
+        {"params": parameters, "scale": 1.0},
+        {"params": [rows], "scale": training.word_learning_rate / training.learning_rate},
+    ], lr=1.0, betas=training.betas, eps=training.epsilon, weight_decay=training.weight_decay)  # fmt: skip
+    steps = training.epochs * -(-len(shown) // training.batch_size)
+    flat = [name for own in order for name in own]
+    for step in range(steps):
+        rate = training.learning_rate * 0.5 * (1 + np.cos(np.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        picked = []
+        for k in range(training.batch_size):
+            epoch, place = divmod(training.batch_size * step + k, len(shown))
+            picked.append(
+                int(torch.randperm(len(shown), generator=generator(made.seed, concept.name, "order", epoch))[place])
+            )
+        pixels = torch.stack([torch.tensor(shown[i][0]).permute(2, 0, 1) for i in picked]).float() / 255
+        weights = {
+            f"{name}.weight": model.get_submodule(name).weight + moved[name] + b @ a for name, (a, b) in factors.items()
+        }
+        feature = functional_call(model, weights, kwargs={"pixel_values": (pixels - 0.5) / 0.5}).last_hidden_state[:, 0]
+        every = torch.cat([*heads, rows])
+        out = feature @ every[:, :32].T + every[:, 32]
+        wanted = torch.tensor([flat.index(shown[i][1]) for i in picked])
+        if logits == "own":
+            out, wanted = out[:, -2:], wanted - (len(flat) - 2)
+        loss = F.cross_entropy(out, wanted)
+        grads = torch.autograd.grad(loss, [*parameters, rows])
+        for tensor, gradient in zip([*parameters, rows], grads, strict=True):
+            tensor.grad = gradient
+        torch.nn.utils.clip_grad_norm_([*parameters, rows], training.max_grad_norm)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("logits", ["own", "all"])
+def test_lessons_are_those_of_a_plain_loop(class_plan, pico_vit, tmp_path, logits):
+    """merge_init, three tasks: weights and rows; the loss over the task's own logits, and over all."""
+    data = copy.deepcopy(class_plan)
+    data["methods"] = [{"name": "merge_init", "rank": 4}]
+    data["training"] |= {"word_learning_rate": 5e-2, "weight_decay": 0.1, "flip": False}
+    data["training"]["head"] |= {"logits": logits}
+    made = plan.build(data)
+    (lineage,) = run.run(made, tmp_path / "run", device="cpu")
+    moved, heads = plain_lessons(pico_vit, made, logits, 3)
+    kept = memories.load(lineage.lessons[-1].memory, lineage.store)
+    for name, change in kept.delta().items():
+        torch.testing.assert_close(change.matrix(), moved[name], atol=2e-5, rtol=1e-3)
+    for number, rows in enumerate(heads, start=1):
+        torch.testing.assert_close(kept.tensors[f"heads/task-{number}/rows"], rows, atol=2e-5, rtol=1e-3)
+
+
+def test_heads_begin_and_answer_as_their_formulas_say():
+    features = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    labels = ["a", "b", "c"] * 3
+    centres = head.means(features, labels, ["a", "b", "c"])
+    torch.testing.assert_close(centres[1], features[1::3].mean(dim=0))
+    linear, cosine = (plan.Head(kind=kind, begin="means") for kind in ("linear", "cosine"))
+    draw = torch.Generator().manual_seed(1)
+    rows = head.begun(linear, 3, 5, centres, draw)
+    nearest = torch.cdist(features, centres).argmin(dim=1)
+    assert torch.equal(head.logits(features, rows, linear).argmax(dim=1), nearest)
+    rows = head.begun(cosine, 3, 5, centres, draw)
+    wanted = 16 * F.cosine_similarity(features[:, None], centres[None], dim=2)
+    torch.testing.assert_close(head.logits(features, rows, cosine), wanted)
+    assert head.begun(linear, 3, 5, None, draw).shape == (3, 6) and head.begun(cosine, 3, 5, None, draw).shape == (3, 5)
+
+
+def test_ranpac_does_not_depend_on_the_order_of_tasks_and_solves_the_ridge(class_plan, tmp_path):
+    """The last head is that of all pictures at once: (G + ridge I)^-1 C, by numpy."""
+    data = {**class_plan, "methods": [{"name": "ranpac", "features": 40, "ridge": 0.5}]}
+    one = run.run(plan.build(data), tmp_path / "one", device="cpu")[0]
+    two = run.run(plan.build({**data, "order": [3, 1, 2]}), tmp_path / "two", device="cpu")[0]
+    mine, other = (memories.load(line.lessons[-1].memory, line.store) for line in (one, two))
+    torch.testing.assert_close(mine.tensors["gram/G"], other.tensors["gram/G"], atol=1e-3, rtol=1e-4)
+    base, made = classifier.load(class_plan["base"]), plan.build(data)
+    shown = [p for c in made.concepts for p in pictures.of(c).training]
+    features = base.all_features(base.read([p.image for p in shown], made.training), made.training)
+    wide = np.maximum(features.double().numpy() @ mine.tensors["projection/W"].double().numpy(), 0)
+    names = [name for own in head.classes_of(mine).values() for name in own]
+    wanted = np.array([[float(p.caption == name) for name in names] for p in shown])
+    solved = np.linalg.solve(wide.T @ wide + 0.5 * np.eye(40), wide.T @ wanted)
+    own = head.classified(drive_method(made), mine, features, made.training.head)
+    np.testing.assert_allclose(own.numpy(), wide @ solved, atol=1e-3)
+
+
+def drive_method(made):
+    from perdure import method
+
+    return method.of(made.methods[0])
+
+
+def test_random_parts_are_torchvisions(class_plan, pico_vit):
+    """Area .08 to 1 of the picture, width by height 3/4 to 4/3, inside it; the same for a step."""
+    draws = [examples.random_part(256, torch.Generator().manual_seed(seed)) for seed in range(300)]
+    areas = np.array([h * w / 256**2 for *_, h, w in draws])
+    ratios = np.array([w / h for *_, h, w in draws])
+    assert 0.07 < areas.min() < 0.15 and 0.85 < areas.max() <= 1 and ratios.min() > 0.7 and ratios.max() < 1.4
+    assert all(t >= 0 and x >= 0 and t + h <= 256 and x + w <= 256 for t, x, h, w in draws)
+    data = {**class_plan, "training": {**class_plan["training"], "crop": "resized", "flip": True}}
+    made, base = plan.build(data), classifier.load(str(pico_vit))
+    own = examples.encode_classes(base, pictures.of(made.concepts[0]).training, made.training)
+    assert own.pictures.shape[-1] == 18 and base.middle(own.pictures).shape[-1] == 16
+
+    def draw(purpose, number=0):
+        return generator(0, purpose, number)
+
+    batch, again = own.batch(4, draw, 7), own.batch(4, draw, 7)
+    assert batch.pictures.shape == (4, 3, 16, 16) and torch.equal(batch.pictures, again.pictures)
+    assert not torch.equal(own.batch(4, draw, 8).pictures, batch.pictures)
