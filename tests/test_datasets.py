@@ -265,7 +265,7 @@ def test_offline_is_said_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", down)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", no_hub)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_hub)
-    for name in datasets.DATASETS:
+    for name in datasets.DATASETS.keys() - {"digits"}:  # which scikit-learn brings
         with pytest.raises(DataError) as caught:
             datasets.get(name, tmp_path / "out")
         assert "--from" in str(caught.value) and "\n" not in str(caught.value)

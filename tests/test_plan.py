@@ -143,7 +143,7 @@ def test_files_that_cannot_be_read(tmp_path):
 MISTAKES = {
     "trainning: {steps: 3}": "plan.yaml:5: trainning: no such key; did you mean 'training'?",
     "training:\n  stesp: 3": "plan.yaml:6: training.stesp: no such key; did you mean 'steps'?",
-    "training: {xyz: 3}": "training.xyz: no such key; known: batch_size, betas",
+    "training: {xyz: 3}": "training.xyz: no such key; known: accumulate, batch_size, betas",
     "training: {prior: {image: 3}}": "plan.yaml:5: training.prior.image: no such key; did you mean 'images'?",
     "training: {steps: many}": "training.steps: input should be a valid integer",
     "training: {steps: 0}": "training.steps: input should be greater than or equal to 1 (got 0)",
@@ -197,7 +197,7 @@ CONCEPTS = {
     r'{name: a, images: x, token: b, class: "\0"}': "concepts.0.class: '\\x00' is a character that no file can hold",
     r'{name: a, images: "x\0y", token: b}': "concepts.0.images: '\\x00' is a character that no file can hold",
     r'{name: a, images: ["x\0y"], token: b}': "concepts.0.images: '\\x00' is a character that no file can hold",
-    "{name: a, images: x, kind: thing, token: b}": "concepts.0.kind: input should be 'subject' or 'style'",
+    "{name: a, images: x, kind: thing, token: b}": "concepts.0.kind: input should be 'subject', 'style' or 'classes'",
     "{name: a, token: b}": "concepts.0: give either `images` (a folder or files) or `drawn` (a toybox concept)",
     "{name: a, token: b, images: x, drawn: {index: 0}}": "concepts.0: give either `images`",
     "{name: a, images: x}": "concepts.0: give a `prompt`, or a `token` and a `class`",
