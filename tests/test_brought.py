@@ -16,6 +16,7 @@ from perdure.export import bringing, export, original
 from perdure.export.choosing import Wish
 from perdure.lineage import Lineage
 from perdure.memory.delta import Change, Delta
+from perdure.plan import catalogue
 
 PROMPT = "a photo of zwz dog in snow"
 
@@ -216,7 +217,10 @@ TAKE = {
 """Methods whose memory is made of sums of changes, whatever made them, or keeps them apart."""
 
 
-@pytest.mark.parametrize("name", plugins.own(plugins.METHOD))
+OF_CONCEPTS = [name for name in plugins.own(plugins.METHOD) if catalogue.card(name).needs != "classes"]
+
+
+@pytest.mark.parametrize("name", OF_CONCEPTS)
 def test_each_method_takes_it_or_refuses_by_name(name, pico, plan_data, photos, tmp_path):
     lineage = lineage_of(plan_data, tmp_path / "m", name)
     file, changes = kohya(pico, tmp_path / "it.safetensors", ends=("attn2.to_k",))

@@ -179,7 +179,7 @@ def test_a_sweep_does_what_runs_do_and_shares_the_bases_row(class_plan, tmp_path
     alone = run.run(plan.build({**class_plan, "methods": methods, "seed": 3}), tmp_path / "runs", device="cpu")
     for lineage in alone:
         label = lineage.settings["methods"][0]["label"]
-        (mark,) = (tmp_path / "sweep").glob(f"{label}_*seed*3*/lineage.json")
+        (mark,) = (tmp_path / "sweep").glob(f"{label}_*seed-3_*/lineage.json")
         mine = Lineage(mark.parent)
         assert [r.record["memory"] for r in mine.lessons] == [r.record["memory"] for r in lineage.lessons]
         np.testing.assert_array_equal(mine.matrix("class_il"), lineage.matrix("class_il"))

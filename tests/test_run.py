@@ -439,13 +439,13 @@ def test_a_lesson_goes_on_from_its_checkpoint(own, data, tmp_path, monkeypatch):
         steps = iter(range(99))
         real = teaching.learn
 
-        def learn(backbone, method, memory, lesson, plan, watch, checkpoint):
+        def learn(backbone, method, memory, lesson, plan, watch, *more):
             def stop(done):
                 watch(done)
                 if next(steps) == 3:
                     raise Stop
 
-            return real(backbone, method, memory, lesson, plan, stop, checkpoint)
+            return real(backbone, method, memory, lesson, plan, stop, *more)
 
         patch.setattr(teaching, "learn", learn)
         with pytest.raises(Stop):
