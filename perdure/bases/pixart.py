@@ -1,12 +1,18 @@
 """PixArt's alpha and Sigma: transformers that predict noise and read T5 by cross-attention (Chen et al. 2023, 2024)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from perdure.bases import unets
 from perdure.bases.family import Condition, Drawing, Units, called, hushed
+from perdure.bases.regions import Asking, Own, Regions, Words, hooked
+
+HIDDEN = -10000.0
+"""What the transformer adds to the scores of padding."""
 
 
 def encoding(longest: int) -> Callable[[Any, list[str]], Condition]:
@@ -52,6 +58,35 @@ def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, ho
         "use_resolution_binning": False,
     }
     return called(pipe, inputs, latents, how)
+
+
+@contextmanager
+def regional(pipe: Any, regions: Regions, count: int) -> Iterator[None]:
+    """Regions as UNets have them, in every layer that reads the text."""
+    transformer, handles = pipe.transformer, []
+    if regions.how == "attention":  # what layers are told: the text projected, and what is added where it is padding
+        text = transformer.caption_projection(regions.prompts["text"].to(transformer.dtype))
+        hidden = (1 - regions.prompts["mask"].to(text)[:, None]) * HIDDEN
+        regions = replace(regions, prompts={"text": text, "mask": hidden})
+    asking = Asking(regions, count, lambda: len(pipe.scheduler.timesteps))
+    handles.append(transformer.register_forward_pre_hook(asking.begin, with_kwargs=True))
+    if regions.how == "noise":
+        words = _words("encoder_attention_mask")
+        handles.append(transformer.register_forward_hook(asking.network(words), with_kwargs=True))
+    else:
+        words = _words("attention_mask")
+        layers = [module for name, module in transformer.named_modules() if name.endswith(".attn2")]
+        handles += [layer.register_forward_hook(asking.layer(words), with_kwargs=True) for layer in layers]
+    with hooked(handles):
+        yield
+
+
+def _words(mask: str) -> Words:
+    def words(kwargs: Mapping[str, Any], own: Own) -> dict[str, Any]:
+        text = own(kwargs["encoder_hidden_states"], "text")
+        return {**kwargs, "encoder_hidden_states": text, mask: own(kwargs[mask], "mask")}
+
+    return words
 
 
 def units(pipe: Any) -> Units:

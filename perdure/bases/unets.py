@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from perdure.bases.family import Condition, Drawing, called
 from perdure.bases.objective import Diffusion
-from perdure.bases.regions import Regions
+from perdure.bases.regions import Asking, Own, Regions, hooked
 from perdure.errors import ModelError
 from perdure.method import Targets
 
@@ -56,78 +56,24 @@ def regional(pipe: Any, regions: Regions, count: int) -> Iterator[None]:
 
     Raises ModelError for a UNet without cross-attention.
     """
-    asking = _Asking(pipe, regions, count)
+    asking = Asking(regions, count, lambda: len(pipe.scheduler.timesteps))
     layers = [module for name, module in pipe.unet.named_modules() if name.endswith(".attn2")]
     if not layers:
         raise ModelError("this base has no cross-attention for regions to be drawn in; draw with how: plain")
-    handles = [pipe.unet.register_forward_pre_hook(asking.begin)]
+    handles = [pipe.unet.register_forward_pre_hook(asking.begin, with_kwargs=True)]
     if regions.how == "noise":
-        handles.append(pipe.unet.register_forward_hook(asking.in_noise, with_kwargs=True))
+        handles.append(pipe.unet.register_forward_hook(asking.network(_words), with_kwargs=True))
     else:
-        handles += [layer.register_forward_hook(asking.in_attention, with_kwargs=True) for layer in layers]
-    try:
+        handles += [layer.register_forward_hook(asking.layer(_words), with_kwargs=True) for layer in layers]
+    with hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-class _Asking:
-    """Asks cross-attention, or the whole UNet, again in the words of each region, and blends the answers.
-
-    Only the last `count` rows are asked again, those of the prompt: before them come those that are guided away from.
-    """
-
-    def __init__(self, pipe: Any, regions: Regions, count: int) -> None:
-        self._pipe, self._regions, self._count = pipe, regions, count
-        self._step, self._sides = 0, (0, 0)
-
-    def begin(self, unet: nn.Module, args: tuple[Any, ...]) -> None:
-        self._step, self._sides = self._step + 1, args[0].shape[-2:]
-
-    def in_attention(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], said: Tensor) -> Tensor:
-        if self._over():
-            return said
-        answers = [said, *self._again(layer, args, kwargs)]
-        sides = _cells(self._sides, said.shape[1])
-        outside, *inside = (answer.transpose(1, 2).unflatten(2, sides) for answer in answers)
-        return self._regions.blended(outside, inside).flatten(2).transpose(1, 2)
-
-    def in_noise(
-        self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], said: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        if self._over():
-            return said
-        return (self._regions.blended(said[0], [answer[0] for answer in self._again(unet, args, kwargs)]),)
-
-    def _over(self) -> bool:
-        return self._step > self._regions.until * len(self._pipe.scheduler.timesteps)
-
-    def _again(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-        for number in range(len(self._regions.masks)):
-            with self._regions.within(number):
-                answer = module.forward(*args, **self._in_words(kwargs, number))
-            yield answer
-
-    def _in_words(self, kwargs: dict[str, Any], number: int) -> dict[str, Any]:
-        def own(rows: Tensor, name: str) -> Tensor:
-            row = self._regions.prompts[name][number].to(rows)
-            return torch.cat([rows[: -self._count], row.expand_as(rows[-self._count :])])
-
-        worded = {**kwargs, "encoder_hidden_states": own(kwargs["encoder_hidden_states"], "text")}
-        if added := kwargs.get("added_cond_kwargs"):
-            worded["added_cond_kwargs"] = {**added, "text_embeds": own(added["text_embeds"], "pooled")}
-        return worded
-
-
-def _cells(latents: tuple[int, int], tokens: int) -> tuple[int, int]:
-    """Rows and columns of a layer's cells: those of the latents, halved and rounded up until there are as many."""
-    height, width = latents
-    while height * width > tokens:
-        height, width = -(-height // 2), -(-width // 2)
-    if height * width != tokens:
-        raise ModelError(f"a layer of {tokens} cells is no grid over {latents[0]} x {latents[1]} latents: no regions")
-    return height, width
+def _words(kwargs: Mapping[str, Any], own: Own) -> dict[str, Any]:
+    worded = {**kwargs, "encoder_hidden_states": own(kwargs["encoder_hidden_states"], "text")}
+    if added := kwargs.get("added_cond_kwargs"):
+        worded["added_cond_kwargs"] = {**added, "text_embeds": own(added["text_embeds"], "pooled")}
+    return worded
 
 
 def unlike(pipe: Any) -> str:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perdure.bases import flows
+from perdure.bases import flows, joint
 from perdure.bases.family import Condition, Drawing, Family, called, hushed
 
 WORDS = ("text_encoder", "text_encoder_2")
@@ -70,6 +70,7 @@ FAMILY = Family(
     draw=draw,
     units=flows.shifted(patch=2),
     words=WORDS,
+    regional=joint.regional(joint.pooled),
     unlike=flows.unlike(channels=4),
     caution=caution,
     negative=False,

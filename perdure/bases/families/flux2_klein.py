@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.bases import flows
+from perdure.bases import flows, joint
 from perdure.bases.family import Condition, Drawing, Family, Units, called, hushed
 from perdure.method import Targets
 
@@ -64,6 +64,11 @@ def caution(pipe: Any) -> str:
     )
 
 
+def turns(pipe: Any) -> int:
+    """The prompt by itself, then what it is guided away from."""
+    return 2 if pipe.do_classifier_free_guidance else 1
+
+
 FAMILY = Family(
     name="flux2-klein",
     pipeline="Flux2KleinPipeline",
@@ -74,6 +79,7 @@ FAMILY = Family(
     predict=predict,
     draw=draw,
     units=units,
+    regional=joint.regional(joint.text, turns),
     unlike=flows.unlike(channels=4),
     caution=caution,
     in_rows=False,

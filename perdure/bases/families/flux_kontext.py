@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from perdure.bases import flows
+from perdure.bases import flows, joint
 from perdure.bases.families import flux
 from perdure.bases.family import Condition, Drawing, Family
 
@@ -25,6 +25,7 @@ FAMILY = Family(
     draw=draw,
     units=flows.shifted(patch=2),
     words=flux.WORDS,
+    regional=joint.regional(joint.pooled),
     unlike=flows.unlike(channels=4),
     negative=False,
 )

@@ -13,5 +13,6 @@ FAMILY = Family(
     predict=pixart.predict,
     draw=pixart.draw,
     units=pixart.units,
+    regional=pixart.regional,
     unlike=pixart.unlike,
 )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.bases import flows
+from perdure.bases import flows, joint
 from perdure.bases.family import Condition, Drawing, Family, called, hushed
 
 
@@ -51,5 +51,6 @@ FAMILY = Family(
     draw=draw,
     units=flows.shifted(patch=2),
     words=("text_encoder", "text_encoder_2", "text_encoder_3"),
+    regional=joint.regional(joint.pooled),
     unlike=flows.unlike(channels=1),
 )

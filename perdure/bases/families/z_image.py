@@ -1,6 +1,7 @@
 """Z-Image: one stream of picture and text tokens, text by Qwen3."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from perdure.bases import flows
 from perdure.bases.family import Condition, Drawing, Family, called, hushed
+from perdure.bases.regions import Asking, Regions, hooked
+from perdure.errors import ModelError
 from perdure.method import Targets
 
 LONGEST = 512
@@ -51,6 +54,39 @@ def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, ho
     return called(pipe, inputs, latents.float(), replace(how, guidance=max(how.guidance - 1, 0.0)))
 
 
+@contextmanager
+def regional(pipe: Any, regions: Regions, count: int) -> Iterator[None]:
+    """Regions in the noise: the rows of the prompt come first, each picture and text by itself.
+
+    Raises ModelError for regions in attention.
+    """
+    if regions.how == "attention":
+        raise ModelError("Z-Image reads text and picture as one stream, where no regions are; draw with how: noise")
+    asking = Asking(regions, count, lambda: len(pipe.scheduler.timesteps))
+
+    def begin(transformer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        asking.begin(transformer, (args[0][0],), kwargs)
+
+    def ask(transformer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], said: tuple[list[Tensor]]) -> Any:
+        if asking.over:
+            return said
+        answers = []
+        for number, text in enumerate(unpadded(regions.prompts)):
+            with regions.within(number):
+                answer = transformer.forward(args[0][:count], args[1][:count], [text] * count, **kwargs)[0]
+            answers.append(torch.stack(answer).squeeze(2))
+        blended = regions.blended(torch.stack(said[0][:count]).squeeze(2), answers)
+        return ([*blended.unsqueeze(2).unbind(0), *said[0][count:]],)
+
+    transformer = pipe.transformer
+    handles = [
+        transformer.register_forward_pre_hook(begin, with_kwargs=True),
+        transformer.register_forward_hook(ask, with_kwargs=True),
+    ]
+    with hooked(handles):
+        yield
+
+
 def caution(pipe: Any) -> str:
     """By its name, which alone tells it."""
     if "turbo" not in str(pipe.config.get("_name_or_path", "")).lower():
@@ -68,6 +104,7 @@ FAMILY = Family(
     predict=predict,
     draw=draw,
     units=flows.shifted(patch=2),
+    regional=regional,
     unlike=flows.unlike(channels=1),
     caution=caution,
     in_rows=False,
