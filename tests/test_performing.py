@@ -1,6 +1,7 @@
 """Settings that make drawing faster: what they leave as it is, and what they change, beside plain diffusers."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from perdure import plan, run
-from perdure.bases import loading, performing
+from perdure.bases import engines, loading, performing
 from perdure.bases.backbone import Backbone
 from perdure.drawing import sample
 from perdure.errors import ModelError, PlanError
@@ -233,7 +234,14 @@ def test_what_fits_is_tried_once_and_used(pico, monkeypatch):
 
 def test_what_counts_for_a_result_and_what_does_not(plan_data):
     made = plan.build(plan_data)
-    for key, value in (("attention", "math"), ("channels_last", True), ("tf32", True), ("batch", "auto")):
+    for key, value in (
+        ("attention", "math"),
+        ("engine", "onnx"),
+        ("compile", True),
+        ("channels_last", True),
+        ("tf32", True),
+        ("batch", "auto"),
+    ):
         assert plan.build({**plan_data, "performance": {key: value}}).fingerprint() == made.fingerprint()
     for key, value in (("guidance_until", 0.5), ("precision", "bf16"), ("decoding", "bf16"), ("scheduler", "unipc")):
         other = {**plan_data, "sampling": {**plan_data["sampling"], key: value}}
@@ -247,9 +255,66 @@ def test_a_cell_says_how_it_was_drawn_and_a_model_keeps_it(plan_data, tmp_path):
     (line,) = run.run(plan.build(data), tmp_path / "run", device="cpu")
     told = read_json(line.lessons[0].folder / "cells" / "dog" / "cell.json")["drawn"]
     assert told == {
-        "attention": "math", "channels_last": False, "tf32": False, "batch": 4, "device": "cpu",
-        "precision": "bfloat16", "decoding": "bf16",
+        "engine": "torch", "compile": False, "attention": "math", "channels_last": False, "tf32": False, "batch": 4,
+        "device": "cpu", "precision": "bfloat16", "decoding": "bf16",
     }  # fmt: skip
     assert line.plan().performance.attention == "math"
     other = plan.build({**data, "performance": {"channels_last": True}})
     run.run(other, tmp_path / "run", device="cpu")  # goes on otherwise
+
+
+# --- engines ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", ["pico", "pico_xl"])
+def test_onnx_runtime_draws_the_same_with_whatever_is_laid(base, request):
+    """Exported again where another memory lies there, and not where the same one does."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    folder = str(request.getfixturevalue(base))
+    backbone, usual = (
+        loading.load(folder, device="cpu", performance=p) for p in (Performance(engine="onnx"), Performance())
+    )
+    for size in (0.0, 0.05, 0.1):
+        with backbone.laid(delta(backbone, size)), usual.laid(delta(usual, size)):
+            torch.testing.assert_close(drawn(backbone), drawn(usual), atol=1e-3, rtol=1e-3)
+            first = engines._exported[backbone.network]
+            drawn(backbone, images_per_prompt=1)
+            assert engines._exported[backbone.network] is first
+    assert "forward" not in vars(backbone.network)
+    torch.testing.assert_close(
+        drawn(backbone, guidance_until=0.6), drawn(usual, guidance_until=0.6), atol=1e-3, rtol=1e-3
+    )
+
+
+def test_onnx_runtime_is_for_unets_and_must_be_there(pico, tmp_path, monkeypatch):
+    flux = loading.load(
+        str(tiny.saved(tiny.sd3, tmp_path / "base")), device="cpu", performance=Performance(engine="onnx")
+    )
+    with pytest.raises(ModelError, match=r"performance\.engine: onnx draws with UNets only"):
+        drawn(flux)
+    sd = loading.load(str(pico), device="cpu", performance=Performance(engine="onnx"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModelError, match=r"pip install 'perdure\[onnx\]'"):
+        drawn(sd)
+    with pytest.raises(PlanError, match=r"performance: compiled code and onnx draw in fp32"):
+        sd.check(Training(resolution=32), sampling(precision="bf16"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd", "flux2_klein"])
+def test_compiled_code_draws_the_same_and_is_not_made_again(name, pico, tmp_path, monkeypatch):
+    """Traced in one graph; other memories of any rank and a short last batch are no reason to compile anew."""
+    monkeypatch.setattr(engines, "BACKEND", "eager")
+    folder = str(pico if name == "sd" else tiny.saved(tiny.flux2_klein, tmp_path / "base"))
+    backbone, usual = (
+        loading.load(folder, device="cpu", performance=p) for p in (Performance(compile=True), Performance())
+    )
+    assert len(engines.parts(backbone.network)) == (1 if name == "sd" else 4)
+    frames = []
+    for size in (0.05, 0.1, 0.2):
+        with backbone.laid(delta(backbone, size)), usual.laid(delta(usual, size)):
+            found, expected = (drawn(each, batch_size=3) for each in (backbone, usual))
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        frames.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert frames[0] == frames[1] == frames[2] > 0
+    assert not any("forward" in vars(module) for module in backbone.network.modules())

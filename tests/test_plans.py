@@ -6,6 +6,7 @@ import pytest
 
 from perdure import method, plan
 from perdure.datasets.customconcept101 import CONCEPTS
+from perdure.errors import PlanError
 from perdure.photos import pictures
 from perdure.plan import catalogue, workload
 from perdure.plan.yaml_file import read
@@ -98,3 +99,26 @@ def test_defaults_are_the_template():
         shown = tuple(value) if isinstance(value, list) else value
         assert getattr(made.training, key) == shown, key
     assert catalogue.card("merge_init").options[0].default == 16
+
+
+@pytest.mark.parametrize("name", ["low-rank-objects", "low-rank-styles", "cns-20", "stamina-50"])
+def test_a_fast_plan_is_the_full_one_drawn_otherwise(name):
+    """The same concepts, methods and lessons; no published numbers stand beside its scores."""
+    full, fast = plan.load(plan.ready(name)), plan.load(plan.ready(f"{name}-fast"))
+    assert fast.concepts == full.concepts and fast.methods == full.methods and fast.scoring == full.scoring
+    assert fast.protocol is None and fast.name == f"{name}-fast"
+    assert fast.training == full.training.model_copy(update={"precision": "bf16"})
+    assert workload.of(fast).images < workload.of(full).images and fast.sampling.prompts == full.sampling.prompts
+    assert (
+        fast.sampling.steps < full.sampling.steps and fast.sampling.guidance_until < 1 == full.sampling.guidance_until
+    )
+
+
+def test_a_plan_begins_from_a_ready_one(tmp_path):
+    (tmp_path / "mine.yaml").write_text("like: toybox-5\nseed: 7\ntraining: {steps: 3}\n")
+    made, ready = plan.load(tmp_path / "mine.yaml"), plan.load(plan.ready("toybox-5"))
+    assert made.seed == 7 and made.training.steps == 3 and made.sampling == ready.sampling
+    assert made.concepts == ready.concepts
+    (tmp_path / "mine.yaml").write_text("like: toybox-4\n")
+    with pytest.raises(PlanError, match="no ready plan of that name; did you mean 'toybox-5'"):
+        plan.load(tmp_path / "mine.yaml")

@@ -21,12 +21,19 @@ class Attaching:
         self._network, self._linears = network, linears
         self._layers: list[Any] = []
         self._muted = False
+        self.busy = False
+        """Whether anything is attached."""
 
     @contextmanager
     def attached(self, weights: Weights) -> Iterator[None]:
         """The network with these changes."""
-        with self._peft_layers(weights) if isinstance(weights, LowRank) else self._hooks(weights, lambda: self._muted):
-            yield
+        self.busy = True
+        try:
+            plain = self._hooks(weights, lambda: self._muted)
+            with self._peft_layers(weights) if isinstance(weights, LowRank) else plain:
+                yield
+        finally:
+            self.busy = False
 
     @contextmanager
     def bare(self) -> Iterator[None]:

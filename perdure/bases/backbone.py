@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from perdure.bases import checking, performing
+from perdure.bases import checking, engines, performing
 from perdure.bases.batch import Batch
 from perdure.bases.family import Condition, Drawing, Family
 from perdure.bases.network import Network
@@ -57,7 +57,7 @@ class Backbone(Network):
             other = self._copies[precision] = copy.copy(self)
             other.pipe, other.drawing_in, other._origin = copy.copy(self.pipe), precision, self
             other.dtype = performing.DTYPES[precision]
-            other.network = copy.deepcopy(self.network).to(other.dtype)
+            other.network = performing.copied(self.network, precision)
             setattr(other.pipe, self.family.network, other.network)
             other._take_apart()
         found: Backbone = self._copies[precision]
@@ -70,7 +70,7 @@ class Backbone(Network):
 
     def check(self, training: Training, sampling: Sampling) -> None:
         """Raises PlanError with what this base cannot do of a plan's settings."""
-        if problems := checking.unfit(self.pipe, self.family, training, sampling):
+        if problems := checking.unfit(self.pipe, self.family, self.performance, training, sampling):
             raise PlanError(problems)
 
     def gradient_checkpointing(self, on: bool) -> None:
@@ -128,17 +128,12 @@ class Backbone(Network):
     def decode(self, latents: Tensor, precision: Decoding = "fp32") -> list[Image.Image]:
         """RGB images of latents (n, c, h/f, w/f), decoded as many at a time as `DECODED` allows."""
         if precision != "fp32" and f"vae {precision}" not in self._copies:
-            self._copies[f"vae {precision}"] = copy.deepcopy(self.pipe.vae).to(performing.DTYPES[precision])
+            self._copies[f"vae {precision}"] = performing.copied(self.pipe.vae, precision)
         vae, images = self._copies.get(f"vae {precision}", self.pipe.vae), []
         for some in torch.split(latents, max(1, DECODED // (latents.shape[-1] * self._pixels) ** 2)):
             decoded = vae.decode(self.units.back(some.to(vae.dtype))).sample
             images += self.pipe.image_processor.postprocess(decoded, output_type="pil")
         return images
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the network's latents."""
-        return self.units.channels
 
     def latent_side(self, pixels: int) -> int:
         """Side of the latents of an image with that many pixels a side."""
@@ -212,8 +207,10 @@ class Backbone(Network):
             prompts, negative = (performing.cast(condition, self.dtype) for condition in (prompts, negative))
             casting = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         kernel = performing.attending(self.performance.attention)
+        plain = regions is not None or self._attaching.busy  # what hangs on layers is seen by torch alone
+        engine = nullcontext() if plain else engines.running(self.performance, self.network, self._laying.placed)
         try:
-            with casting, kernel, self.regional(regions, count), guiding:
+            with casting, kernel, self.regional(regions, count), guiding, engine:
                 drawn = self.family.draw(self.pipe, prompts, negative, latents.to(self.device, self.dtype), how)
         finally:
             self.pipe.scheduler = usual

@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure.bases.family import Family
 from perdure.errors import ModelError
-from perdure.plan import Sampling, Training
+from perdure.plan import Performance, Sampling, Training
 from perdure.score.sources import Reading
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
@@ -90,7 +90,7 @@ def check_pipeline(pipe: Any, family: Family, base: str) -> None:
                 raise ModelError(f"base {base} is damaged: {part}/ has a word {most}, and {encoder}/ has {rows} words")
 
 
-def unfit(pipe: Any, family: Family, training: Training, sampling: Sampling) -> list[str]:
+def unfit(pipe: Any, family: Family, performance: Performance, training: Training, sampling: Sampling) -> list[str]:
     """What a base cannot do of a plan's settings, a sentence each."""
     objective, units = family.objective(pipe), family.units(pipe)
     problems = [problem for problem in (objective.unfit(training.min_snr, training.times),) if problem]
@@ -106,6 +106,12 @@ def unfit(pipe: Any, family: Family, training: Training, sampling: Sampling) -> 
         problems.append("sampling.guidance_until does nothing here: this base is told its guidance; leave it at 1")
     if sampling.decoding == "fp16" and pipe.vae.config.get("force_upcast"):
         problems.append("sampling.decoding: this base's autoencoder overflows in fp16; take bf16 or fp32")
+    precision = training.precision if sampling.precision == "training" else sampling.precision
+    if precision != "fp32" and (performance.compile or performance.engine == "onnx"):
+        problems.append(
+            f"performance: compiled code and onnx draw in fp32, where a memory lies in the weights; this plan draws in "
+            f"{precision}: take sampling.precision: fp32"
+        )
     multiple = int(pipe.vae_scale_factor) * units.multiple
     sides = {"training.resolution": training.resolution, "sampling.resolution": sampling.resolution or 0}
     problems += [

@@ -34,7 +34,8 @@ class Laying:
     def __init__(self, layers: Mapping[str, Layer]) -> None:
         self._layers = layers
         self._untouched = {name: module.weight for name, module in layers.items()}
-        self._placed: dict[str, Placed] = {}
+        self.placed: dict[str, Placed] = {}
+        """Projection -> what stands for its change now; another object where something else lies there."""
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def laid(self, delta: Delta) -> AbstractContextManager[None]:
@@ -53,7 +54,7 @@ class Laying:
 
     def moved(self) -> Moved:
         """What lies under the network now, as shapes."""
-        return {name: tuple((t.shape, t.dtype) for t in placed) for name, placed in self._placed.items()}
+        return {name: tuple((t.shape, t.dtype) for t in placed) for name, placed in self.placed.items()}
 
     @contextmanager
     def as_first(self, moved: Moved) -> Iterator[None]:
@@ -61,7 +62,7 @@ class Laying:
         received: dict[str, Placed] = {}
         for name, parts in moved.items():
             device, leads = self._untouched[name].device, several().number == 0
-            own = self._placed[name] if leads else tuple(torch.empty(s, dtype=d, device=device) for s, d in parts)
+            own = self.placed[name] if leads else tuple(torch.empty(s, dtype=d, device=device) for s, d in parts)
             received[name] = _frozen(*(broadcast(part.detach().clone()) for part in own))
         with self._under(received):
             yield
@@ -69,7 +70,7 @@ class Laying:
     def weight(self, projection: str) -> Tensor:
         """A projection's weight (out, in) float32, with what lies under it."""
         own = self._untouched[projection].detach().flatten(1)
-        placed = self._placed.get(projection)
+        placed = self.placed.get(projection)
         if placed is None:
             return own.float()
         return placed[0].float().flatten(1) if self._folds(projection) else own.float() + _product(placed)
@@ -89,7 +90,7 @@ class Laying:
 
     @contextmanager
     def _under(self, placed: dict[str, Placed]) -> Iterator[None]:
-        before = self._placed
+        before = self.placed
         self._place(placed)
         try:
             yield
@@ -99,9 +100,9 @@ class Laying:
     def _place(self, placed: dict[str, Placed]) -> None:
         for handle in self._handles:
             handle.remove()
-        for name in self._placed:
+        for name in self.placed:
             self._layers[name].weight = self._untouched[name]
-        self._placed = placed
+        self.placed = placed
         self._handles = []
         for name, parts in placed.items():
             if self._folds(name):

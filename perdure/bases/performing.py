@@ -1,5 +1,6 @@
 """How a base draws faster: another precision, other kernels, guidance in part of the steps, as many at once as fit."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from perdure.bases.family import Condition, Drawing
+from perdure.bases.family import Condition, Drawing, hushed
 from perdure.errors import ModelError
 from perdure.plan.performance import Attention, Performance
 
@@ -33,6 +34,12 @@ def settle(performance: Performance, *modules: nn.Module) -> None:
     torch.backends.cuda.matmul.allow_tf32 = performance.tf32
     for module in modules if performance.channels_last else ():
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@hushed()
+def copied(module: Any, precision: str) -> Any:
+    """A copy of a network in that precision."""
+    return copy.deepcopy(module).to(DTYPES[precision])
 
 
 def cast(condition: Condition, dtype: torch.dtype) -> Condition:

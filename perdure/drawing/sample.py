@@ -34,7 +34,7 @@ Finish = Callable[[Backbone, Tensor], Any]
 
 def latents(backbone: Backbone, count: int, side: int, seed: int) -> Tensor:
     """Initial noise (count, c, h/f, w/f); number k is the same for every prompt, concept, lesson and method."""
-    shape = (backbone.latent_channels, backbone.latent_side(side), backbone.latent_side(side))
+    shape = (backbone.units.channels, backbone.latent_side(side), backbone.latent_side(side))
     return torch.stack([torch.randn(shape, generator=generator(seed, "latent", k)) for k in range(count)])
 
 
@@ -197,7 +197,9 @@ def _each(
     finished = []
     if regions is not None:
         regions = replace(regions, under=[backbone.ready(delta) for delta in own])
-    for pairs in batches:
+    whole = max(map(len, batches), default=0) if backbone.performance.compile else 0  # code is compiled for one size
+    for asked in batches:
+        pairs = [*asked, *[asked[-1]] * (whole - len(asked))]
         latent = backbone.draw(
             rows(encoded, [prompt for prompt, _ in pairs]),
             rows(negative, [0] * len(pairs)),
@@ -208,8 +210,8 @@ def _each(
             regions,
             sampling.guidance_until,
         )
-        finished.append(finish(backbone, latent))
-        advance(len(pairs), "")
+        finished.append(finish(backbone, latent[: len(asked)]))
+        advance(len(asked), "")
     return finished
 
 

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from perdure.plan.fields import Section
 
 Attention = Literal["default", "cudnn", "flash", "efficient", "math"]
@@ -15,6 +17,10 @@ class Performance(Section):
     What changes more than the last digits of a picture is no key here but of `sampling`.
     """
 
+    engine: Literal["torch", "onnx"] = "torch"
+    """`onnx`: pictures are drawn by ONNX Runtime (`perdure[onnx]`), for UNets in float32 on a CPU."""
+    compile: bool = False
+    """Pictures are drawn by compiled code (torch.compile), in float32; minutes go by before the first."""
     attention: Attention = "default"
     """Kernel of scaled dot product attention while pictures are drawn; `default`: torch's own choice."""
     channels_last: bool = False
@@ -23,3 +29,9 @@ class Performance(Section):
     """On CUDA, products of float32 matrices with 10 bits of mantissa instead of 23, in training too."""
     batch: Literal["plan", "auto"] = "plan"
     """`auto`: as many pictures at once as fit into the memory of a CUDA device, instead of `sampling.batch_size`."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "Performance":
+        if self.compile and self.engine == "onnx":
+            raise ValueError("compile is of engine torch; take one of them")
+        return self

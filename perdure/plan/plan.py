@@ -142,12 +142,14 @@ class Plan(Section):
 
 
 def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
-    """Read and check a plan file; `overrides` are `a.b=value` strings.
+    """Read and check a plan file; `overrides` are `a.b=value` strings. `like: NAME` in it begins from a ready plan.
 
     Relative paths resolve against the file's folder. Raises PlanError with every mistake found.
     """
     path = Path(path)
     data, lines = yaml_file.read(path)
+    if (like := data.pop("like", None)) is not None:
+        data = yaml_file.merge(yaml_file.read(ready(str(like)))[0], data)
     data.setdefault("name", name_from(path.stem))
     overrides = tuple(map(sources.from_here, overrides))
     for text in overrides:
