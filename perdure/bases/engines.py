@@ -106,7 +106,7 @@ def _export(onnxruntime: Any, network: nn.Module, given: list[Tensor]) -> Any:
     """A session for any number of rows."""
     names = ["x", "time", "text", "pooled", "ids"][: len(given)]
     forward = network.__dict__.pop("forward", None)  # the network's own is exported, not the one that calls this
-    written = io.BytesIO()
+    written: Any = io.BytesIO()  # which the exporter by tracing takes as well as a path
     try:
         with warnings.catch_warnings():  # of what tracing takes for constants: shapes, by which a session is told apart
             warnings.simplefilter("ignore")
