@@ -100,7 +100,8 @@ def export_transformer(
     steps: Annotated[int, typer.Option(help="Sampling steps of the figures.")] = 20,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance of the figures.")] = 3.5,
 ) -> None:
-    """Write the flow's folder: a pipeline of Stable Diffusion 3's form, figures, checksums."""
+    """Write the flow's folder: a pipeline of Stable Diffusion 3's form, model card, figures, checksums."""
+    from perdure.toybox.pretrain.card import flow_card
     from perdure.toybox.pretrain.evaluate import Sampling
     from perdure.toybox.pretrain.export import export_flow, size_in_bytes
     from perdure.toybox.pretrain.recipe import Recipe
@@ -109,7 +110,7 @@ def export_transformer(
     export_flow(Recipe(), work, parts, target)
     if evaluated:
         figures = _measure_flow(target, parts, work / "flow-figures", Sampling(steps, guidance))
-        export_flow(Recipe(), work, parts, target, figures)
+        export_flow(Recipe(), work, parts, target, flow_card(figures, work), figures)
     typer.echo(f"{target}: {size_in_bytes(target) / 1e6:.1f} MB")
 
 

@@ -59,11 +59,15 @@ def save_pipeline(recipe: Recipe, work: Path, folder: Path) -> None:
     _load_as_float32(folder / "text_encoder")
 
 
-def export_flow(recipe: Recipe, work: Path, parts: Path, target: Path, figures: dict[str, Any] | None = None) -> None:
+def export_flow(
+    recipe: Recipe, work: Path, parts: Path, target: Path, card: str = "", figures: dict[str, Any] | None = None
+) -> None:
     """Write the transformer's folder, a StableDiffusion3Pipeline in float16, around the parts of an exported base."""
 
     def fill(folder: Path) -> None:
         save_flow_pipeline(recipe, work, parts, folder)
+        if card:
+            write_text(folder / "MODEL_CARD.md", card)
         if figures:
             write_json(folder / "figures.json", figures)
         write_checksums(folder)
