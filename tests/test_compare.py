@@ -336,12 +336,12 @@ def test_scores_that_are_missing_are_counted(tmp_path):
 def test_csv_is_tidy(whole):
     rows = list(csv.DictReader(io.StringIO(tables.runs_csv(whole), newline="")))
     one = [r for r in rows if (r["method"], r["measure"], r["figure"], r["seed"]) == ("naive", "dino", "average", "1")]
-    assert len(rows) == 30 * (2 * 9 + 3 + 6) and len(one) == 3
+    assert len(rows) == 30 * (2 * 9 + 5 + 6) and len(one) == 3
     expected = {np.mean([score("naive", order, 1, 3, j + 1, j) for j in range(3)]) for order in ORDERS}
     assert sorted(float(r["value"]) for r in one) == pytest.approx(sorted(expected))
     assert all(len(r["order"].split(">")) == 3 for r in one)
     summary = list(csv.DictReader(io.StringIO(tables.summary_csv(whole), newline="")))
-    assert len(summary) == 5 * (2 * 9 + 3 + 6)
+    assert len(summary) == 5 * (2 * 9 + 5 + 6)
     joint = next(r for r in summary if (r["method"], r["figure"]) == ("joint", "forgetting"))
     assert (joint["bound"], joint["n"], joint["mean"]) == ("1", "0", "")
     naive = next(r for r in summary if (r["method"], r["measure"], r["figure"]) == ("naive", "dino", "average"))

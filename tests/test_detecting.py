@@ -86,6 +86,14 @@ def test_a_detector_that_is_none(tmp_path, pico_clip):
         encoders.load_owl(tmp_path / "nothing", "cpu")
 
 
+def test_a_wrong_detector_is_told_before_anything_is_taught(plan_data, pico_clip, tmp_path):
+    scenes = {"how": "plain", "detector": str(pico_clip)}
+    made = plan.build({**plan_data, "sampling": {**plan_data["sampling"], "scenes": scenes}})
+    with pytest.raises(ModelError, match="Owlv2ForObjectDetection"):
+        run.run(made, tmp_path, device="cpu")
+    assert not list(tmp_path.rglob("train.jsonl"))
+
+
 def test_what_was_found_is_matched_and_a_wrong_count_told():
     """Four pictures: both in the other order, one missing, one too many, the same concept twice."""
     a, b = torch.eye(2)

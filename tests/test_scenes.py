@@ -271,7 +271,7 @@ def check_shown(lineage, tmp_path):
     records = [row.scenes for row in lineage.lessons]
     last = [records[2][name]["regions"] for name in ("cat-and-clock", "dog-and-cat")]
     (shown,) = reading.read([lineage])
-    found = shown_scenes.figures(shown)
+    found = shown_scenes.figures(shown, "noise")
     assert found["Worst region"] == pytest.approx(sum(one["least"] for one in last) / 2)
     assert found["All right"] == sum(one["right"] for one in last) / 2 and found["By chance"] == 0.25
     assert found["Taken for another"] == sum(c["share"] for one in last for c in one["confusion"].values()) / 4

@@ -1,4 +1,4 @@
-"""Twenty wrong formulas, each put into a copy of the project: the tests named beside it must notice.
+"""Wrong formulas, each put into a copy of the project: the tests named beside it must notice.
 
 `python -m tests.wrong` tries them all; with `--only 3 7` these. Exit code 1 where one lives, or is no longer found in
 its file.
@@ -67,6 +67,13 @@ WRONG = (
           "((1.0, list(adapter.weights.named().values())), (1.0, ", (f"{TWINS}guards.py", "-k", "two_text")),
     Wrong("forgetting since the base", "score/matrix.py", "np.fmax.reduce(R[j + 1 :, j])", "np.fmax.reduce(R[:, j])",
           ("tests/test_matrix.py",)),
+    Wrong("no sign elected", "parts/fusion.py", "agree = stack.sign() == elected", "agree = stack != 0",
+          ("tests/test_fusion.py", "-k", "ties")),
+    Wrong("least squares of the last lesson", "parts/regression.py", "kept[leader] = (before + gram).float()",
+          "kept[leader] = gram.float()", ("tests/test_regression.py", "-k", "joint")),
+    Wrong("a merge that forgets other captions", "parts/regression.py",
+          "directions = torch.cholesky_solve(words.T, torch.linalg.cholesky(gram))", "directions = words.T",
+          ("tests/test_regression.py", "-k", "kkt")),
     Wrong("a verdict inverted", "advise/verdict.py", "x.mean(axis=(0, 1)).argmax()", "x.mean(axis=(0, 1)).argmin()",
           ("tests/test_advise.py",)),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from perdure.compare import drawings, statistics, words
 from perdure.compare.drawings import Chart
 from perdure.compare.published import Beside
 from perdure.compare.statistics import Difference, Spread
-from perdure.compare.study import COMPARED, COST, FAILING, FIGURES, Figure, Study, figures_of
+from perdure.compare.study import COMPARED, COST, FAILING, FIGURES, SCENE, Figure, Study, figures_of
 from perdure.report import charts
 from perdure.report.charts import Look
 from perdure.report.summary import ARROWS, plain
@@ -86,6 +86,7 @@ class Page:
     sections: tuple[Section, ...]
     costs: Means
     failings: Means
+    scenes: Means
     runs: tuple[tuple[str, str, str, str, str], ...]
     orders: tuple[str, ...]
     beside: "BesideView | None"
@@ -114,7 +115,7 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
     return Page(
         title, headline, words.setting(study), tuple(words.cautions(study)), drawings.looks(study), study.bounds,
         tuple(_section(study, measure) for measure in study.measures), _means(study, COST),
-        _means(study, FAILING), runs,
+        _means(study, FAILING), _means(study, SCENE), runs,
         tuple(" → ".join(order) for order in study.orders), _beside(study, beside) if beside else None,
     )  # fmt: skip
 
@@ -136,7 +137,8 @@ def _section(study: Study, measure: str) -> Section:
 
 
 def _means(study: Study, measure: str) -> Means:
-    shown = [f for f in figures_of(measure) if any(study.spread(measure, f.key, row).n for row in study.rows)]
+    known = [f for f in figures_of(measure) if (measure, f.key) in study.values]
+    shown = [f for f in known if any(study.spread(measure, f.key, row).n for row in study.rows)]
     headings = tuple((f, ARROWS[study.better(measure, f.key)], _formula(measure, f.key)) for f in shown)
     bases = tuple(
         (name, tuple(Cell(plain(base[measure]) if f.key == "average" else "–") for f in shown))

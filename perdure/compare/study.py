@@ -14,7 +14,7 @@ from perdure.compare.gathering import Entry
 from perdure.compare.statistics import Difference, Effects, Pair, Spread
 from perdure.errors import PlanError, did_you_mean
 from perdure.plan import fingerprint
-from perdure.report import reading, summary, tables
+from perdure.report import reading, scenes, summary, tables
 from perdure.report.reading import Run
 from perdure.score import accuracy, matrix
 from perdure.score.matrix import Direction
@@ -54,6 +54,10 @@ COSTS = (
     Figure("carried", "Carried", "bytes that the next lesson needs of all earlier ones, at the end", wording.size),
     Figure("stored", "Stored", "bytes of tensors that the lineage keeps on disk", wording.size),
     Figure("seconds", "Per lesson", "seconds of training per lesson", summary.seconds),
+    Figure("fusing", "Fusing", "seconds of consolidating the last lesson", summary.seconds),
+    Figure(
+        "fusing_memory", "Memory of fusing", "main and device memory that this took beyond what was held", wording.size
+    ),
 )
 FAILINGS = (
     Figure("confusion", "Taken for another", "share of pictures most like another concept of the kind", summary.plain),
@@ -62,12 +66,20 @@ FAILINGS = (
     Figure("drift_pixels", "Drift in pixels", "mean absolute difference of these pictures, 0 to 1", summary.plain),
 )
 """Other ways to fail than forgetting, after the last lesson."""
+SCENES = tuple(
+    Figure(f"{title}, {how}", f"{title}, {how}", meaning, summary.plain)
+    for how in scenes.HOWS
+    for title, meaning in scenes.HEADINGS
+    if title != "By chance"
+)
+"""Several concepts in one picture, after the last lesson."""
 COMPARED = ("average", "forgetting", "learning")
 """Figures that methods are compared by in pairs; the others are these shifted, scaled or close to them."""
 BASE = "base"
 """The row of the untouched base."""
 COST = "cost"
 FAILING = "failings"
+SCENE = "scenes"
 """Stand for the measure where a figure is none of a measure."""
 
 Key = tuple[str, str]
@@ -78,7 +90,7 @@ def figures_of(measure: str) -> tuple[Figure, ...]:
     """The figures of a measure, or of what stands for one."""
     if measure in accuracy.MEASURES:
         return (*FIGURES, *CLASS_FIGURES)
-    return {COST: COSTS, FAILING: FAILINGS}.get(measure, FIGURES)
+    return {COST: COSTS, FAILING: FAILINGS, SCENE: SCENES}.get(measure, FIGURES)
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,8 @@ class Study:
 
     def better(self, measure: str, figure: str) -> Direction:
         """Which way a figure is better: means follow their measure, differences are turned to read as ever."""
+        if measure == SCENE:
+            return "lower" if figure.startswith(scenes.LOWER) else "higher"
         if measure in (COST, FAILING):
             return "lower"
         follows = ("average", "learning", "running_average")
@@ -224,11 +238,13 @@ def of(folders: Sequence[Path], measure: str | None = None) -> Study:
 def _values(entries: Sequence[Entry], measures: Sequence[str]) -> dict[Key, dict[str, dict[Pair, float]]]:
     keys = [*((m, f.key) for m in measures for f in figures_of(m)), *((COST, f.key) for f in COSTS)]
     keys += [(FAILING, f.key) for f in FAILINGS]
+    keys += [(SCENE, f.key) for f in SCENES if any(entry.run.scenes for entry in entries)]
     values: dict[Key, dict[str, dict[Pair, float]]] = {key: {entry.row: {} for entry in entries} for key in keys}
     for entry in entries:
         found = {m: _figures(entry.run, m) for m in measures} | {
             COST: summary.costs(entry.run),
             FAILING: tables.failing_figures(entry.run),
+            SCENE: {f"{t}, {how}": v for how in scenes.HOWS for t, v in scenes.figures(entry.run, how).items()},
         }
         for measure, figure in keys:
             values[measure, figure][entry.row][entry.pair] = found[measure][figure]

@@ -119,6 +119,16 @@ def pixels(box: Box, side: int) -> tuple[int, int, int, int]:
 # --- after a lesson ---------------------------------------------------------------------------------------------------
 
 
+def prepare(tools: Tools) -> None:
+    """Load what finds the things in plain scenes, if a plan names it: a lesson is not taught in vain.
+
+    Raises ModelError.
+    """
+    asked = tools.plan.sampling.scenes
+    if asked is not None and asked.detector is not None and "plain" in asked.hows.values():
+        encoders.load_owl(asked.detector, str(tools.backbone.device))
+
+
 def record(
     tools: Tools, lineage: Lineage, memory: Memory, taught: Sequence[Concept], called: Mapping[str, str], row: Path
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from perdure import files
+from perdure.plan.sections import How
 from perdure.report import heat, samples
 from perdure.report.charts import inline
 from perdure.report.palette import share_of
@@ -28,15 +29,17 @@ HEADINGS = (
     ("Forgetting", "best score of the worst region after any lesson, less that after the last, mean over sets"),
 )  # fmt: skip
 """(column, what it is), after the last lesson."""
+LOWER = ("Taken", "Wrong", "Forgetting")
+"""What columns begin with of which less is better."""
+HOWS: tuple[How, ...] = ("plain", "attention", "noise")
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """The section of a page. `how`: the ways in which they were drawn; `measure`: what regions are scored by."""
+    """The section of a page. `table`: a line for each run and way of drawing; `measure`: what regions are scored by."""
 
-    how: str
     measure: str
-    table: tuple[tuple[Run, tuple[str, ...]], ...]
+    table: tuple[tuple[Run, str, tuple[str, ...]], ...]
     grids: tuple[Grid, ...]
     legend: Markup
     maps: tuple[tuple[Run, Markup], ...]
@@ -54,18 +57,19 @@ def section(runs: Sequence[Run]) -> Scenes | None:
     limits = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     better = runs[0].direction(measure)
     return Scenes(
-        how=", ".join(dict.fromkeys(record["how"] for record in records)),
         measure=measure,
-        table=tuple((run, _entries(run)) for run in runs),
+        table=tuple((run, how, _entries(run, how)) for how in HOWS for run in runs if _drawn(run, how)),
         grids=tuple(_grid(run, limits, measure) for run in runs),
         legend=heat.bar(limits, measure, better),
         maps=tuple((run, _map(run, limits, better, measure)) for run in runs) if values.size else (),
     )
 
 
-def figures(run: Run) -> dict[str, float]:
-    """After the last lesson that drew any, means over its sets, by column of `HEADINGS`; NaN where not measured."""
-    sets = run.scenes
+def figures(run: Run, how: str) -> dict[str, float]:
+    """After the last lesson that drew any in a way, means over its sets, by column of `HEADINGS`; NaN where not
+    measured.
+    """
+    sets = _drawn(run, how)
     last = max((number for own in sets.values() for number in own), default=0)
     records = [own[last] for own in sets.values() if last in own]
     regions = [record["regions"] for record in records if record.get("regions")]
@@ -86,8 +90,12 @@ def figures(run: Run) -> dict[str, float]:
     return {title: value for (title, _), value in zip(HEADINGS, found, strict=True)}
 
 
-def _entries(run: Run) -> tuple[str, ...]:
-    return tuple(short_number(value) if math.isfinite(value) else "–" for value in figures(run).values())
+def _drawn(run: Run, how: str) -> dict[str, dict[int, dict[str, Any]]]:
+    return {name: own for name, own in run.scenes.items() if all(record["how"] == how for record in own.values())}
+
+
+def _entries(run: Run, how: str) -> tuple[str, ...]:
+    return tuple(short_number(value) if math.isfinite(value) else "–" for value in figures(run, how).values())
 
 
 def _least(record: dict[str, Any]) -> float:

@@ -140,11 +140,14 @@ def table(runs: Sequence[Run], measure: str) -> Table:
 
 
 def costs(run: Run) -> dict[str, float]:
-    """Bytes carried at the end, bytes stored, mean seconds of training per lesson."""
+    """Bytes carried at the end, bytes stored, mean seconds of training per lesson, and what the last fusing took."""
     lessons = [row.record for row in run.rows[1:]]
     nothing = float("nan")
     trained = [float(r["seconds"]["train"]) for r in lessons if "seconds" in r]
+    fusing = lessons[-1].get("fusing", {}) if lessons else {}
     return {
+        "fusing": float(fusing.get("seconds", nothing)),
+        "fusing_memory": float(fusing.get("memory", nothing)) + float(fusing.get("device_memory", 0)),
         "carried": float(lessons[-1].get("bytes", {}).get("carried", nothing)) if lessons else nothing,
         "stored": float(run.lineage.nbytes) if lessons else nothing,
         "seconds": sum(trained) / len(trained) if trained else nothing,

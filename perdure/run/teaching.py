@@ -103,6 +103,7 @@ def _draw_before(
     tools: Tools, lineage: Lineage, concepts: Sequence[Concept], later: Sequence[Concept], gated: bool
 ) -> None:
     """Record the lesson's concepts and draw them by the base; for a gate, what the last lesson's row has left out."""
+    scenes.prepare(tools)
     for concept in (*concepts, *later):
         record_concept(tools, lineage, concept)
     for concept in concepts:
