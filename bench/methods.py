@@ -6,7 +6,7 @@ import torch
 
 from perdure import plan
 from perdure.bases import loading
-from perdure.drawing.evaluate import Tools
+from perdure.drawing.tools import Tools
 from perdure.plan import catalogue
 from perdure.run import pace
 from perdure.run.pace import Pace

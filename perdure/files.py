@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 from PIL import Image
+from PIL.ExifTags import IFD, Base
+from PIL.PngImagePlugin import PngInfo
 
 from perdure.errors import LineageError, PerdureError
 
@@ -81,10 +83,21 @@ def write_png(path: Path, image: Image.Image) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def write_picture(path: Path, image: Image.Image) -> None:
-    """Write a picture in the format that its name says, atomically; WebP without loss. Raises PerdureError."""
-    buffer = io.BytesIO()
-    image.save(buffer, picture_format(path), quality=95, lossless=True)
+def write_picture(path: Path, image: Image.Image, text: str = "") -> None:
+    """Write a picture in the format that its name says, atomically; WebP without loss. Raises PerdureError.
+
+    text: how it was made, put where those look who read A1111's pictures: in PNG under `parameters`, else into the user
+    comment of EXIF.
+    """
+    buffer, known = io.BytesIO(), picture_format(path)
+    told: dict[str, Any] = {}
+    if text and known == "PNG":
+        told["pnginfo"] = PngInfo()
+        told["pnginfo"].add_itxt("parameters", text)
+    elif text:
+        told["exif"] = Image.Exif()
+        told["exif"].get_ifd(IFD.Exif)[Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
+    image.save(buffer, known, quality=95, lossless=True, **told)
     write_bytes(path, buffer.getvalue())
 
 

@@ -94,6 +94,16 @@ def _identify(stream: IO[bytes], path: Path) -> Image.Image:
     raise ImageError(f"{path}: is not an image (its contents are none of {known}).")
 
 
+def shape_of(path: Path) -> tuple[int, int] | None:
+    """Width and height as stored, from a picture's head; None where it cannot be read, which `check_images` tells."""
+    try:
+        with path.open("rb") as stream:
+            width, height = _identify(stream, path).size
+            return width, height
+    except (ImageError, *DAMAGED):
+        return None
+
+
 def tells_itself(path: Path) -> bool:
     """Whether a file is a picture by its first bytes, whatever its name is. Raises OSError."""
     with path.open("rb") as stream:

@@ -16,6 +16,11 @@ def silent(what: str, total: int) -> Iterator[Advance]:
     yield lambda count, note: None
 
 
+def named(watch: Watch, name: str) -> Watch:
+    """A watch that says whose work it is."""
+    return lambda what, total: watch(f"{name}: {what}", total)
+
+
 def on(console: Console) -> Watch:
     """Bars on a terminal; one plain line per finished task elsewhere (logs, CI)."""
 

@@ -170,6 +170,16 @@ class _Copying(Record):
     real: float | None
 
 
+class _Outside(Record):
+    share: float
+    how: dict[str, int]
+
+
+class _Alike(Record):
+    among: float
+    best: float
+
+
 class Drift(Record):
     """drift/drift.json; of the base's row, only what was drawn."""
 
@@ -196,6 +206,8 @@ class Cell(Record):
     shift: dict[str, float] = {}
     drawn: dict[str, Any] = {}
     counts: dict[str, dict[str, int]] = {}
+    outside: _Outside | None = None
+    alike: dict[str, _Alike | None] = {}
 
     @model_validator(mode="after")
     def _measured(self) -> "Cell":

@@ -12,7 +12,7 @@ from perdure import memory as memories
 from perdure.analysis import analyse
 from perdure.bases import loading
 from perdure.compare import study, tables
-from perdure.drawing.evaluate import Tools
+from perdure.drawing.tools import Tools
 from perdure.errors import GateRefused
 from perdure.lesson import classes as lessons
 from perdure.lineage import Lineage, fsck, history

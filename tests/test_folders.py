@@ -10,7 +10,7 @@ from conftest import paint
 from PIL import Image
 
 from perdure import plan
-from perdure.drawing.evaluate import Tools
+from perdure.drawing.tools import Tools
 from perdure.errors import ImageError, PlanError
 from perdure.photos import captions, pictures
 from perdure.plan import Concept, folders, yaml_file

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +29,20 @@ def made(*concepts, **more):
 
 
 def read(found_plan, taught=()):
-    return reading.check((own, taught) for own in found_plan.runs)
+    """Without what is said of every photo on the embedded base, which has a test of its own."""
+    found = reading.check((own, taught) for own in found_plan.runs)
+    return replace(found, notes=tuple(note for note in found.notes if "draws toys" not in note))
+
+
+def test_photos_on_the_embedded_base_are_told():
+    (note,) = reading.check([(made(("zwz", "cat")), ())]).notes
+    assert "base toybox draws toys at 64 pixels" in note and "scores of photos prove nothing" in note
+    models = dict.fromkeys(("dino", "clip_i"), "owner/model")
+    (note,) = reading.check([(made(("zwz", "cat"), scoring={"models": models}), ())]).notes
+    assert "draws toys" in note and "scorers" not in note
+    assert reading.check([(made(("zwz", "cat")), ("c0",))]).notes == ()
+    drawn = {"token": "zwz", "class": "cat", "images": None, "drawn": {"index": 0}}
+    assert reading.check([(made(drawn), ())]).notes == ()
 
 
 def captioned(folder, *captions):

@@ -25,7 +25,7 @@ from perdure.memory import Memory
 from perdure.method import Protection
 from perdure.parts.guard import every, nothing
 from perdure.photos.pictures import Picture
-from perdure.plan import Prior, Training
+from perdure.plan import Performance, Prior, Training
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,21 @@ def test_n_steps_are_k_steps_and_the_rest(backbone, lesson, tmp_path, stop, name
     rest = learn(backbone, chosen, Memory(), lesson, planned(how), lambda d: again.append((d.step, d.loss)), path)
     assert rest.digest == whole.digest
     assert again == seen[done:]
+
+
+def test_a_lesson_saved_by_the_clock_goes_on_with_the_same_bits(backbone, lesson, tmp_path):
+    path, how = tmp_path / "checkpoint.safetensors", planned(training(schedule="cosine"))
+    always = how.model_copy(update={"performance": Performance(checkpoint_seconds=1e-9)})
+    whole = learn(backbone, NAIVE, Memory(), lesson, how)
+
+    def watch(done):
+        if done.step == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        learn(backbone, NAIVE, Memory(), lesson, always, watch, path)
+    assert steps_done(path) == 3 and always.fingerprint() == how.fingerprint()
+    assert learn(backbone, NAIVE, Memory(), lesson, always, checkpoint=path).digest == whole.digest
 
 
 def test_no_checkpoint_unless_asked_for(backbone, lesson, tmp_path):

@@ -11,7 +11,7 @@ from perdure.advise import asking, design, page, trial, verdict, words
 from perdure.advise.page import Advice
 from perdure.advise.trial import Trial
 from perdure.advise.verdict import Verdict
-from perdure.drawing.evaluate import Tools
+from perdure.drawing.tools import Tools
 from perdure.errors import PlanError
 from perdure.lineage import Lineage
 from perdure.photos import pictures
@@ -137,6 +137,7 @@ def as_json(advice: Advice, known: Trial) -> dict[str, Any]:
 
     return {
         "verdict": found.kind, "choice": found.choice, "leader": found.leader.label, "within_noise": list(found.tied),
+        "cheaper": found.cheaper.label if found.cheaper else None,
         "headline": advice.headline, "reason": advice.reason, "cautions": list(advice.cautions),
         "next": list(advice.next), "rounds": found.rounds, "concepts": list(found.concepts),
         "measures": dict(found.measures), "base_average": plain(found.base), "not_held_out": list(found.not_held_out),

@@ -10,7 +10,7 @@ from typing import Any
 from perdure import plan as plans
 from perdure.errors import PlanError, did_you_mean
 from perdure.photos import pictures
-from perdure.plan import Concept, MethodChoice, Plan, describe, fingerprint, portable, sources, yaml_file
+from perdure.plan import Concept, MethodChoice, Plan, defaults, describe, fingerprint, portable, sources, yaml_file
 from perdure.wording import name_from
 
 CANDIDATES = ("naive", "merge_init", "merge_ortho", "magmax", "c_lora", "cns")
@@ -107,15 +107,19 @@ def plan_text(plan: Plan, choice: MethodChoice) -> str:
 
 def init_line(plan: Plan, choice: MethodChoice, name: str = "mymodel") -> str:
     """The `perdure init` command of a model that is taught like this plan, with one method."""
+    toybox = plan.base == plans.TOYBOX
     words = ["perdure", "init", name]
-    if plan.base != plans.TOYBOX:
+    if not toybox:
         words += ["--base", plan.base]
     method = choice.name if choice.code.file is None else str(choice.code.file)
     if choice.options:
         words += ["--set", f"method={json.dumps({'name': method, **choice.options})}"]
     else:
         words += ["--method", method]
-    usual = plans.build({"base": plan.base, "method": method}).settings()
+    kept = defaults.of_model(plan.base, "")
+    usual = plans.build({"base": plan.base, "method": method}, kept=kept).settings()
+    if not toybox:  # what `init` takes from the base and the device
+        usual = {**usual, "training": {}, "sampling": {}}
     own = plan.narrowed(choice).settings()
     for key in SECTIONS:
         for at, value in _differing(usual[key], own[key], key):

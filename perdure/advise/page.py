@@ -15,7 +15,7 @@ from perdure.report import summary
 from perdure.report.charts import blank, inline, room, styled, tip
 from perdure.report.palette import INK, METHODS, RULE, SOFT
 
-COLUMNS = ("method", "average ↑", "forgetting ↓", "learning ↑", "first in", "behind in", "carries", "per lesson")
+COLUMNS = ("method", "average ↑", "forgetting ↓", "learning ↑", "first in", "behind by", "carries", "per lesson")
 
 
 def table(verdict: Verdict) -> Table:
@@ -34,10 +34,12 @@ def table(verdict: Verdict) -> Table:
 
 def cells(standing: Standing) -> list[str]:
     """The numbers of one method as text."""
-    ahead = words.percent(standing.beaten) if standing.beaten == standing.beaten else "–"
+    first = standing.beaten != standing.beaten
+    span = f"[{summary.signed(standing.low)}, {summary.signed(standing.high)}]"
+    behind = "–" if first else f"{summary.plain(standing.gap)} {span}"
     scores = (standing.average, standing.forgetting, standing.learning)
     costs = (wording.size(standing.carried), summary.seconds(standing.seconds))
-    return [*map(summary.plain, scores), words.percent(standing.best), ahead, *costs]
+    return [*map(summary.plain, scores), words.percent(standing.best), behind, *costs]
 
 
 def footnotes(verdict: Verdict) -> list[str]:

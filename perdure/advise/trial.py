@@ -10,7 +10,7 @@ from perdure import files, records
 from perdure.advise import design as designs
 from perdure.advise.design import Cost, Design, Speed, duration
 from perdure.bases import reading
-from perdure.drawing.evaluate import Tools
+from perdure.drawing.tools import Tools
 from perdure.errors import LineageError, ModelError, PerdureError, PlanError, TrainingError
 from perdure.lineage import Lineage
 from perdure.plan import Plan

@@ -18,16 +18,17 @@ from perdure.compare.statistics import LEVEL, RESAMPLES, Pair
 from perdure.lineage import Lineage
 from perdure.report import reading, summary
 from perdure.report.reading import Run
+from perdure.report.words import doubted
 from perdure.score import matrix
 
 LEAST_ROUNDS, LEAST_SCORES = 2, 6
 """Fewest rounds that say anything about order and seed, and fewest scores by which methods can be told apart at all."""
 BEHIND = 0.1
-"""How far behind the leader a cheaper method may be to be taken instead, as a share of the leader's gain over the base
-(taste).
+"""How far behind the leader a cheaper method may be to be named beside it, as a share of what the leader gained over
+the base (taste): few data leave much within noise.
 """
 
-Kind = Literal["clear", "likely", "undecided", "nothing learnt"]
+Kind = Literal["clear", "likely", "undecided", "nothing learnt", "unsound"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Verdict:
     """Whether a measure is better when lower: its scores are shown with the sign turned."""
     not_held_out: tuple[str, ...]
     """Concepts whose training images had to serve as references."""
+    unsound: tuple[str, ...] = ()
+    """What speaks against last scores that mean nothing, a sentence each."""
 
     @property
     def leader(self) -> Standing:
@@ -92,6 +95,14 @@ class Verdict:
     def standing(self, label: str) -> Standing:
         """That of one method."""
         return next(s for s in self.standings if s.label == label)
+
+    @property
+    def cheaper(self) -> Standing | None:
+        """The cheapest that costs less than the leader, is within noise of it and behind by no more than `BEHIND`."""
+        near = BEHIND * (self.leader.average - self.base)
+        tied = [self.standing(label) for label in self.tied] if self.enough else []
+        cheap = [s for s in tied if s.price < self.leader.price and s.gap <= near]
+        return min(cheap, key=lambda s: s.price, default=None)
 
 
 def enough(rounds: int, concepts: int) -> bool:
@@ -125,33 +136,33 @@ def of(rounds: Sequence[Mapping[str, Lineage]]) -> Verdict:
     ]  # fmt: skip
     standings.sort(key=lambda s: (s.label != labels[lead], -s.average))
     kind, tied, choice = judge(standings, float(base.mean()), len(runs), len(concepts))
+    unsound = doubted([run for one in runs for run in one.values() if run.murky])
+    if unsound:
+        kind, tied, choice = "unsound", (), None
     lower = any(first.direction(measure) == "lower" for measure in measures.values())
     bare = tuple(name for name in concepts if not first.facts[name]["held_out"])
     return Verdict(
-        kind, tuple(standings), tied, choice, len(runs), concepts, float(base.mean()), measures, lower, bare
+        kind, tuple(standings), tied, choice, len(runs), concepts, float(base.mean()), measures, lower, bare, unsound
     )  # fmt: skip
 
 
 def judge(
     standings: Sequence[Standing], base: float, rounds: int, concepts: int
 ) -> tuple[Kind, tuple[str, ...], str | None]:
-    """(kind, methods within noise of the leader, the one to take); the leader stands first.
+    """(kind, methods within noise of the leader, the one to take); the leader stands first, and is the one to take.
 
-    Within noise: the leader is the better one in less than 95 % of the resamples. The leader is taken, unless another
-    one within noise is cheaper and behind it by no more than `BEHIND` of what the leader gained over the base; where
-    there are too few rounds and concepts to tell what is within noise, always the leader.
-    Simulated with equal methods (deviations: round 0.5, concept 1, noise 1; 2 to 6 rounds, 3 to 5 concepts, 200 to 300
-    trials each), some method passes as more than noise in 1 to 4 % of trials of six, but in 14 to 20 % of two.
+    Within noise: the interval of the paired difference from the leader (`interval`) holds zero. Where there are too
+    few rounds and concepts to tell, all are.
+    Simulated with equal methods (deviations: round 0.5, concept 1, noise 1; 2 to 6 rounds, 3 to 5 concepts, 300 trials
+    each), some method passes as more than noise in 1 to 4 % of trials of two, and in none of trials of six.
     """
     leader, *others = standings
     if not leader.above >= LEVEL:
         return "nothing learnt", (), None
     if not enough(rounds, concepts):
         return "undecided", tuple(s.label for s in others), leader.label
-    within = [s for s in others if not s.beaten >= LEVEL]
-    if within:
-        near = [s for s in within if s.gap <= BEHIND * (leader.average - base)]
-        return "undecided", tuple(s.label for s in within), min([leader, *near], key=lambda s: s.price).label
+    if within := tuple(s.label for s in others if not s.low > 0):
+        return "undecided", within, leader.label
     return "clear" if all(s.settled for s in others) else "likely", (), leader.label
 
 

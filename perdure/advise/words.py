@@ -18,6 +18,8 @@ FLOOR = "naive"
 def headline(verdict: Verdict) -> str:
     """The recommendation."""
     leader = verdict.leader
+    if verdict.kind == "unsound":
+        return "No recommendation: scores do not hold, so that the methods cannot be told apart by them."
     if verdict.kind == "nothing learnt":
         return (
             f"No recommendation: no method is clearly above the untouched base (highest average {leader.average:.3f}, "
@@ -35,23 +37,22 @@ def headline(verdict: Verdict) -> str:
 
 
 def reason(verdict: Verdict) -> str:
-    """What the one to take costs, and why it is the one; what to try where there is none."""
+    """What the one to take costs, and what is cheaper and not worse as far as is known; what to try where none is."""
+    if verdict.kind == "unsound":
+        return f"{' '.join(verdict.unsound)} Take a base and scorers that were made for such pictures (--base)."
     if verdict.choice is None:
         longer = "a larger --budget) or another learning rate (--set training.learning_rate=..."
         return f"Try longer lessons ({longer}), with another --out."
     own = verdict.standing(verdict.choice)
-    costs = f"carries {wording.size(own.carried)} and takes {summary.seconds(own.seconds)} of training a lesson"
-    if verdict.kind != "undecided":
-        told = f"{own.label} {costs} (in lessons of this length)."
-    elif own.label == verdict.leader.label:
-        told = f"{own.label} is taken for its average: it {costs}.{_passed_over(verdict)}"
-    else:
-        told = (
-            f"Of these, {own.label} is the cheapest: it {costs}, {verdict.leader.label} "
-            f"{wording.size(verdict.leader.carried)} and {summary.seconds(verdict.leader.seconds)}; {_behind(own)}."
-        )
+    why = "is taken for its average: it" if verdict.kind == "undecided" else ""
+    told = f"{own.label} {why}{' ' * bool(why)}{_costs(own)} (in lessons of this length).{_cheaper(verdict)}"
     floor = " It does nothing against forgetting: nothing here was shown to beat that." if own.label == FLOOR else ""
     return told + floor + "".join(f" Mind: {own.label} {note}." for note in notes(own.strict, own.knows, own.breach))
+
+
+def _costs(standing: Standing) -> str:
+    seconds = summary.seconds(standing.seconds)
+    return f"carries {wording.size(standing.carried)} and takes {seconds} of training a lesson"
 
 
 def _behind(standing: Standing) -> str:
@@ -60,16 +61,18 @@ def _behind(standing: Standing) -> str:
     return f"its average is {standing.gap:.3f} lower ({span})"
 
 
-def _passed_over(verdict: Verdict) -> str:
-    """The cheaper ones within noise that are too far behind to be taken for that."""
+def _cheaper(verdict: Verdict) -> str:
+    """What costs less and is within noise: named where it is near enough, and where it is not, that it is not."""
     leader = verdict.leader
-    cheaper = [s for s in map(verdict.standing, verdict.tied) if s.price < leader.price]
-    if not cheaper or not verdict.enough:
+    if (near := verdict.cheaper) is not None:
+        return f" Cheaper and within noise of it: {near.label} {_costs(near)}; {_behind(near)}."
+    cheap = [s for s in map(verdict.standing, verdict.tied) if s.price < leader.price]
+    if not cheap or not verdict.enough:
         return ""
-    told = listed([f"{s.label} ({_behind(s)})" for s in cheaper])
+    told = listed([f"{s.label} ({_behind(s)})" for s in cheap])
     return (
-        f" Cheaper, but behind by more than {percent(BEHIND)} of what {leader.label} gained over the base "
-        f"({leader.average - verdict.base:.3f}): {told}."
+        f" Cheaper, and not told apart by so few data, but behind by more than {percent(BEHIND)} of what "
+        f"{leader.label} gained over the base ({leader.average - verdict.base:.3f}): {told}."
     )
 
 
@@ -85,7 +88,7 @@ def cautions(
     """What a reader must know before trusting the advice. `plan`: with all concepts and full lessons."""
     told = [_few(verdict)]
     if verdict.kind == "likely" and len(verdict.standings) == 2:
-        told.append("With two equal methods, one comes out as probable in about one of six such trials.")
+        told.append("With two equal methods, one comes out as probable in one to four of a hundred such trials.")
     if design.share < 1:
         told.append(
             f"Lessons were {percent(design.share)} as long as the plan's: longer ones teach more, and may forget more."

@@ -24,6 +24,8 @@ from perdure.wording import FIRST, PLACES
 EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
 EMBEDDED_VIT = EMBEDDED / "scorers" / "clip"
 IN_CACHE = "in the hub cache"
+RARE = 0.9
+"""Share of a vocabulary below which its words count as common (taste): `sks` is at .97 of CLIP's."""
 TIMESTEPS = 1000
 """Noise levels where a scheduler's configuration names none, as in diffusers."""
 
@@ -56,6 +58,12 @@ class Outline:
         """The ids that stand for something in the text: neither for what a tokenizer does not know nor for an end."""
         nothing = [{t.unk_token_id, t.bos_token_id, t.eos_token_id} for t in self.tokenizers]
         return tuple(tuple(i for i in ids if i not in none) for ids, none in zip(self.ids(text), nothing, strict=True))
+
+    def common(self, word: str) -> bool:
+        """Whether the first tokenizer reads a word whole, and not as one of its rarest (the last tenth of its ids)."""
+        tokenizer = self.tokenizers[0]
+        ids, known = self.ids(word)[0], self.known(word)[0]
+        return len(ids) == 1 and ids == known and ids[0] < RARE * tokenizer.vocab_size
 
     def cut(self, text: str) -> Cut | None:
         """What is cut off a text by the tokenizer that keeps most of it; None where one reads all."""

@@ -8,7 +8,8 @@ from perdure.bases import calibration, outline
 from perdure.bases.outline import Outline
 from perdure.errors import ImageError, ModelError, PlanError
 from perdure.photos import pictures
-from perdure.plan import Concept, Plan
+from perdure.plan import TOYBOX, Concept, Plan
+from perdure.toybox import world
 from perdure.wording import PLACES, Speech, mentions, some, squeeze, without
 
 SHOWN = 3
@@ -67,6 +68,24 @@ def too_long(plan: Plan, prompts: Sequence[str]) -> list[str]:
     return [lost[0] for lost in told if lost]
 
 
+def ordinary(plan: Plan, concept: Concept) -> str | None:
+    """Why a subject's call is one of the base's own words, where nothing in it is rare; None where something is.
+
+    Ordinary is a word that the tokenizer reads whole, unless its id is among the last tenth of them: byte pair
+    encodings number words as they were merged, the frequent ones first. Of a base that is not here nothing is known.
+    """
+    base, called = _outline(plan.base), concept.token or concept.phrase
+    if concept.kind != "subject" or base is None or isinstance(base, str):
+        return None
+    rare = world.RARE_TOKENS if plan.base == TOYBOX else ()
+    if not all(base.common(word) and word not in rare for word in called.split()):
+        return None
+    return (
+        f"concept {concept.name!r}: {called!r} is an ordinary word of base {plan.base}; the lesson takes its place, so "
+        f"that whatever else it meant is drawn like the concept. A rare word in front of it ('zwz {called}') keeps both"
+    )
+
+
 def _captions(concept: Concept) -> tuple[str, ...]:
     try:
         return tuple(dict.fromkeys(pictures.contents(concept).captions))
@@ -87,6 +106,7 @@ def _check(plan: Plan, base: Outline | str | None, taught: Collection[str], writ
     yield from _learnt(plan, fresh)
     yield from _uncalled(fresh, written)
     yield from _ordinary(plan, fresh, written)
+    yield from _beyond(plan, fresh)
     if isinstance(base, str):
         yield _Finding(base, wrong=True)
     elif base is None:
@@ -155,6 +175,20 @@ def _ordinary(plan: Plan, fresh: Sequence[Concept], written: Written) -> Iterato
                 wrong=learns and new,
                 about=f"{concept.name} is called by a word",
             )
+
+
+def _beyond(plan: Plan, fresh: Sequence[Concept]) -> Iterator[_Finding]:
+    """Photos for the embedded base."""
+    photographed = [concept for concept in fresh if concept.images is not None]
+    if plan.base != TOYBOX or not photographed:
+        return
+    foreign = any(m not in plan.scoring.models for concept in photographed for m in plan.measures_for(concept))
+    yield _Finding(
+        f"base {TOYBOX} draws toys at {plan.training.resolution} pixels: of photos it takes on colours and shapes; for "
+        "pictures of the things themselves give a base that knows photos"
+        + "; its scorers were made for drawings of its own world, so that scores of photos prove nothing"
+        * foreign
+    )
 
 
 def _strays(text: str, concept: Concept) -> bool:

@@ -86,12 +86,17 @@ def unlike(pipe: Any) -> str:
         return problem
     if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
         return ": its autoencoder shifts latents (latents_mean, latents_std), which is not known"
-    if unet.in_channels != vae.latent_channels:
-        return (
-            f": its UNet takes {unet.in_channels} channels and its autoencoder has {vae.latent_channels}; "
-            "inpainting and editing models cannot be taught, name the text-to-image model they were made from"
-        )
-    return ""
+    return more_inputs(unet.in_channels, vae.latent_channels)
+
+
+def more_inputs(takes: int | None, latent: int | None) -> str:
+    """Why a UNet of so many channels does not go with an autoencoder of so many; "" where it does, or is not known."""
+    if takes is None or latent is None or takes == latent:
+        return ""
+    return (
+        f": its UNet takes {takes} channels and its autoencoder has {latent}; "
+        "inpainting and editing models cannot be taught, name the text-to-image model they were made from"
+    )
 
 
 def no_diffusion(pipe: Any) -> str:

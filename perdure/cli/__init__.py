@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 for command in (
     running.demo, running.run, running.check, planning.advise,
-    modelling.init, growing.teach, modelling.draw, modelling.log, modelling.fsck,
+    modelling.init, growing.teach, growing.score, modelling.draw, modelling.log, modelling.fsck,
     growing.undo, growing.redo, growing.accept, growing.retry, growing.drop,
     exporting.export, exporting.what,
     looking.methods, looking.trust, looking.report, sweeping.compare, looking.analyse, looking.doctor,

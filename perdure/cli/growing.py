@@ -1,5 +1,6 @@
-"""Commands on a model's chain of lessons: teach, undo, redo, accept, retry, drop."""
+"""Commands on a model's chain of lessons: teach, score, undo, redo, accept, retry, drop."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perdure.cli.options import Device, Model, Overrides
-from perdure.wording import name_from
+from perdure.wording import name_from, printable
 
 if TYPE_CHECKING:
     from perdure.lineage import Lineage
@@ -33,6 +34,7 @@ Embedding = Annotated[Path | None, typer.Option(help="With --from: the embedding
 UnetOnly = Annotated[
     bool, typer.Option("--unet-only", help="With --from: leave out what the file changes of text encoders.")
 ]
+Unscored = Annotated[bool, typer.Option("--no-scores", help="Draw without scoring; `perdure score` does it later.")]
 
 
 def teach(
@@ -51,6 +53,7 @@ def teach(
     unet_only: UnetOnly = False,
     max_forgetting: Gate = None,
     overrides: Overrides = None,
+    no_scores: Unscored = False,
     device: Device = None,
 ) -> None:
     """Teach a model one more concept, or a classifier the classes of a folder; see what that did to the older ones.
@@ -70,7 +73,7 @@ def teach(
         given = {"kind": "classes", "hold_out": hold_out, **tasks.stored(folder)}
     held = {} if references is None else {"references": references}
     concept = plan.concept({"name": called, "images": folder, **given, **held}, where=f"teach {called}")
-    _teach(lineage, concept, max_forgetting, device, own, (file, embedding, unet_only))
+    _teach(lineage, concept, max_forgetting, device, own, (file, embedding, unet_only), not no_scores)
 
 
 def _pictures(
@@ -115,7 +118,7 @@ def _called(lineage: "Lineage", name: str | None, path: Path) -> str:
 
 def _teach(
     lineage: "Lineage", concept: "Concept", gate: float | None, device: str | None, own: Mapping[str, Any],
-    given: tuple[Path | None, Path | None, bool],
+    given: tuple[Path | None, Path | None, bool], scoring: bool,
 ) -> None:  # fmt: skip
     """Teach, and show what came of it; `given`: LoRA file, embedding file, and whether text encoders are left out."""
     from perdure.cli import screen
@@ -124,6 +127,8 @@ def _teach(
     screen.tell(pictures.notes([concept]))
     with screen.working("loading libraries"):
         from perdure import run as running
+        from perdure.bases import reading
+    _sure(reading.ordinary(lineage.plan(), concept))
     file, embedding, unet_only = given
     brought = None
     if file is not None:
@@ -131,8 +136,31 @@ def _teach(
 
         brought, notes = bringing.read(file, embedding, unet_only)
         screen.tell(notes)
-    row = running.teach(lineage, concept, screen.watch(), gate, device, screen.tell, own, brought)
+    row = running.teach(lineage, concept, screen.watch(), gate, device, screen.tell, own, brought, scoring)
     screen.taught(lineage, row)
+
+
+def _sure(told: str | None) -> None:
+    """Ask whether to go on with what is told; where nobody can answer, only tell it."""
+    from perdure.cli import screen
+
+    if told is not None and sys.stdin.isatty():
+        typer.confirm(f"{printable(told)}. Teach it so?", abort=True)
+    elif told is not None:
+        screen.tell([told])
+
+
+def score(model: Model, device: Device = None) -> None:
+    """Score the pictures that `perdure teach --no-scores` has drawn."""
+    from perdure.cli import screen
+
+    lineage = _opened(model)
+    with screen.working("loading libraries"):
+        from perdure import run as running
+    count = running.score(lineage, screen.watch(), device)
+    if count:
+        screen.console.print(screen.log_table(lineage))
+    screen.say(f"{count} {'cell' if count == 1 else 'cells'} of the score matrix scored" if count else "all is scored")
 
 
 def undo(model: Model) -> None:

@@ -20,19 +20,20 @@ def init(
     overrides: Overrides = None,
 ) -> None:
     """Begin a new model: a folder that will hold its lessons."""
-    from perdure import plan
     from perdure.cli import screen
     from perdure.plan import yaml_file
 
     name = name_from(model.absolute().name)
     data = yaml_file.override({"name": name, "base": base, "method": method}, tuple(overrides or ()))
-    made = plan.build(data, where="perdure init")
     with screen.working("looking at the base"):
-        from perdure.bases import loading
+        from perdure.bases import first_look, loading
         from perdure.lineage import Lineage
 
-        load, where = loading.how(made, "cpu")
-        load(*where)
+        made, told = first_look.plan_of(data)
+    screen.tell(told)
+    with screen.working("trying the base"):
+        load, where = loading.how(made)
+        first_look.try_out(load(*where), made.base)
     Lineage.create(model, made, loading.identity(made.base, made.vae), loading.versions())
     screen.say(f"{model} is ready. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
 

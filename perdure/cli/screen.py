@@ -12,12 +12,13 @@ from rich.text import Text
 from perdure import progress, wording
 from perdure.plan.catalogue import MethodCard, Option
 from perdure.plan.concept import Concept
+from perdure.score import doubts
 from perdure.wording import printable
 
 if TYPE_CHECKING:
     from perdure.analysis.record import Analysis
     from perdure.lineage import Lineage
-    from perdure.lineage.rows import Row
+    from perdure.lineage.rows import Cell, Row
     from perdure.photos.pictures import Contents
     from perdure.plan import Plan
 
@@ -103,7 +104,9 @@ def findings_table(findings: dict[str, Any]) -> Table:
 
 
 def log_entries(lineage: "Lineage") -> list[dict[str, Any]]:
-    """One entry a lesson and concept: scores by measure, when learnt and now; forgotten is what was lost since."""
+    """One entry a lesson and concept: scores by measure, when learnt and now; forgotten is what was lost since; doubts,
+    by measure: why the score now proves nothing.
+    """
     rows = lineage.lessons
     entries = []
     for row in rows:
@@ -119,6 +122,7 @@ def log_entries(lineage: "Lineage") -> list[dict[str, Any]]:
                     "method": row.record["method"]["label"],
                     "learnt": then,
                     "now": latest,
+                    "doubts": {m: told for m in latest if (told := _doubts(lineage, now, m))},
                     "forgotten": {m: -d if directions[m]["direction"] == "lower" else d for m, d in lost.items()},
                     "bytes": row.record["bytes"],
                     "seconds": row.record["seconds"],
@@ -128,17 +132,33 @@ def log_entries(lineage: "Lineage") -> list[dict[str, Any]]:
     return entries
 
 
+def _doubts(lineage: "Lineage", cell: "Cell | None", measure: str) -> list[str]:
+    if cell is None:
+        return []
+    concept = lineage.concept_facts(cell.record["concept"])["concept"]
+    return [doubt.told for doubt in doubts.of(cell.record, measure, lineage.settings, concept)]
+
+
 def log_table(lineage: "Lineage") -> Table:
-    """The chain of lessons."""
-    table = Table(title=Text(f"{lineage.facts['name']} on {lineage.settings['base']}"))
+    """The chain of lessons; scores that prove nothing bear a question mark, and the reasons stand below."""
+    entries = log_entries(lineage)
+    why: dict[str, list[str]] = {}
+    for entry in entries:
+        for told in dict.fromkeys(told for reasons in entry["doubts"].values() for told in reasons):
+            why.setdefault(told, []).append(entry["concept"])
+    notes = "\n".join(f"? {wording.listed(names)}: {told}" for told, names in why.items())
+    table = Table(title=Text(f"{lineage.facts['name']} on {lineage.settings['base']}"), caption=Text(notes) or None)
     for column in ("#", "concept", "method", "measure", "learnt", "now", "lost", "carries", "s"):
         table.add_column(column, justify="left" if column in ("concept", "method", "measure") else "right")
-    for entry in log_entries(lineage):
+    for entry in entries:
         facts = (str(entry["lesson"]), entry["concept"], entry["method"])
         costs = (wording.size(entry["bytes"]["carried"]), f"{entry['seconds']['train']:.0f}")
+        if not entry["learnt"]:
+            table.add_row(*facts, "–", "–", "–", Text("–", style="dim"), *costs)
         for measure, value in entry["learnt"].items():
             now, lost = entry["now"].get(measure), entry["forgotten"].get(measure)
-            table.add_row(*facts, measure, f"{value:.3f}", "–" if now is None else f"{now:.3f}", _change(lost), *costs)
+            told = "–" if now is None else f"{now:.3f}" + "?" * (measure in entry["doubts"])
+            table.add_row(*facts, measure, f"{value:.3f}", told, _change(lost), *costs)
             facts, costs = ("", "", ""), ("", "")
     return table
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -13,8 +13,9 @@ from perdure.compare.drawings import Chart
 from perdure.compare.published import Beside
 from perdure.compare.statistics import Difference, Spread
 from perdure.compare.study import COMPARED, COST, FAILING, FIGURES, SCENE, Figure, Study, figures_of
-from perdure.report import charts
+from perdure.report import charts, samples
 from perdure.report.charts import Look
+from perdure.report.samples import Grid
 from perdure.report.summary import ARROWS, plain
 from perdure.score import accuracy
 from perdure.score.matrix import FORMULAS
@@ -90,6 +91,8 @@ class Page:
     runs: tuple[tuple[str, str, str, str, str], ...]
     orders: tuple[str, ...]
     beside: "BesideView | None"
+    pictures: Grid | None = None
+    """The first concept that was taught, by every method, from runs of one order and seed."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,11 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
     """All values of the page."""
     first = study.measures[0] if study.measures else ""
     headline = f"Average by {first}: {words.finding(study, first, 'average')}" if first else "No scores yet."
+    if study.murky:
+        headline = f"Of {words.listed(list(study.murky))} scores do not hold: no finding."
     numbers = {order: k for k, order in enumerate(study.orders, start=1)}
     runs = tuple(
-        (e.row, str(numbers[e.order]), str(e.seed), str(e.folder), str(e.run.lineage.facts.get("fingerprint", "")))
+        (e.row, str(numbers[e.order]), str(e.seed), _place(e.folder), str(e.run.lineage.facts.get("fingerprint", "")))
         for e in sorted(study.entries, key=lambda e: (study.rows.index(e.row), numbers[e.order], e.seed))
     )
     return Page(
@@ -117,13 +122,28 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
         tuple(_section(study, measure) for measure in study.measures), _means(study, COST),
         _means(study, FAILING), _means(study, SCENE), runs,
         tuple(" → ".join(order) for order in study.orders), _beside(study, beside) if beside else None,
+        _pictures(study),
     )  # fmt: skip
+
+
+def _pictures(study: Study) -> Grid | None:
+    """The first concept of the order and seed that most methods share, a row a method; None with fewer than two."""
+    pairs = [entry.pair for entry in study.entries]
+    most = max(dict.fromkeys(pairs), key=pairs.count)
+    runs = {entry.row: replace(entry.run, label=entry.row) for entry in study.entries if entry.pair == most}
+    shown = [runs[row] for row in study.rows if row in runs]
+    return samples.comparison(shown, shown[0].concepts[0], samples.ranges(shown))
 
 
 def render(page: Page) -> str:
     """The page as HTML in the look of the report; every name is escaped."""
     template = report.environment("perdure.compare").get_template("compare.html.j2")
     return template.render(page=page, themed=charts.themed)
+
+
+def _place(folder: Path) -> str:
+    """A run's folder by its last two names: where that lies is a matter of this machine."""
+    return "/".join(folder.absolute().parts[-2:])
 
 
 def _section(study: Study, measure: str) -> Section:

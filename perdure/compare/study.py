@@ -124,6 +124,11 @@ class Study:
         means = {name: sign * self.spread(*key, name).mean for name in names}
         return tuple(sorted(names, key=lambda name: (math.isnan(means[name]), means[name])))
 
+    @cached_property
+    def murky(self) -> tuple[str, ...]:
+        """Contenders some of whose last scores mean nothing."""
+        return tuple(row for row in self.contenders if any(entry.run.murky for entry in self.of(row)))
+
     @property
     def rows(self) -> tuple[str, ...]:
         """Contenders, then bounds."""
@@ -185,7 +190,9 @@ class Study:
         return tiers
 
     def best(self, measure: str, figure: str) -> str | None:
-        """The contender that is settled to be better than each other; None where there is none."""
+        """The contender that is settled to be better than each other; None without one, or where scores do not hold."""
+        if self.murky:
+            return None
         first, *others = self.tiers(measure, figure)
         return first[0] if others and len(first) == 1 else None
 

@@ -120,6 +120,13 @@ def cautions(study: Study) -> list[str]:
     old = [(row, wrong) for row in study.contenders for entry in study.of(row) for wrong in entry.run.outdated]
     told += [f"{row} {wrong}." for row, wrong in dict.fromkeys(old)]
     told += lacking([entry.run for row in study.rows for entry in study.of(row)[:1]])
+    if study.murky:
+        runs = [entry.run for row in study.murky for entry in study.of(row) if entry.run.murky]
+        why = dict.fromkeys(d.told for r in runs for name in r.murky for d in r.doubts(r.lessons, name) if d.murk)
+        told.append(
+            f"Last scores of {len(runs)} of {len(study.entries)} runs prove nothing ({listed(list(study.murky))}), so "
+            f"that nothing is marked as best: {'; '.join(list(why)[:MOST])}. Look at the pictures."
+        )
     counts = {row: len(study.of(row)) for row in study.contenders}
     found = [d for m in study.primaries for f in COMPARED for *_, d in study.differences(m, f) if d.n and not d.enough]
     if found:

@@ -1,16 +1,19 @@
 """Draw with a model from its stored memory."""
 
+import json
+import os
 from pathlib import Path
 
 from PIL import Image
 
-from perdure import memory, method
+from perdure import __version__, memory, method
 from perdure.bases import loading
 from perdure.drawing import sample, scenes
 from perdure.errors import LineageError
 from perdure.files import picture_format, write_picture
 from perdure.lineage import Lineage, agreement
 from perdure.memory import Memory
+from perdure.plan import Sampling
 from perdure.plan.scenes import Scene
 
 
@@ -47,8 +50,27 @@ def draw(
         images = scenes.images(backbone, chosen, remembered, what, concepts, lesson_of, sampling, side)
     else:
         images = sample.images(backbone, chosen, remembered, lesson_of.get(concept or ""), [what], sampling, side)
-    write_picture(out, side_by_side(images))
+    write_picture(out, side_by_side(images), _made_with(lineage, number, what, sampling, side))
     return images
+
+
+def _made_with(lineage: Lineage, number: int, what: str | Scene, sampling: Sampling, side: int) -> str:
+    """What a picture was drawn with, in the form of A1111: the prompt, then its settings; no path of this machine."""
+    base = lineage.settings["base"]
+    prompt = (
+        what
+        if isinstance(what, str)
+        else json.dumps(what.model_dump(mode="json", exclude_defaults=True, exclude={"regions": {"__all__": {"mask"}}}))
+    )
+    negative = f"\nNegative prompt: {sampling.negative_prompt}" if sampling.negative_prompt else ""
+    facts = {
+        "Steps": sampling.steps, "Sampler": sampling.scheduler, "CFG scale": sampling.guidance, "Seed": sampling.seed,
+        "Size": f"{side}x{side}", "Pictures": sampling.images_per_prompt,
+        "Model": lineage.facts["name"],
+        "Lessons": number, "Base": Path(base).name if os.path.isabs(base) else base,
+        "Version": f"perdure {__version__}",
+    }  # fmt: skip
+    return f"{prompt}{negative}\n{', '.join(f'{key}: {value}' for key, value in facts.items())}"
 
 
 def side_by_side(images: list[Image.Image], gap: int = 2) -> Image.Image:

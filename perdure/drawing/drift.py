@@ -7,7 +7,7 @@ from typing import Any
 from perdure import files, images
 from perdure.bases import calibration
 from perdure.drawing import sample
-from perdure.drawing.evaluate import Tools
+from perdure.drawing.tools import Tools
 from perdure.lineage import Lineage
 from perdure.lineage.rows import building
 from perdure.memory import Memory

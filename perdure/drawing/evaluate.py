@@ -3,122 +3,24 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 from torch import Tensor
 
-from perdure import files, images, method, score
-from perdure.bases.backbone import Backbone
+from perdure import files, images
 from perdure.bases.classifier import Classifier
-from perdure.bases.loading import Base
-from perdure.bases.outline import EMBEDDED
 from perdure.drawing import predicting, sample
-from perdure.drawing.predicting import Centres, Tests
-from perdure.errors import LineageError, ModelError
+from perdure.drawing.tools import THUMBNAIL, Tools
+from perdure.errors import LineageError
 from perdure.lineage import Lineage
-from perdure.lineage.rows import building
+from perdure.lineage.rows import Row, building
 from perdure.memory import Memory, tensors
-from perdure.method import Method
-from perdure.parts.guard import preserving
-from perdure.photos import pictures
-from perdure.photos.pictures import Pictures
-from perdure.plan import TOYBOX, Concept, Plan, fingerprint
-from perdure.plan.fields import OWN
-from perdure.progress import Watch, silent
+from perdure.plan import Concept, fingerprint
 from perdure.score import failings
 from perdure.score.measure import Measure
 from perdure.wording import without
-
-THUMBNAIL = 192
-KEPT = 4
-
-
-@dataclass(frozen=True)
-class Sketch:
-    """What a lineage keeps of a concept's pictures: facts on them, and small copies of the first few by file name."""
-
-    facts: dict[str, Any]
-    small: dict[str, Image.Image]
-
-
-@dataclass
-class Tools:
-    """What is loaded once and used for every lesson: the base model, the measures, the concepts' pictures."""
-
-    plan: Plan
-    base: Base
-    watch: Watch = silent
-    _pictures: dict[str, Pictures] = field(default_factory=dict)
-    _sketches: dict[str, Sketch] = field(default_factory=dict)
-    _tests: dict[str, Tests] = field(default_factory=dict)
-    _centres: list[Centres] = field(default_factory=list)
-
-    @property
-    def backbone(self) -> Backbone:
-        """The base where it draws. Raises ModelError for a classifier."""
-        if not isinstance(self.base, Backbone):
-            raise ModelError(f"base {self.plan.base} is a classifier, and draws nothing")
-        return self.base
-
-    def measure(self, name: str) -> Measure:
-        """A measure with the model that the plan names for it (loaded once a process)."""
-        scoring = self.plan.scoring
-        model = scoring.models.get(name)
-        if model is None and self.plan.base == TOYBOX and (own := score.card(scoring.source(name)).embedded):
-            model = str(EMBEDDED / "scorers" / own)
-        code = scoring.code.get(name, OWN)
-        return score.load(name, model, str(self.base.device), code.file, code.digest)
-
-    def identity(self, concept: Concept) -> Measure | None:
-        """The first of a concept's measures that compares single pictures; what it looks like is told by that."""
-        measures = map(self.measure, self.plan.measures_for(concept))
-        return next((m for m in measures if m.among is not None and m.against == "references"), None)
-
-    def pictures(self, concept: Concept) -> Pictures:
-        """A concept's pictures. Only those asked for last are kept: photos of all concepts would fill the memory."""
-        if concept.name not in self._pictures:
-            self._pictures.clear()
-            self._pictures[concept.name] = pictures.of(concept)
-        return self._pictures[concept.name]
-
-    def sketch(self, concept: Concept) -> Sketch:
-        """What is kept of a concept's pictures, which are read for it once."""
-        if concept.name not in self._sketches:
-            self._sketches[concept.name] = _sketched(self.pictures(concept))
-        return self._sketches[concept.name]
-
-    def tests(self, concept: Concept, base: Classifier) -> Tests:
-        """A task's test pictures, which are read for all lessons once."""
-        if concept.name not in self._tests:
-            own, training = self.pictures(concept), self.plan.training
-            self._tests[concept.name] = Tests(own.references, base.read(own.references, training, True), own.labels)
-        return self._tests[concept.name]
-
-    def centres(self, base: Classifier) -> Centres:
-        """The base's class means of all tasks of the plan."""
-        if not self._centres:
-            tasks = {}
-            for concept in self.plan.sequence:
-                shown = self.pictures(concept).training
-                read = base.read([picture.image for picture in shown], self.plan.training)
-                tasks[concept.name] = read, [picture.caption for picture in shown]
-            self._centres.append(predicting.centres(base, self.plan.training, tasks))
-        return self._centres[0]
-
-    @property
-    def method(self) -> Method:
-        """The plan's method (of a plan of one)."""
-        choice, preserve = self.plan.methods[0], self.plan.training.preserve
-        chosen = method.of(choice)
-        return preserving(chosen, preserve.weight, preserve.prompts) if preserve else chosen
-
-    @property
-    def side(self) -> int:
-        """Side of the evaluation images in pixels."""
-        return self.plan.sampling.resolution or self.plan.training.resolution
 
 
 def evaluate(
@@ -137,7 +39,7 @@ def evaluate(
     started = time.perf_counter()
     prompts = tools.plan.prompts_for(concept)
     count = tools.plan.sampling.images_per_prompt
-    measures = {name: tools.measure(name) for name in tools.plan.measures_for(concept)}  # what is missing shows first
+    measures = tools.measures(concept)  # what is missing shows first
     references = {
         name: kept_features(tools, lineage, concept, measure, "references") for name, measure in measures.items()
     }
@@ -146,10 +48,9 @@ def evaluate(
             tools.backbone, tools.method, memory, called, prompts, tools.plan.sampling, tools.side, advance
         )
     per_image = [prompt for prompt in prompts for _ in range(count)]
-    features = {name: measure.features(drawn) for name, measure in measures.items()}
-    record = _scored(concept, per_image, measures, features, references)
-    record |= _failings(tools, lineage, concept, features, taught)
+    record = _taken(tools, lineage, concept, per_image, drawn, measures, references, taught)
     record["drawn"] = sample.in_force(tools.backbone, tools.plan.sampling, tools.side)
+    record |= _unlike_any(lineage, concept, drawn)
     with building(folder) as partial:
         listed = []
         for number, (image, prompt) in enumerate(zip(drawn, per_image, strict=True)):
@@ -180,6 +81,38 @@ def _predict(tools: Tools, base: Classifier, concept: Concept, memory: Memory, c
             listed.append({"file": f"{place:03d}.png", "prompt": prompt, "latent": wrong["picture"]})
         seconds = round(time.perf_counter() - started, 3)
         files.write_json(partial / "cell.json", {**record, "images": listed, "seconds": seconds})
+
+
+def score_later(tools: Tools, lineage: Lineage, concept: Concept, row: Row, taught: Sequence[Concept]) -> bool:
+    """Score a cell that was drawn without scorers, from its pictures; whether there was anything to do.
+
+    `taught`: the concepts that the row's memory has been taught. Raises ImageError where the photos are gone.
+    """
+    cell = row.cell(concept.name)
+    if cell is None or cell.record["measures"].keys() >= set(tools.plan.measures_for(concept)):
+        return False
+    measures = tools.measures(concept)
+    references = {name: kept_features(tools, lineage, concept, m, "references") for name, m in measures.items()}
+    if (own := tools.identity(concept)) is not None:
+        kept_features(tools, lineage, concept, own, "training")  # for copying
+    drawn = [images.read_image(path) for path in cell.images]
+    prompts = [image["prompt"] for image in cell.record["images"]]
+    record = _taken(tools, lineage, concept, prompts, drawn, measures, references, taught)
+    files.write_json(cell.folder / "cell.json", {**cell.record, **record})
+    return True
+
+
+def _taken(
+    tools: Tools, lineage: Lineage, concept: Concept, per_image: Sequence[str], drawn: Sequence[Image.Image],
+    measures: Mapping[str, Measure], references: Mapping[str, Tensor], taught: Sequence[Concept],
+) -> dict[str, Any]:  # fmt: skip
+    """What a cell records of its pictures by the measures."""
+    features = {name: measure.features(drawn) for name, measure in measures.items()}
+    record = _scored(concept, per_image, measures, features, references)
+    record |= _failings(tools, lineage, concept, features, taught)
+    return record | {
+        "alike": {name: failings.alike(m, features[name], references[name]) for name, m in measures.items()}
+    }
 
 
 def _scored(
@@ -230,6 +163,16 @@ def _failings(
     return found
 
 
+def _unlike_any(lineage: Lineage, concept: Concept, drawn: Sequence[Image.Image]) -> dict[str, Any]:
+    """What a cell records of pictures beyond all that the base drew of the concept, and its own; not of the base's."""
+    base = lineage.base_row.cell(concept.name)
+    if base is None:
+        return {}
+    folder = lineage.concept_folder(concept.name)
+    known = [*base.images, *sorted(folder.glob("train-*.png")), *sorted(folder.glob("ref-*.png"))]
+    return {"outside": failings.outside(drawn, [files.read_png(path) for path in known])}
+
+
 def kept_features(
     tools: Tools, lineage: Lineage, concept: Concept, measure: Measure, which: Literal["references", "training"]
 ) -> Tensor:
@@ -252,31 +195,6 @@ def _features_file(lineage: Lineage, concept: Concept, measure: Measure, which: 
         lineage.concept_folder(concept.name) / f"{measure.name}-{tag}{kind}.safetensors" for tag in _tags(measure)
     )
     return by_content if by_content.exists() or not with_place.exists() else with_place
-
-
-def record_concept(tools: Tools, lineage: Lineage, concept: Concept) -> None:
-    """Write what a concept is into the lineage: facts and small pictures. Raises LineageError where it has changed."""
-    sketch = tools.sketch(concept)
-    lineage.adopt_concept(concept, sketch.facts)
-    for file, small in sketch.small.items():
-        path = lineage.concept_folder(concept.name) / file
-        if not path.is_file():
-            files.write_png(path, small)
-
-
-def _sketched(own: Pictures) -> Sketch:
-    facts = {
-        "digest": own.digest,
-        "held_out": own.held_out,
-        "training_images": len(own.training),
-        "reference_images": len(own.references) if own.held_out else 0,
-    }
-    facts |= {"digests": dict(own.digests)} if own.digests else {}
-    shown = {"train": [p.image for p in own.training[:KEPT]], "ref": own.references[:KEPT] if own.held_out else []}
-    small = {f"{kind}-{k}.png": image.copy() for kind, each in shown.items() for k, image in enumerate(each)}
-    for image in small.values():
-        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    return Sketch(facts, small)
 
 
 def _tags(measure: Measure) -> tuple[str, str]:

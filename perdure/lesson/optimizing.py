@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from perdure.errors import LineageError, TrainingError
 from perdure.memory import tensors
 from perdure.method import Adapter
-from perdure.plan import Training
+from perdure.plan import Plan, Training
 
 CALLED = {"exp_avg": "first", "exp_avg_sq": "second"}
 """Names of AdamW's moments in a checkpoint; other state is stored under its own names."""
@@ -156,3 +157,21 @@ def restore(kept: dict[str, Tensor], parameters: Sequence[Tensor], optimizer: to
             if (found := kept.get(f"group.{number}.{name}")) is not None:
                 group[name] = type(usual)(found.item())
     return step
+
+
+def saving(plan: Plan, clock: Callable[[], float] = time.monotonic) -> Callable[[int], bool]:
+    """Whether to save after a step, asked after each: every so many steps, and before so many seconds have passed since
+    the last time if the next step is as long as this one, as the plan says of both.
+    """
+    every, seconds = plan.training.checkpoint_every, plan.performance.checkpoint_seconds
+    saved = asked = clock()
+
+    def due(step: int) -> bool:
+        nonlocal saved, asked
+        before, asked = asked, clock()
+        late = bool(seconds) and asked - saved + (asked - before) > seconds
+        if now := late or bool(every and step % every == 0):
+            saved = asked
+        return now
+
+    return due

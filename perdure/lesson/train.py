@@ -75,8 +75,8 @@ def learn(
     """Train one lesson and consolidate it; nothing but the returned memory survives. `fused` hears what that cost.
 
     `preview` is called every `training.preview.every` steps, the model being as it would be kept then. With a
-    `checkpoint` path and `training.checkpoint_every`, an unfinished lesson continues where it was, bit-equal on CPU.
-    Raises TrainingError where the loss is no longer finite.
+    `checkpoint` path an unfinished lesson continues where it was last saved, bit-equal on CPU. Raises TrainingError
+    where the loss is no longer finite.
     """
     plan = timed(plan, len(lesson.examples))
     draw: Draw = partial(seeds.generator, plan.seed, lesson.concept if plan.training.seed_per_lesson else "lesson")
@@ -92,8 +92,9 @@ def learn(
         with backbone.laid(under), backbone.attached(weights):
             model.begin()
             protection = method.guard(adapter, memory, context)
+            kept = (checkpoint, optimizing.saving(plan)) if checkpoint else None
             if adapter.parameters():
-                _descend(backbone, model, adapter, protection, lesson, plan.training, watch, checkpoint, preview)
+                _descend(backbone, model, adapter, protection, lesson, plan.training, watch, kept, preview)
             with loading.spent(backbone.device) as cost:
                 remembered = method.consolidate.remember(adapter, memory, context)
             fused(cost)
@@ -140,12 +141,13 @@ def _begun(backbone: Backbone, spec: WordSpec, lesson: Lesson, draw: Draw) -> di
 
 def _descend(
     backbone: Base, model: Lived, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training,
-    watch: Watch, checkpoint: Path | None, preview: Preview | None,
+    watch: Watch, kept: tuple[Path, Callable[[int], bool]] | None, preview: Preview | None,
 ) -> None:  # fmt: skip
-    """The loop: loss + guard -> step, until the lesson's steps are done."""
+    """The loop: loss + guard -> step, until the lesson's steps are done. `kept`: where it is saved, and whether now."""
     parameters, plain = adapter.parameters(), optimizing.make(adapter, training)
     processes, behind = backbone.processes, backbone.device.type in BEHIND
-    begun = optimizing.restore(processes.agreed(optimizing.read(checkpoint, parameters)), parameters, plain)
+    found = optimizing.read(kept and kept[0], parameters)
+    begun = optimizing.restore(processes.agreed(found), parameters, plain)
     processes.align(parameters)
     due: list[_Taken] = []
     with backbone.training(plain) as optimizer:
@@ -164,12 +166,12 @@ def _descend(
                 due[0].check()
             optimizer.step()
             optimizer.zero_grad()
-            saves = bool(checkpoint and training.checkpoint_every and (step + 1) % training.checkpoint_every == 0)
+            saves = bool(kept and kept[1](step + 1))
             shows = bool(preview and training.preview and (step + 1) % training.preview.every == 0)
             while len(due) > (behind and not (saves or shows or step + 1 == training.steps)):
                 watch(due.pop(0).done())
-            if checkpoint and saves:
-                optimizing.save(checkpoint, step + 1, parameters, plain)
+            if kept and saves:
+                optimizing.save(kept[0], step + 1, parameters, plain)
             if preview and shows:
                 with optimizing.settled(plain):
                     preview(step + 1)

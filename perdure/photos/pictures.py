@@ -17,6 +17,8 @@ from perdure.wording import fill, mentions, some, squeeze
 
 Source = Path | world.Scene
 """What a picture is read or drawn from."""
+CUT = 0.3
+"""Share of a picture beyond which it is told that it is cut off (taste): 3:2 loses a third, 4:3 a quarter."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def contents(concept: Concept) -> Contents:
     train_files, reference_files = files_of(concept)
     written = captions.of(train_files)
     notes = [*_left_out(concept), *_bare(concept, train_files, written), *_named(concept, train_files, written)]
+    notes += _cut(train_files)
     told = tuple(caption for _, caption in _captioned(concept, train_files, written))
     return Contents(told, len(reference_files), tuple(notes))
 
@@ -225,6 +228,19 @@ def _named(concept: Concept, files: Sequence[Path], written: dict[Path, str]) ->
         return []
     begin = f"captions without {concept.token or concept.phrase!r} begin with {concept.phrase + ', '!r}"
     return [f"{silent[0].parent}: {begin} in training: {some(file.name for file in silent)}"]
+
+
+def _cut(files: Sequence[Path]) -> list[str]:
+    """The pictures of which much is lost where they are cut to squares."""
+    shapes = {file: images.shape_of(file) for file in files}
+    lost = {file: 1 - min(shape) / max(shape) for file, shape in shapes.items() if shape is not None}
+    much = [f"{file.name} ({share:.0%})" for file, share in lost.items() if share > CUT]
+    if not much:
+        return []
+    told = (
+        "the middle square is trained on; of these much is left out, crop them yourself if the subject is at the side"
+    )
+    return [f"{files[0].parent}: {told}: {some(much)}"]
 
 
 def _captioned(concept: Concept, files: Iterable[Path], written: dict[Path, str]) -> list[tuple[Path, str]]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from perdure.plan.fields import Section
 
@@ -27,6 +27,10 @@ class Performance(Section):
     """Weights of convolutions with channels last, as tensor cores read them; does nothing for transformers."""
     tf32: bool = False
     """On CUDA, products of float32 matrices with 10 bits of mantissa instead of 23, in training too."""
+    checkpoint_seconds: float = Field(default=60, ge=0)
+    """An unfinished lesson is saved before so many seconds have passed since it was last, so that a stop costs no more;
+    0: only as `training.checkpoint_every` says.
+    """
     batch: Literal["plan", "auto"] = "plan"
     """`auto`: as many pictures at once as fit into the memory of a CUDA device, instead of `sampling.batch_size`."""
 

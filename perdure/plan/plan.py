@@ -7,16 +7,17 @@ written back in full beside every result. Precedence: defaults of the base < pla
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from perdure.errors import PlanError, did_you_mean
-from perdure.plan import mistakes, sources, tasks, yaml_file
-from perdure.plan.choice import CLASSIFICATION, FamilyChoice, MethodChoice, trust
+from perdure.plan import defaults, mistakes, sources, tasks, yaml_file
+from perdure.plan.choice import FamilyChoice, MethodChoice, trust
 from perdure.plan.concept import Concept
-from perdure.plan.fields import NEW, TOYBOX, TOYBOX_VIT, Model, Name, Section
+from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
 from perdure.plan.performance import Performance
 from perdure.plan.scenes import unshown
 from perdure.plan.sections import Sampling, Scoring
@@ -164,10 +165,12 @@ def build(
     lines: yaml_file.Lines | None = None,
     where: str = "plan",
     new: bool = True,
+    kept: Mapping[str, Any] | None = None,
 ) -> Plan:
     """A plan from plain values, completed with the defaults of its base. Raises PlanError.
 
-    `new`: False for the plan of a model that exists, whose settings may be such as are refused by now.
+    `new`: False for the plan of a model that exists, whose settings may be such as are refused by now. `kept`: other
+    defaults than those of runs, as `defaults.of_model` gives them.
     """
     data = dict(data)
     single = "method" in data
@@ -183,7 +186,8 @@ def build(
     data = sources.located(data, folder)
     try:
         made = Plan.model_validate(
-            yaml_file.merge(_defaults(data.get("base", TOYBOX), data.get("task")), data), context=NEW if new else None
+            yaml_file.merge(kept or defaults.of(data.get("base", TOYBOX), data.get("task")), data),
+            context=NEW if new else None,
         )
     except ValidationError as error:
         raise PlanError(mistakes.sentences(error, Plan, where, lines, single)) from None
@@ -217,32 +221,6 @@ def ready(name: str) -> Path:
     return path
 
 
-def _defaults(base: Any, task: Any = None) -> dict[str, Any]:
-    """What a plan starts from: the embedded base's defaults, or the published protocol's with what its family changes.
-
-    A family is told by a known hub id, or by the index of a local folder; never by what happens to be in a cache.
-    """
-    every = yaml_file.read_packaged("defaults.yaml")
-    if task == CLASSIFICATION:
-        return dict(yaml_file.merge(every["published"], every[TOYBOX_VIT if base == TOYBOX_VIT else CLASSIFICATION]))
-    if base == TOYBOX:
-        return dict(every[TOYBOX])
-    kind = _pipeline(base)
-    for family in every["families"].values():
-        if base in family["bases"] or kind in family["pipelines"]:
-            return dict(yaml_file.merge(every["published"], family["defaults"]))
-    return dict(every["published"])
-
-
-def _pipeline(base: Any) -> str:
-    """The class of pipeline that a local folder holds; empty where that cannot be told."""
-    try:
-        index = json.loads((Path(base) / "model_index.json").read_text(encoding="utf-8"))
-        return str(index["_class_name"])
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
-        return ""
-
-
 def describe(concept: Concept) -> dict[str, Any]:
     """A concept without its paths: what it is, not where it lies."""
     return concept.model_dump(mode="json", by_alias=True, exclude={"images", "references"})
@@ -261,8 +239,8 @@ def portable(settings: dict[str, Any]) -> dict[str, Any]:
         return Path(model).name if model and os.path.isabs(model) else model
 
     scoring = settings["scoring"]
-    models = {measure: name(model) for measure, model in scoring["models"].items()}
-    named = {key: name(settings[key]) for key in ("base", "vae")}
+    models = {measure: name(model) for measure, model in scoring.get("models", {}).items()}
+    named = {key: name(settings[key]) for key in ("base", "vae") if key in settings}
     moved: dict[str, Any] = _nowhere({**settings, **named, "scoring": {**scoring, "models": models}})
     return moved
 

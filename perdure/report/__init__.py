@@ -32,18 +32,19 @@ def build(lineages: Sequence[Lineage], out: Path, title: str) -> Path:
 
 def environment(*packages: str) -> Environment:
     """Where templates are found: in these packages, then in the report's own. Every name in them is escaped."""
-    return Environment(
+    made = Environment(
         loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "perdure.report")]), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    made.globals.update(picture=cache(samples.picture), number=wording.short_number, bar=_bar)
+    return made
 
 
 def render(page: view.Page) -> str:
     """The page as HTML; every name, prompt and label is escaped."""
     own = environment()
     own.globals.update(
-        picture=cache(samples.picture), number=wording.short_number, bar=_bar, formulas=FORMULAS,
-        failing_headings=tables.FAILING_HEADINGS, scene_headings=scenes.HEADINGS,
+        formulas=FORMULAS, failing_headings=tables.FAILING_HEADINGS, scene_headings=scenes.HEADINGS,
         budget_headings=lines.BUDGET_HEADINGS, size=wording.size,
     )  # fmt: skip
     return own.get_template("report.html.j2").render(page=page)

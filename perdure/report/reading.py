@@ -13,7 +13,8 @@ from perdure.lineage import Lineage, exports, history
 from perdure.lineage.rows import Cell, Row, start_of
 from perdure.plan import yaml_file
 from perdure.report.rules import Rules, outdated, rules_of
-from perdure.score import accuracy, matrix
+from perdure.score import accuracy, doubts, matrix
+from perdure.score.doubts import Doubt
 from perdure.score.matrix import Direction
 
 JOINT = "joint"
@@ -148,6 +149,19 @@ class Run:
         for (row, name), cell in self.cells.items():
             D[row, self.concepts.index(name)] = cell.record.get("shift", {}).get(measure, np.nan)
         return D
+
+    def doubts(self, row: int, concept: str, measure: str | None = None) -> tuple[Doubt, ...]:
+        """Why the score of a cell proves nothing, by default that of the concept's first measure; () where it holds."""
+        measure, cell = measure or self.primary(concept), self.cells.get((row, concept))
+        if measure is None or cell is None or measure not in cell.scores:
+            return ()
+        return doubts.of(cell.record, measure, self.lineage.settings, self.facts[concept]["concept"])
+
+    @cached_property
+    def murky(self) -> tuple[str, ...]:
+        """Concepts whose last scores mean nothing."""
+        last = {name: self.doubts(self.lessons, name) for name in self.concepts}
+        return tuple(name for name, found in last.items() if any(doubt.murk for doubt in found))
 
     def primary(self, concept: str) -> str | None:
         """The first measure of a concept's kind that was taken."""

@@ -31,6 +31,8 @@ class Sample:
     score: float
     share: float
     alt: str
+    doubt: str = ""
+    """Why the score proves nothing; empty where it holds."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def sample(
         share = share_of(score, *limits[measure], run.direction(measure))
     when = "by the untouched base" if row == 0 else f"after lesson {row}"
     alt = f"{concept} drawn {when}" + (f", {measure} {score:.3f}" if np.isfinite(score) else "")
-    return Sample(state, cell.images[image], score, share, alt)
+    doubt = "; ".join(doubt.told for doubt in run.doubts(row, concept))
+    return Sample(state, cell.images[image], score, share, alt, doubt)
 
 
 CRISP = 64

@@ -155,8 +155,10 @@ def costs(run: Run) -> dict[str, float]:
 
 
 def contenders(runs: Sequence[Run]) -> list[Run]:
-    """Runs that may be compared for the best: no bounds, equally many lessons, at least two of them."""
+    """Runs that may be compared for the best: no bounds, equally many lessons, two at least, sound last scores."""
     found = [run for run in runs if not run.bound]
+    if any(run.murky for run in found):
+        return []
     return found if len(found) > 1 and len({run.lessons for run in found}) == 1 else []
 
 

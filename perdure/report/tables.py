@@ -23,6 +23,7 @@ CSV_COLUMNS = (
     "fingerprint",
     "knows",
     "strict",
+    "doubts",
 )
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -34,7 +35,8 @@ _LATEX = {
 def scores_csv(runs: Sequence[Run]) -> str:
     """One line per measured entry of S (RFC 4180), scores unrounded; lesson 0 is the untouched base.
 
-    `knows` and `strict`: what the method must be told to draw, and whether it keeps to the strict regime.
+    `knows` and `strict`: what the method must be told to draw, and whether it keeps to the strict regime. `doubts`: the
+    kinds of reasons why the score proves nothing.
     """
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
@@ -49,7 +51,8 @@ def scores_csv(runs: Sequence[Run]) -> str:
                 for j, concept in enumerate(run.concepts):
                     if math.isfinite(S[i, j]):
                         score = repr(float(S[i, j]))
-                        writer.writerow((name, run.label, i, taught, concept, measure, score, mark, *declared))
+                        why = " ".join(doubt.kind for doubt in run.doubts(i, concept, measure))
+                        writer.writerow((name, run.label, i, taught, concept, measure, score, mark, *declared, why))
     return stream.getvalue()
 
 

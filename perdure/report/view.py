@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from perdure.lineage.rows import Row
-from perdure.plan import yaml_file
+from perdure.plan import portable, yaml_file
 from perdure.report import classes, heat, lines, samples, scenes, sheet, summary, tables, weights
 from perdure.report.charts import Chart, inline, spark
 from perdure.report.reading import Run, measures_of, primaries
@@ -184,5 +184,6 @@ def _losses(run: Run) -> tuple[tuple[str, str, Markup], ...]:
 def _plan(runs: Sequence[Run]) -> dict[str, Any]:
     """The settings that the runs share, with all their methods and concepts."""
     methods = [run.lineage.settings["methods"][0] for run in runs]
-    facts = {name: run.facts[name]["concept"] for run in runs for name in run.concepts}
-    return {**runs[0].lineage.settings, "methods": methods, "concepts": list(facts.values())}
+    facts = {name: run.facts[name]["described"] for run in runs for name in run.concepts}
+    whole: dict[str, Any] = portable({**runs[0].lineage.settings, "methods": methods})
+    return {**whole, "concepts": list(facts.values())}

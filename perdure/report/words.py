@@ -12,17 +12,21 @@ from perdure.wording import listed
 
 LEAST_GAIN = 0.005
 """Mean gain of a lesson (in units of the measure) below which a share of it would be noise."""
+FOREIGN = "foreign"
+SHOWN = 6
+"""Doubts about single scores that are told at the head of a page."""
 CLOSE = 0.05
 """Shares that differ by less are called too close to tell apart from one run."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The page's first lines."""
+    """The page's first lines. `doubts`: what does not hold, a sentence each."""
 
     headline: str
     explanation: str
     caution: str
+    doubts: tuple[str, ...] = ()
 
 
 def retained(run: Run) -> float:
@@ -30,26 +34,56 @@ def retained(run: Run) -> float:
 
     Gains of the concepts of one measure (their kind's first) are summed before dividing, so that a concept
     that hardly rose above the base cannot dominate; several measures are averaged, weighted by their
-    concepts. The last concept does not count: nothing came after it. NaN where nothing was gained, or there
-    is no earlier concept.
+    concepts. The last concept does not count: nothing came after it. Only what holds counts: a concept whose score
+    right after its own lesson proves nothing is left out, and one whose last score does has kept nothing. NaN where
+    nothing was gained, or there is no earlier concept that counts.
     """
     if run.joint or run.lessons < 2:
         return float("nan")
     shares, weights = [], []
     for measure in primaries([run]):
-        earlier = [j for j, name in enumerate(run.concepts[:-1]) if run.primary(name) == measure]
+        earlier = [
+            j
+            for j, name in enumerate(run.concepts[:-1])
+            if run.primary(name) == measure and not run.doubts(j + 1, name)
+        ]
         if not earlier:
             continue
-        S = run.scores[measure]
-        base, final = S[0, earlier], S[-1, earlier]
-        learnt = np.array([S[j + 1, j] for j in earlier])
         sign = 1.0 if run.direction(measure) == "higher" else -1.0
-        gained = sign * float(np.sum(learnt - base))
+        S = sign * run.scores[measure]
+        base, final = S[0, earlier], S[-1, earlier]
+        lost = [bool(run.doubts(run.lessons, run.concepts[j])) for j in earlier]
+        final = np.where(lost, np.minimum(final, base), final)
+        gained = float(np.sum([S[j + 1, j] for j in earlier] - base))
         if not gained >= LEAST_GAIN * len(earlier):
             return float("nan")
-        shares.append(sign * float(np.sum(final - base)) / gained)
+        shares.append(float(np.sum(final - base)) / gained)
         weights.append(len(earlier))
     return float(np.average(shares, weights=weights)) if shares else float("nan")
+
+
+def doubted(runs: Sequence[Run]) -> tuple[str, ...]:
+    """What does not hold, a sentence each: of scorers first, then of the pictures and scores that count most."""
+    foreign = {name: d.told for run in runs for name in run.concepts for d in run.doubts(0, name) if d.kind == FOREIGN}
+    told = [f"{listed([n for n in foreign if foreign[n] == why])}: {why}" for why in dict.fromkeys(foreign.values())]
+    if told:
+        told[-1] += "; their scores prove nothing, look at the pictures"
+    places = dict.fromkeys(
+        (run.label, name, row) for run in runs for name in run.concepts for row in _counting(run, name)
+    )
+    by = {run.label: run for run in runs}
+    found = [
+        f"{label}, {name} after lesson {row}: {'; '.join(why)}"
+        for label, name, row in places
+        if (why := [d.told for d in by[label].doubts(row, name) if d.kind != FOREIGN])
+    ]
+    more = [f"the same kind of thing {len(found) - SHOWN} times more"] if len(found) > SHOWN else []
+    return tuple(f"Does not hold: {sentence}." for sentence in (*told, *found[:SHOWN], *more))
+
+
+def _counting(run: Run, concept: str) -> tuple[int, int]:
+    """The lessons after which a concept's score counts most: its own, and the last."""
+    return run.own_row(concept), run.lessons
 
 
 def finding(runs: Sequence[Run]) -> Finding:
@@ -57,8 +91,9 @@ def finding(runs: Sequence[Run]) -> Finding:
     taught = [run for run in runs if not run.joint and run.lessons >= 2]
     shares = {run.label: retained(run) for run in taught}
     known = {label: share for label, share in shares.items() if math.isfinite(share)}
+    doubts = doubted(runs)
     if not known:
-        return Finding(_without_shares(runs), "", _caution(runs, known))
+        return Finding(_without_shares(runs), "", _caution(runs, known), doubts)
     contenders = [run.label for run in taught if not run.bound]
     measures = " and ".join(primaries(taught))
     explanation = (
@@ -68,9 +103,12 @@ def finding(runs: Sequence[Run]) -> Finding:
     )
     lost = [run.label for run in taught if run.whole and not math.isfinite(shares[run.label])]
     if lost:
-        explanation += f" No share is given for {listed(lost)}: its lessons hardly rose above the base."
+        explanation += f" No share is given for {listed(lost)}: its lessons hardly rose above the base, or do not hold."
     close = {label: share for label, share in known.items() if label in contenders}
-    return Finding(_kept_sentence(taught, known), explanation + _joint_sentence(runs), _caution(runs, close))
+    if doubts:
+        explanation += " A score that does not hold counts for nothing."
+    sentence = _kept_sentence(taught, known)
+    return Finding(sentence, explanation + _joint_sentence(runs), _caution(runs, close), doubts)
 
 
 def lacking(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -113,6 +151,8 @@ def _without_shares(runs: Sequence[Run]) -> str:
         values = [f"{figures(run, m)['average']:.3f} ({m})" for m in primaries([run])]
         number = len(run.concepts)
         return f"Taught all {number} concepts at once, the model scores {' and '.join(values)} on average."
+    if all(run.murky for run in begun):
+        return "Nothing can be said of what was kept: the scores do not hold."
     if all(run.lessons == 1 for run in begun):
         return f"One lesson so far ({begun[0].concepts[0]}): nothing could have been forgotten yet."
     if not any(run.whole for run in begun):

@@ -5,18 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from perdure import memory as memories
 from perdure import method as methods
 from perdure import plan as plans
+from perdure import progress
 from perdure.analysis.analyse import after_run as compare_lessons
 from perdure.bases import loading, reading
-from perdure.drawing.evaluate import Tools, record_concept
+from perdure.drawing import drift
+from perdure.drawing.evaluate import score_later
+from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import LineageError, PlanError
 from perdure.lesson.brought import Brought, check, refuse
 from perdure.lineage import Lineage, agreement, branching, history
 from perdure.lineage.lineage import is_model
-from perdure.lineage.rows import Row
+from perdure.lineage.rows import Cell, Row
 from perdure.photos import pictures
 from perdure.plan import Concept, Plan, yaml_file
+from perdure.plan.choice import CLASSIFICATION
 from perdure.progress import Watch, silent
 from perdure.run import helpers, teaching, trackers
 from perdure.run.trackers import NOBODY, Tracker
@@ -40,7 +45,11 @@ def run(
         raise PlanError(problems)
     backbone = helpers.load(plan, device)
     tools = Tools(plan, backbone, watch)
-    each = [replace(tools, plan=own) for own in plan.runs]
+    runs = plan.runs
+    named = {
+        own.methods[0].label: progress.named(watch, own.methods[0].label) if len(runs) > 1 else watch for own in runs
+    }
+    each = [replace(tools, plan=own, watch=named[own.methods[0].label]) for own in runs]
     tell(reading.accept((own, _taught(out / own.methods[0].label)) for own in plan.runs))
     lineages = [open_or_create(out / own.plan.methods[0].label, own.plan) for own in each]  # refusals before training
     for own, lineage in zip(each, lineages, strict=True):
@@ -98,16 +107,19 @@ def teach_plan(
 def teach(
     lineage: Lineage, concept: Concept, watch: Watch = silent, gate: float | None = None, device: str | None = None,
     tell: Callable[[Sequence[str]], object] = lambda notes: None, own: Mapping[str, Any] | None = None,
-    brought: Brought | None = None,
+    brought: Brought | None = None, scoring: bool = True,
 ) -> Row:  # fmt: skip
     """Teach one more concept to a model. Raises GateRefused where an older concept falls by more than `gate`.
 
     `tell` is given what should be known of its words before it is taught. `own`: keys of `training` for this lesson
     alone, those that `plan.choice.LESSONS_OWN` names; sampling and scoring stay the model's, so that scores compare.
     `brought`: what was learnt of it elsewhere; nothing is trained then, and its pictures are what it is scored against.
+    `scoring`: False leaves the scores to `score`.
     """
+    if gate is not None and not scoring:
+        raise PlanError("a gate needs scores: leave out --max-forgetting, or --no-scores")
     with agreement.writing(lineage):  # held while the base is loaded: what is read of the model stays true
-        return _teach(lineage, concept, watch, gate, device, tell, dict(own or {}), brought)
+        return _teach(lineage, concept, watch, gate, device, tell, dict(own or {}), brought, scoring)
 
 
 def retry(
@@ -136,7 +148,12 @@ def retry(
 def _teach(
     lineage: Lineage, concept: Concept, watch: Watch, gate: float | None, device: str | None,
     tell: Callable[[Sequence[str]], object], own: Mapping[str, Any], brought: Brought | None = None,
+    scoring: bool = True,
 ) -> Row:  # fmt: skip
+    if gate is not None and any(cell is not None and not cell.scores for cell in _last_cells(lineage)):
+        raise LineageError(
+            f"{lineage.folder} has pictures without scores, which a gate needs; `perdure score {lineage.folder}` first"
+        )
     known = lineage.plan()
     data = {**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}
     plan = plans.build(data, where="teach", new=False)
@@ -147,10 +164,32 @@ def _teach(
     if brought is not None:
         refuse(plan.methods[0].name, methods.of(plan.methods[0]))
     agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
-    tools = Tools(taught, helpers.load(taught, device), watch)
+    tools = Tools(taught, helpers.load(taught, device), watch, scoring)
     tell(reading.accept([(plan, lineage.concepts)]))
     if brought is not None:
         check(tools.backbone, brought)  # before anything is drawn
     row = teaching.lesson(tools, lineage, (concept,), gate=gate, own=own, brought=brought)
     lineage.write_plan(plan)
     return row
+
+
+def _last_cells(lineage: Lineage) -> list[Cell | None]:
+    return [row.cell(name) for row in lineage.lessons[-1:] for name in lineage.concepts]
+
+
+def score(lineage: Lineage, watch: Watch = silent, device: str | None = None) -> int:
+    """Score what was drawn without scorers; how many cells. Raises ImageError where a concept's photos are gone."""
+    with agreement.writing(lineage):
+        plan = lineage.plan()
+        if plan.task == CLASSIFICATION:
+            return 0  # what pictures are taken for is told as they are looked at
+        agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
+        tools = Tools(plan, helpers.load(plan, device), watch)
+        taught: list[Concept] = []
+        count = 0
+        for row in lineage.rows:
+            taught += map(lineage.concept, row.concepts)
+            count += sum(score_later(tools, lineage, concept, row, taught) for concept in plan.concepts)
+            if row.number:
+                drift.record(tools, lineage, memories.load(row.memory, lineage.store), row.folder)
+    return count

@@ -7,7 +7,8 @@ import numpy as np
 
 from perdure import images
 from perdure.compare.statistics import LEVEL, t_interval
-from perdure.drawing.evaluate import Tools, kept_features, told
+from perdure.drawing.evaluate import kept_features, told
+from perdure.drawing.tools import Tools
 from perdure.lineage import Lineage
 from perdure.lineage.rows import Cell, Row
 
@@ -31,7 +32,11 @@ def costs(tools: Tools, lineage: Lineage, before: Row, after: Row) -> dict[str, 
     for one pair or a measure that scores no single pictures; `pictures`: how many pairs.
     """
     pairs = [(name, before.cell(name), after.cell(name)) for name in lineage.concepts]
-    both = [(name, old, new) for name, old, new in pairs if old is not None and new is not None]
+    both = [
+        (name, old, new)
+        for name, old, new in pairs
+        if old is not None and new is not None and old.scores and new.scores
+    ]
     return {name: _cost(tools, lineage, name, old, new, len(both)) for name, old, new in both}
 
 

@@ -11,7 +11,7 @@ from perdure.bases import loading
 from perdure.bases.backbone import Backbone
 from perdure.bases.loading import Base
 from perdure.bases.processes import several
-from perdure.drawing.evaluate import Tools
+from perdure.drawing.tools import Tools
 from perdure.errors import ModelError, PerdureError, TrainingError
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from perdure.drawing.evaluate import Tools
+from perdure.drawing.tools import Tools
 from perdure.lineage.rows import Row
 from perdure.plan import Plan
 from perdure.plan.workload import lighter

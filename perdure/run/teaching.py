@@ -16,7 +16,8 @@ from perdure.bases import loading
 from perdure.bases.classifier import Classifier
 from perdure.drawing import drift, sample, scenes
 from perdure.drawing.draw import side_by_side
-from perdure.drawing.evaluate import Tools, evaluate, record_concept
+from perdure.drawing.evaluate import evaluate
+from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import GateRefused, TrainingError
 from perdure.lesson import examples
 from perdure.lesson.brought import Brought, bring

@@ -1,6 +1,7 @@
-"""Ways to fail that a score does not show: confusion, copying, drift, from features that are known already.
+"""Ways to fail that a score does not show: confusion, copying, drift, pictures that are all alike or like none known.
 
-All three are taken with a measure that compares single pictures (`Measure.among`).
+All but the last are taken with a measure that compares single pictures (`Measure.among`), from features that are known
+already.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,14 @@ from PIL import Image
 from torch import Tensor, cat, split
 
 from perdure.score.measure import Measure
+
+SIDE = 64
+"""Pixels a side at which pictures are looked at: what differs in size alone counts as equal."""
+FEATURES = (("darker", "brighter"), ("flatter", "harsher"), ("greyer", "more colourful"), ("smoother", "rougher"))
+"""What is looked at, as words for too little and too much of it."""
+ROOM = 0.5
+"""How far beyond what is known a picture may lie, as a share of the range known (taste)."""
+LEAST_ROOM = 0.05
 
 
 def confusion(measure: Measure, generated: Tensor, references: Mapping[str, Tensor], own: str) -> dict[str, Any]:
@@ -77,3 +86,44 @@ def _apart(features: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Each row with all others; nothing for a single one."""
     count = len(features) if len(features) > 1 else 0
     return [(features[k : k + 1], cat([features[:k], features[k + 1 :]])) for k in range(count)]
+
+
+def looks(images: Sequence[Image.Image]) -> np.ndarray:
+    """Brightness, contrast, colour and roughness of each picture, (n, 4), each in [0, 1].
+
+    Mean and deviation (twice) of the luminance; mean of the largest less the smallest of r, g, b; mean absolute
+    difference of the luminance of neighbours, to the right and below.
+    """
+    found = []
+    for image in images:
+        rgb = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64) / 255
+        luminance = rgb @ (0.299, 0.587, 0.114)
+        rough = np.mean([np.abs(np.diff(luminance, axis=axis)).mean() for axis in (0, 1)])
+        found.append((luminance.mean(), 2 * luminance.std(), (rgb.max(axis=2) - rgb.min(axis=2)).mean(), rough))
+    return np.array(found).reshape(-1, len(FEATURES))
+
+
+def outside(drawn: Sequence[Image.Image], known: Sequence[Image.Image]) -> dict[str, Any]:
+    """How many pictures look like none that are known: those of the base, and the concept's own.
+
+    `share` of the drawn ones beyond the range of the known ones, widened by `ROOM`, in any feature; `how`: word -> how
+    many.
+    """
+    among, range_of = looks(known), looks(drawn)
+    low, high = among.min(axis=0), among.max(axis=0)
+    room = np.maximum(ROOM * (high - low), LEAST_ROOM)
+    beyond = np.stack([range_of < low - room, range_of > high + room], axis=2)  # (n, features, too little or too much)
+    counts = {word: int(beyond[:, f, k].sum()) for f, pair in enumerate(FEATURES) for k, word in enumerate(pair)}
+    return {"share": float(beyond.any(axis=(1, 2)).mean()), "how": {w: n for w, n in counts.items() if n}}
+
+
+def alike(measure: Measure, generated: Tensor, references: Tensor) -> dict[str, float] | None:
+    """How the pictures (m, d) score one another, and the best that any reference (n, d) scores against the others.
+
+    None where the measure compares no single pictures, or there are fewer than two on a side.
+    """
+    if measure.among is None or measure.against != "references" or min(len(generated), len(references)) < 2:
+        return None
+    own = [measure.compare(one, rest) for one, rest in _apart(references)]
+    best = max(own) if measure.direction == "higher" else min(own)
+    return {"among": measure.among(generated), "best": best}

@@ -7,7 +7,8 @@ from typing import Any
 
 from perdure.bases import loading
 from perdure.bases.loading import Base
-from perdure.drawing.evaluate import Tools, evaluate, record_concept
+from perdure.drawing.evaluate import evaluate
+from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import PerdureError
 from perdure.lineage import Lineage, branching
 from perdure.memory import Memory
