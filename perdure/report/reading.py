@@ -152,16 +152,14 @@ class Run:
 
     def doubts(self, row: int, concept: str, measure: str | None = None) -> tuple[Doubt, ...]:
         """Why the score of a cell proves nothing, by default that of the concept's first measure; () where it holds."""
-        measure, cell = measure or self.primary(concept), self.cells.get((row, concept))
-        if measure is None or cell is None or measure not in cell.scores:
-            return ()
-        return doubts.of(cell.record, measure, self.lineage.settings, self.facts[concept]["concept"])
+        named, cell = measure or self.primary(concept) or "", self.cells.get((row, concept))
+        taught = self.facts[concept]["concept"]
+        return doubts.of(cell.record, named, self.lineage.settings, taught) if cell else ()
 
     @cached_property
     def murky(self) -> tuple[str, ...]:
         """Concepts whose last scores mean nothing."""
-        last = {name: self.doubts(self.lessons, name) for name in self.concepts}
-        return tuple(name for name, found in last.items() if any(doubt.murk for doubt in found))
+        return tuple(name for name in self.concepts if any(d.murk for d in self.doubts(self.lessons, name)))
 
     def primary(self, concept: str) -> str | None:
         """The first measure of a concept's kind that was taken."""
@@ -192,13 +190,10 @@ def read(lineages: Sequence[Lineage]) -> list[Run]:
         labels = [line.folder.name for line in lineages]
     if len(set(labels)) < len(labels):
         labels = [f"{line.folder.parent.name}/{line.folder.name}" for line in lineages]
-    return [_read(line, label) for line, label in zip(lineages, labels, strict=True)]
-
-
-def _read(lineage: Lineage, label: str) -> Run:
-    names = tuple(lineage.concepts)
-    scores = {measure: lineage.matrix(measure) for measure in lineage.measures}
-    return Run(lineage, label, tuple(lineage.rows), names, scores)
+    return [
+        Run(line, label, tuple(line.rows), tuple(line.concepts), {m: line.matrix(m) for m in line.measures})
+        for line, label in zip(lineages, labels, strict=True)
+    ]
 
 
 def measures_of(runs: Sequence[Run]) -> list[str]:
