@@ -183,13 +183,13 @@ def test_flow_learns_from_the_first_shards_while_later_ones_are_drawn(flowed, pa
     assert sorted(item for item, _ in Order(0, "test", 7, in_order=True).take(7, 7)) == list(range(7))
 
 
-def test_flow_loss_is_that_of_the_plain_pipeline_and_transformer(parts, tokenizer):
-    """One picture with the pipeline's 256 rows of zeros, one without any, by diffusers' own attention."""
+def test_flow_loss_is_that_of_the_plain_pipeline_and_transformer(parts, tokenizer, monkeypatch):
+    """One picture with the pipeline's 256 rows of zeros, one without any, by diffusers' own attention; in float32."""
     from diffusers import StableDiffusion3Pipeline
 
+    monkeypatch.setattr("perdure.toybox.pretrain.precision.has_bfloat16", lambda: False)
     torch.manual_seed(0)
-    tower = load_tower(parts)
-    model = build_transformer(PICO.flow, 4, tower.config.hidden_size)
+    model = build_transformer(PICO.flow, 4, (tower := load_tower(parts)).config.hidden_size)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     prompts = ["a photo of a red teapot on the beach", "a sketch of a sks dog"]
