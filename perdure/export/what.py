@@ -104,6 +104,7 @@ def look(path: Path) -> Found:
     kind = _kind(shapes, modules)
     warnings = [f"{len(bad)} tensors hold NaN or infinity, {bad[0]} first: it draws black or noise"] if bad else []
     family = _family(kind, shapes, modules, metadata)
+    warnings += _mixed(shapes)
     own = _lora(shapes, modules, family, warnings) if kind == LORA else {}
     readers = own.get("readers", _readers(kind, shapes, warnings))
     warnings += _hidden(kind, family, metadata)
@@ -192,6 +193,18 @@ def _lora(
         "layout": layout, "ranks": dict(ranks), "alphas": dict(alphas), "dense": dense,
         "readers": tuple(tool for tool in layouts.READERS[layouts.KOHYA] if tool in readers),
     }  # fmt: skip
+
+
+def _mixed(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Of files whose factors have two kinds of names, as peft's and diffusers' own writers make them together."""
+    both = [f".{end}.weight" for end in ("lora.down", "lora_A")]
+    each = [sum(name.endswith(end) for name in shapes) for end in both]
+    if not all(each):
+        return []
+    return [
+        f"{each[0]} modules are called {both[0]} and {each[1]} {both[1]}: diffusers 0.42 reads those of one name only, "
+        "silently; export it anew under one"
+    ]
 
 
 def _readers(kind: str, shapes: Mapping[str, tuple[int, ...]], warnings: list[str]) -> tuple[str, ...]:
