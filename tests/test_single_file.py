@@ -407,11 +407,13 @@ def test_a_full_disk_leaves_no_base_half_converted(made, tmp_path, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [p.name for p in converting.cache().iterdir()] == ["digests.json"]
+    (converting.cache() / f"{converting.MAKING}999999999-x").mkdir()  # a killed process's
     with monkeypatch.context() as patch:
         patch.setattr(converting.shutil, "disk_usage", lambda folder: type("U", (), {"free": 10})())
         with pytest.raises(ModelError, match=r"and 10 B are free there; make room, or set XDG_CACHE_HOME"):
             loading.pipeline(str(path))
     loading.pipeline(str(path))
+    assert not list(converting.cache().glob(f"{converting.MAKING}*"))
 
 
 @pytest.mark.parametrize("kind", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raised when files are converted otherwise than before."""
+MAKING = ".making-"
+"""How a folder is called that is being made, before the number of its process."""
 SCHEDULE = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
     "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False, "trained_betas": None,
@@ -93,17 +96,29 @@ def folder(path: Path) -> Path:
                 "there; make room, or set XDG_CACHE_HOME to a folder that has it"
             )
         log.warning("base %s is converted, once, into %s (%s)", path, made, size(needed))
-        work = Path(tempfile.mkdtemp(dir=made.parent, prefix=".making-"))
+        _sweep(made.parent)
+        work = Path(tempfile.mkdtemp(dir=made.parent, prefix=f"{MAKING}{os.getpid()}-"))
         try:
             _convert(path, layout, work)
-            if not made.is_dir():  # another process may have been faster
+            try:
                 files.rename(work, made)
+            except OSError:
+                if not made.is_dir():  # else another process was faster
+                    raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         told = getattr(error, "strerror", None) or str(error)
         raise ModelError(f"base {path} cannot be converted into {made}: {told}; nothing is left of it there") from None
     return made
+
+
+def _sweep(where: Path) -> None:
+    """Delete what killed processes left half-converted."""
+    for left in where.glob(f"{MAKING}*"):
+        pid = left.name.removeprefix(MAKING).partition("-")[0]
+        if not (pid.isdecimal() and len(pid) < 10 and psutil.pid_exists(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _convert(path: Path, layout: Layout, work: Path) -> None:
