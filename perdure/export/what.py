@@ -196,14 +196,16 @@ def _lora(
 
 
 def _mixed(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Of files whose factors have two kinds of names, as peft's and diffusers' own writers make them together."""
-    both = [f".{end}.weight" for end in ("lora.down", "lora_A")]
-    each = [sum(name.endswith(end) for name in shapes) for end in both]
-    if not all(each):
+    """Of files whose factors have two kinds of names, as diffusers' training recipe writes them: its loader asks the
+    first name which kind it is.
+    """
+    downs = [name for name in sorted(shapes) if name.endswith((".lora.down.weight", ".lora_A.weight"))]
+    others = [name for name in downs if name.endswith(".lora.down.weight")]
+    if not others or not downs[0].endswith(".lora_A.weight"):
         return []
     return [
-        f"{each[0]} modules are called {both[0]} and {each[1]} {both[1]}: diffusers 0.42 reads those of one name only, "
-        "silently; export it anew under one"
+        f"{len(others)} of {len(downs)} modules are called lora.down and not lora_A, as the first is: diffusers 0.42 "
+        "leaves them out, silently; export it anew under one name"
     ]
 
 
