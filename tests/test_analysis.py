@@ -12,11 +12,15 @@ from typer.testing import CliRunner
 from perdure import files, method, plan, records, report, run
 from perdure import memory as memories
 from perdure.analysis import analyse, record, updates
+from perdure.bases import families
 from perdure.cli import app, screen
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
+from perdure.plan import FamilyChoice
+from perdure.plan.fields import NEW
+from perdure.report import weights_figures
 
 LESSON = {
     "method": {"label": "naive"}, "steps": 4,
@@ -134,6 +138,25 @@ def test_updates_are_differences_of_what_is_recalled():
 def test_kinds_of_layers():
     assert record.kinds_of(LAYER) == ["cross", "k", "down"] and record.kinds_of(OTHER) == ["self", "out", "mid"]
     assert record.kinds_of("something.else") == []
+
+
+ROLES = {
+    "sd3": ("transformer_blocks.3.attn2.to_k", ["self", "k"], "3 self k"),
+    "flux": ("transformer_blocks.3.attn.add_v_proj", ["cross", "v"], "3 cross v"),
+    "flux_kontext": ("single_transformer_blocks.7.attn.to_q", ["self", "q"], "single 7 self q"),
+    "flux2_klein": ("transformer_blocks.1.attn.to_add_out", ["cross", "out"], "1 cross add_out"),
+    "z_image": ("context_refiner.0.attention.to_out.0", ["self", "out"], "context 0 self out"),
+    "pixart_alpha": ("transformer_blocks.9.attn2.to_out.0", ["cross", "out"], "9 cross out"),
+}
+
+
+@pytest.mark.parametrize("family", ROLES)
+def test_kinds_are_the_familys_roles(family):
+    """Of transformers: SD3's `attn2` reads no text, joint attention's own projections of the text do."""
+    name, kinds, shown = ROLES[family]
+    own = families.get(FamilyChoice.model_validate(family, context=NEW))
+    assert record.kinds_of(name, own.targets["cross"]) == kinds
+    assert weights_figures.layer_name(name, kinds) == shown
 
 
 # --- lineages ------------------------------------------------------------------------------------------------------

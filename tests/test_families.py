@@ -1,10 +1,12 @@
 """Families of transformers beside diffusers and peft used by hand: a training step, a picture, times."""
 
+import inspect
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 
-from perdure import method
+from perdure import method, plugins
 from perdure.bases import loading
 from perdure.errors import ModelError, PlanError
 from perdure.lesson import examples
@@ -24,7 +26,7 @@ from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.parts.adapter import lora
 from perdure.photos.pictures import Picture
-from perdure.plan import Prompts, Sampling, Training
+from perdure.plan import Prompts, Sampling, Training, yaml_file
 
 PROMPTS = ["a photo of zwz dog", "cat in snow"]
 SAMPLING = Sampling(prompts=Prompts(subject=("{concept}",), style=("{concept}",)))
@@ -60,8 +62,9 @@ def klein_said(pipe, noisy, s, prompts):
     text, words = pipe.encode_prompt(prompts)
     places = pipe._prepare_latent_ids(noisy)
     said = pipe.transformer(
-        hidden_states=pipe._pack_latents(noisy), encoder_hidden_states=text, timestep=s, img_ids=places, txt_ids=words
-    ).sample
+        hidden_states=pipe._pack_latents(noisy), encoder_hidden_states=text, timestep=s, img_ids=places, txt_ids=words,
+        guidance=torch.ones(len(s)) if pipe.transformer.config.guidance_embeds else None,
+    ).sample  # fmt: skip
     return pipe._unpack_latents_with_ids(said, places)
 
 
@@ -107,6 +110,7 @@ HANDS = {
         },
     ),
     "flux2_klein": Hand(klein_said, (2 * 8 + 2 * 2, 8, 4)),
+    "flux2_dev": Hand(klein_said, (2 * 8 + 2 * 2, 8, 4)),
     "z_image": Hand(z_image_said, (16, 8, 4), lambda latents, g: {"latents": latents, "guidance_scale": g - 1}),
     "pixart_alpha": PIXART,
     "pixart_sigma": PIXART,
@@ -280,6 +284,63 @@ def test_every_encoder_learns_words_and_t5_among_them(name, encoders, folders):
             table.get_input_embeddings().weight[-1] = vectors[number][0]
     theirs = pipe.encode_prompt("a photo of zwz dog", None, *([None] if name == "sd3" else []))
     torch.testing.assert_close(spoken["text"], theirs[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd3", "flux2_klein", "z_image", "pixart_alpha"])
+def test_every_method_teaches_and_is_recalled(name, folders):
+    """Two lessons of one step by each method: memories are finite, fit under the base and move it; they repeat."""
+    backbone = loading.load(folders(name), device="cpu")
+    how = planned(Training(resolution=32, steps=1, batch_size=2, learning_rate=1e-2))
+    weights = {n: tensor.clone() for n, tensor in backbone.network.state_dict().items()}
+
+    def taught(chosen):
+        memory = Memory()
+        for number, (concept, token) in enumerate((("dog", "zwz"), ("cat", "sbu")), start=1):
+            lesson = Lesson(concept, number, shown(backbone), token, concept, f"{token} {concept}")
+            memory = learn(backbone, chosen, memory, lesson, how)
+        return memory
+
+    for own in plugins.own(plugins.METHOD):
+        chosen = method.get(own)
+        memory = taught(chosen)
+        recalled = chosen.consolidate.recall(memory, method.Wanted("cat", lambda: torch.zeros(4, 32)))
+        assert all(change.matrix().isfinite().all() for change in recalled.values()), own
+        with backbone.laid(recalled):
+            assert set(backbone.moved()) == set(recalled)
+    assert taught(method.get("ewc")).digest == taught(method.get("ewc")).digest
+    assert all(torch.equal(weights[n], tensor) for n, tensor in backbone.network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["sd3", "z_image", "pixart_sigma"])
+def test_a_killed_lesson_goes_on_to_the_bit(name, folders, tmp_path):
+    """Words among what is trained, where the family has them."""
+    backbone, chosen = loading.load(folders(name), device="cpu"), method.get("c_lora", {"rank": 2})
+    how = planned(Training(resolution=32, steps=4, batch_size=2, learning_rate=1e-2, checkpoint_every=2))
+    lesson = Lesson("dog", 1, shown(backbone), "zwz", "dog", "zwz dog")
+    whole, path = learn(backbone, chosen, Memory(), lesson, how), tmp_path / "checkpoint.safetensors"
+
+    def killed(done):
+        if done.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(backbone, chosen, Memory(), lesson, how, killed, path)
+    assert path.exists()
+    assert learn(backbone, chosen, Memory(), lesson, how, checkpoint=path).digest == whole.digest
+
+
+@pytest.mark.parametrize("pipeline", [
+    "StableDiffusion3Pipeline", "FluxPipeline", "Flux2KleinPipeline", "Flux2Pipeline", "ZImagePipeline",
+    "PixArtAlphaPipeline",
+])  # fmt: skip
+def test_bases_are_drawn_as_their_pipelines_do_by_default(pipeline):
+    """Steps and guidance of defaults.yaml; Z-Image's guidance is its card's, counted from 1."""
+    families = yaml_file.read_packaged("defaults.yaml")["families"].values()
+    (own,) = [family["defaults"]["sampling"] for family in families if pipeline in family["pipelines"]]
+    usual = inspect.signature(getattr(diffusers, pipeline).__call__).parameters
+    assert own["steps"] == usual["num_inference_steps"].default
+    assert own["guidance"] == (4.0 if pipeline == "ZImagePipeline" else usual["guidance_scale"].default)
 
 
 # --- times and refusals -------------------------------------------------------------------------------------------

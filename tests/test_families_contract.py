@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from diffusers import FluxPipeline
 
 from perdure import method, plugins
 from perdure.bases import families, loading
@@ -38,17 +39,39 @@ def backbone(a_family, request, tmp_path):
 def test_pictures_are_the_pipelines_own(backbone):
     """What is drawn from a condition is what diffusers' own pipeline draws from the prompts and the same noise.
 
-    Of pipelines that take packed latents, or words that they clean, test_families.py compares the pictures.
+    What a pipeline wants otherwise (packed latents, guidance counted from 0) stands in ASKED.
     """
-    if backbone.pipe.__class__.__name__.startswith(("Flux", "PixArt", "ZImage")):
-        pytest.skip("compared in tests/test_families.py, with what its pipeline wants")
     drawn = sample.draw_latents(backbone, PROMPTS, SAMPLING, 32)
     noise = sample.latents(backbone, 1, 32, SAMPLING.seed)
+    asked = ASKED.get(type(backbone.pipe).__name__, lambda noise: {"latents": noise})(torch.cat([noise, noise]))
     expected = backbone.pipe(
-        prompt=PROMPTS, latents=torch.cat([noise, noise]), height=32, width=32, output_type="latent",
-        guidance_scale=SAMPLING.guidance, num_inference_steps=SAMPLING.steps,
+        prompt=list(PROMPTS), height=32, width=32, output_type="latent", num_inference_steps=SAMPLING.steps,
+        **{"guidance_scale": SAMPLING.guidance, **asked},
     ).images  # fmt: skip
+    if type(backbone.pipe).__name__ in ("FluxPipeline", "FluxKontextPipeline"):
+        expected = FluxPipeline._unpack_latents(expected, 32, 32, backbone.pipe.vae_scale_factor)
+    if type(backbone.pipe).__name__ == "Flux2Pipeline":
+        expected = backbone.pipe._unpack_latents_with_ids(expected, backbone.pipe._prepare_latent_ids(drawn))
+    if type(backbone.pipe).__name__ == "Flux2KleinPipeline":
+        expected = backbone.units.of(expected)
     torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-4)
+
+
+def packed(noise):
+    return {"latents": FluxPipeline._pack_latents(noise, *noise.shape)}
+
+
+def unbinned(noise):
+    return {"latents": noise, "use_resolution_binning": False}
+
+
+ASKED = {
+    "FluxPipeline": packed,
+    "FluxKontextPipeline": lambda noise: {**packed(noise), "max_area": 32**2},
+    "ZImagePipeline": lambda noise: {"latents": noise, "guidance_scale": SAMPLING.guidance - 1},
+    "PixArtAlphaPipeline": unbinned,
+    "PixArtSigmaPipeline": unbinned,
+}
 
 
 def test_each_row_by_itself(backbone):

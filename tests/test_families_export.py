@@ -13,8 +13,8 @@ from perdure.export import export, layouts, what
 from perdure.export.choosing import Wish, content
 
 FAMILY = {
-    "flux": "flux", "flux_kontext": "flux", "flux2_klein": "flux2", "z_image": "z-image", "pixart_alpha": "pixart",
-    "pixart_sigma": "pixart", "sd3": "sd3",
+    "flux": "flux", "flux_kontext": "flux", "flux2_klein": "flux2", "flux2_dev": "flux2", "z_image": "z-image",
+    "pixart_alpha": "pixart", "pixart_sigma": "pixart", "sd3": "sd3",
 }  # fmt: skip
 
 

@@ -143,7 +143,7 @@ def test_files_that_cannot_be_read(tmp_path):
 MISTAKES = {
     "trainning: {steps: 3}": "plan.yaml:5: trainning: no such key; did you mean 'training'?",
     "training:\n  stesp: 3": "plan.yaml:6: training.stesp: no such key; did you mean 'steps'?",
-    "training: {xyz: 3}": "training.xyz: no such key; known: accumulate, batch_size, betas",
+    "training: {xyz: 3}": "training.xyz: no such key; known: accumulate, base_precision, batch_size, betas",
     "training: {prior: {image: 3}}": "plan.yaml:5: training.prior.image: no such key; did you mean 'images'?",
     "training: {steps: many}": "training.steps: input should be a valid integer",
     "training: {steps: 0}": "training.steps: input should be greater than or equal to 1 (got 0)",

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import paint
 
 from perdure import method, plan
 from perdure.datasets.customconcept101 import CONCEPTS
@@ -45,6 +46,26 @@ def test_published_styles_are_those_of_the_paper():
     assert [p.name for p in first.images] == ["2.jpg", "15.jpg", "17.jpg", "11.jpg", "14.jpg"]
     assert len(first.references) == 10
     assert made.prompts_for(first)[0] == "dapple image of a wizard"
+
+
+def test_items_of_t2i_conbench_go_on_pixart(folders, pico_clip, tmp_path, perdure):
+    """The plan as it is, on a tiny PixArt: four lessons of one step, one picture a prompt."""
+    for seed, name in enumerate(("dog", "dog3", "cat2", "shiny_sneaker")):
+        paint(tmp_path / "data" / name, 3, seed)
+    settings = {
+        "base": folders("pixart_alpha"), "methods": "[c_lora]", "training.steps": 1, "training.resolution": 32,
+        "training.precision": "fp32", "training.prior.images": 1, "sampling.steps": 2, "sampling.images_per_prompt": 1,
+        "scoring.subject": "[clip_i]", "scoring.models.clip_i": pico_clip, "scoring.drift": 0,
+    }  # fmt: skip
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    code, out, told = perdure(
+        "run", "t2i-conbench-items", "--data", tmp_path / "data", "--out", tmp_path / "run", *words
+    )
+    assert code == 0, out + told
+    assert len(list((tmp_path / "run").rglob("lesson.json"))) == 4
+    made = plan.load(plan.ready("t2i-conbench-items"))
+    assert [c.phrase for c in made.sequence] == ["p0h1 dog", "k5f2 dog", "s5g3 cat", "b9l1 sneaker"]
+    assert made.sampling.steps == 20 and made.training.prior.weight == 0.02
 
 
 def test_concepts_of_cns_follow_their_stated_rule():

@@ -121,6 +121,58 @@ def flux2_klein():
     )  # fmt: skip
 
 
+def mistral():
+    """A model for text and pictures, of 31 layers, of which three are read; its processor wants torchvision, and does
+    with text what its tokenizer does.
+    """
+    from tokenizers import Tokenizer, models
+    from tokenizers.pre_tokenizers import ByteLevel as Bytes
+    from transformers import (
+        Mistral3Config,
+        Mistral3ForConditionalGeneration,
+        PreTrainedTokenizerFast,
+    )
+
+    special = ["<pad>", "[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+    own = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate([*special, *BYTES])}, merges=[]))
+    own.pre_tokenizer = Bytes(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, pad_token="<pad>", model_max_length=512)
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
+    )
+    config = Mistral3Config(
+        text_config={
+            "model_type": "mistral", "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 31, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+            "max_position_embeddings": 1024, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+        },
+        vision_config={
+            "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "image_size": 32, "patch_size": 16,
+        },
+        image_token_index=1,
+    )  # fmt: skip
+    return tokenizer, Mistral3ForConditionalGeneration(config).eval()
+
+
+def flux2_dev():
+    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Pipeline, Flux2Transformer2DModel
+
+    tokenizer, text_encoder = mistral()
+    transformer = Flux2Transformer2DModel(
+        in_channels=128, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=96, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=True,
+    )  # fmt: skip
+    autoencoder = vae(AutoencoderKLFlux2, 32)
+    autoencoder.bn.running_mean.normal_()
+    autoencoder.bn.running_var.uniform_(0.5, 2.0)
+    return Flux2Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **FLOW),
+        vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer,
+    )  # fmt: skip
+
+
 def z_image():
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
     from transformers import Qwen3Model

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perdure import method
 from perdure.analysis import record
-from perdure.analysis.record import ALL, KINDS, Analysis, Part
+from perdure.analysis.record import ALL, CROSS, KINDS, Analysis, Part
 from perdure.analysis.updates import Shelf, Stored, Update, of_projection
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
@@ -134,21 +134,23 @@ CHEAP = 100_000_000
 """Moved weights times lessons up to which a run compares its lessons by itself: some seconds on one core."""
 
 
-def analyse(lineage: Lineage, watch: Watch = silent) -> Analysis:
-    """Compare all lessons. Raises LineageError for a lineage without lessons or moved weights, or a damaged one.
+def analyse(lineage: Lineage, watch: Watch = silent, cross: str = CROSS) -> Analysis:
+    """Compare all lessons; cross: the names of layers that read text, as the base's family tells them.
+
+    Raises LineageError for a lineage without lessons or moved weights, or a damaged one.
 
     Memory: one projection of every lesson at a time. Time: about T x weights x rank for the numbers, and for dense
     updates one symmetric eigenvalue problem a projection and lesson.
     """
     if not lineage.lessons:
         raise LineageError(f"{lineage.folder} has no lesson to analyse; teach it one")
-    if (found := _compared(lineage, watch)) is None:
+    if (found := _compared(lineage, watch, cross)) is None:
         raise LineageError(f"{lineage.folder}: no lesson has moved any weight, so there is nothing to compare")
     return found
 
 
 @torch.no_grad()
-def _compared(lineage: Lineage, watch: Watch) -> Analysis | None:
+def _compared(lineage: Lineage, watch: Watch, cross: str) -> Analysis | None:
     """The lessons compared; None where none has moved any weight."""
     rows = lineage.lessons
     with mistakes.understood(lineage.folder / "lineage.json", MethodChoice):
@@ -167,11 +169,18 @@ def _compared(lineage: Lineage, watch: Watch) -> Analysis | None:
             if any(update is not None for update in updates):
                 found[name] = of_updates(updates)
             advance(1, "")
-    return _analysis(lineage, found, apart=rules.knows != "nothing", facts=stored[-1].facts) if found else None
+    kinds = {name: record.kinds_of(name, cross) for name in found}
+    return _analysis(lineage, found, kinds, rules.knows != "nothing", stored[-1].facts) if found else None
 
 
-def _analysis(lineage: Lineage, found: dict[str, Sums], apart: bool, facts: Mapping[str, object]) -> Analysis:
-    groups = {ALL: list(found), **{k: [name for name in found if k in record.kinds_of(name)] for k in KINDS}}
+def _analysis(
+    lineage: Lineage,
+    found: dict[str, Sums],
+    kinds: Mapping[str, Sequence[str]],
+    apart: bool,
+    facts: Mapping[str, object],
+) -> Analysis:
+    groups = {ALL: list(found), **{k: [name for name in found if k in kinds[name]] for k in KINDS}}
     off = ~np.eye(len(lineage.lessons), dtype=bool)
     random = {
         "input overlap": mean([part.random_inputs for part in found.values()])[off],
@@ -187,13 +196,14 @@ def _analysis(lineage: Lineage, found: dict[str, Sums], apart: bool, facts: Mapp
         | {m: float(np.nanmean(values)) for m, values in random.items() if np.isfinite(values).any()},
         selection=record.selection_of(facts),
         layers={name: pooled([part], apart) for name, part in found.items()},
+        kinds=kinds,
     )
 
 
-def after_run(lineage: Lineage) -> None:
+def after_run(lineage: Lineage, cross: str = CROSS) -> None:
     """Compare the lessons of a finished run and keep the outcome, unless it is there, or empty, or would take long."""
     wanted = len(lineage.lessons) > 1 and record.read(lineage) is None and work(lineage) <= CHEAP
-    if wanted and (found := _compared(lineage, silent)) is not None:
+    if wanted and (found := _compared(lineage, silent, cross)) is not None:
         record.write(lineage, found)
 
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from perdure.lineage import Lineage
 ALL = "all"
 SELECTIVE = 0.9
 """Methods that move less than this share of their weights in some lesson choose them."""
-KINDS = {
-    "self": (".attn1.",), "cross": (".attn2.",), "q": (".to_q", ".q_proj"), "k": (".to_k", ".k_proj"),
-    "v": (".to_v", ".v_proj"), "out": (".to_out", ".o_proj", ".out_proj"), "down": ("down_blocks.",),
-    "mid": ("mid_block.",), "up": ("up_blocks.",),
+MARKS = {
+    "q": r"\.(to_q|(add_)?q_proj)$", "k": r"\.(to_k|(add_)?k_proj)$", "v": r"\.(to_v|(add_)?v_proj)$",
+    "out": r"\.(to_out(\.0)?|to_add_out|o_proj|out_proj)$", "down": r"^down_blocks\.", "mid": r"^mid_block\.",
+    "up": r"^up_blocks\.",
 }  # fmt: skip
-"""Kinds of layers, and the marks of each in a projection's name as diffusers or transformers writes it."""
+"""Kinds of layers by their names as diffusers or transformers writes them."""
+KINDS = ("self", "cross", *MARKS)
+"""All kinds: `cross` is what reads text, by the base's family, `self` any other attention."""
+CROSS = r".*\.attn2\..*"
+"""What reads text in UNets."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,8 @@ class Analysis:
     selection: Mapping[str, Mapping[str, float]]
     """What the method noted of its own choice of weights: concept -> share by its name."""
     layers: Mapping[str, Part] = field(default_factory=dict)
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of each layer (not in the file)."""
 
     @property
     def selective(self) -> bool:
@@ -160,9 +167,14 @@ class Analysis:
         return ((i, j) for i in range(len(self.lessons)) for j in range(i + 1, len(self.lessons)))
 
 
-def kinds_of(projection: str) -> list[str]:
-    """The kinds that a projection belongs to: "down_blocks.1 ... attn2.to_k" is cross, k and down."""
-    return [kind for kind, marks in KINDS.items() if any(mark in projection for mark in marks)]
+def kinds_of(projection: str, cross: str = CROSS) -> list[str]:
+    """The kinds that a projection belongs to: "down_blocks.1 ... attn2.to_k" is cross, k and down.
+
+    cross: regular expression of the whole names of layers that read text.
+    """
+    attends = re.search(r"\.attn\d?\.|^(layers|noise_refiner|context_refiner)\.\d+\.attention\.", projection)
+    role = ["cross"] if re.fullmatch(cross, projection) else ["self"] if attends else []
+    return role + [kind for kind, mark in MARKS.items() if re.search(mark, projection)]
 
 
 def write(lineage: Lineage, found: Analysis) -> Path:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
+from perdure.bases.quantising import beside, quantised
 from perdure.method import Weights
 from perdure.parts.adapter import LowRank
 
@@ -90,6 +91,21 @@ class Attaching:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def gradients(loss: Callable[[], Tensor], layers: Mapping[str, nn.Linear], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Gradient (out, in) of a loss with respect to the weights of some layers, as if they were free, float32."""
+    frozen = {name: layer for name, layer in layers.items() if quantised(layer)}
+    changes = {name: beside(layer, dtype) for name, layer in frozen.items()}
+    free = [changes[n][0] if n in changes else layer.weight.requires_grad_(True) for n, layer in layers.items()]
+    try:
+        found = torch.autograd.grad(loss(), free)
+    finally:
+        for _, hook in changes.values():
+            hook.remove()
+        for weight in free:
+            weight.requires_grad_(False)
+    return dict(zip(layers, (gradient.float() for gradient in found), strict=True))
 
 
 def input_norms(run: Callable[[], object], layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from perdure.bases import checking, engines, performing
 from perdure.bases.batch import Batch
+from perdure.bases.encoders import Encoders
 from perdure.bases.family import Condition, Drawing, Family
 from perdure.bases.network import Network
 from perdure.bases.regions import Regions
@@ -40,7 +41,7 @@ class Backbone(Network):
         self.pipe.set_progress_bar_config(disable=True)
         for module in (m for m in pipe.components.values() if isinstance(m, nn.Module)):
             module.requires_grad_(False).eval()
-        self.vocabulary = Vocabulary(pipe, family.words)
+        self.vocabulary, self.encoders = Vocabulary(pipe, family.words), Encoders(pipe, family, self.device)
         self._speech = Speech({})
         self.objective, self.units = family.objective(pipe), family.units(pipe)
         self.drawing_in: Precision = "training"
@@ -51,7 +52,7 @@ class Backbone(Network):
 
     def drawn_in(self, precision: Precision) -> "Backbone":
         """The base for drawing in a precision: itself, or a copy of its network, made once, with all else shared."""
-        if precision in ("training", self._wanted[0], self.drawing_in):
+        if self._few_bits or precision in ("training", self._wanted[0], self.drawing_in):
             return self
         if precision not in self._copies:
             other = self._copies[precision] = copy.copy(self)
@@ -83,6 +84,8 @@ class Backbone(Network):
     def speaking(self, words: Mapping[str, Callable[[], Word]]) -> Iterator[None]:
         """The text encoders with learnt words, by token; gradients reach their vectors."""
         before = self._speech
+        if words:
+            self.encoders.back()
         with self.vocabulary.spoken(words) as self._speech:
             try:
                 yield
@@ -91,7 +94,7 @@ class Backbone(Network):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """The condition of some prompts, one row each; with a graph only while learnt words are trained."""
-        return dict(self.family.encode(self.pipe, self._speech.write(prompts)))
+        return self.encoders.read(self._speech.write(prompts), learning=self._speech.used > 0)
 
     def spans(self, prompts: Sequence[str]) -> list[slice]:
         """Which tokens of each prompt's text are its own: from the first behind the start token to the end token."""
@@ -175,6 +178,14 @@ class Backbone(Network):
         target = self.objective.target(batch.latents, batch.noise, batch.timesteps)
         error = F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
         return self.objective.weighted(error, batch.timesteps, min_snr)
+
+    @contextmanager
+    def training(self, optimizer: torch.optim.Optimizer) -> Iterator[Any]:
+        """The optimizer of one lesson, prepared; text encoders that are not needed make room."""
+        if not self._speech.used:
+            self.encoders.drop()
+        with super().training(optimizer) as prepared:
+            yield prepared
 
     # --- drawing --------------------------------------------------------------------------------------------------
 

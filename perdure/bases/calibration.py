@@ -6,14 +6,14 @@ from importlib import resources
 
 import numpy as np
 
-from perdure.plan import TOYBOX
+from perdure.plan import EMBEDDED
 from perdure.toybox import world
 
 
 @cache
 def captions(base: str) -> Sequence[str]:
-    """160 diverse captions: of this project's own list, or, for the embedded base, in the words it was trained on."""
-    if base != TOYBOX:
+    """160 diverse captions: of this project's own list, or, for an embedded base, in the words it was trained on."""
+    if base not in EMBEDDED:
         own = resources.files("perdure.bases").joinpath("calibration.txt")
         return tuple(own.read_text(encoding="utf-8").splitlines())
     rng = np.random.default_rng(160)

@@ -84,7 +84,8 @@ def check_pipeline(pipe: Any, family: Family, base: str) -> None:
         family.objective(pipe), family.units(pipe)
     for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         if (tokenizer := pipe.components.get(part)) is not None:
-            most, encoder = max(tokenizer.get_vocab().values(), default=0), part.replace("tokenizer", "text_encoder")
+            words = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor for text and pictures, the text's part
+            most, encoder = max(words.get_vocab().values(), default=0), part.replace("tokenizer", "text_encoder")
             rows = pipe.components[encoder].get_input_embeddings().num_embeddings
             if most >= rows:
                 raise ModelError(f"base {base} is damaged: {part}/ has a word {most}, and {encoder}/ has {rows} words")

@@ -4,6 +4,7 @@ A family is one file in `families/` that makes a FAMILY. See docs/adding_a_base.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,23 @@ def hushed() -> Iterator[None]:
     finally:
         for module, level in levels:
             module.set_verbosity(level)
+
+
+@contextmanager
+def quiet(fetching: bool = False) -> Iterator[None]:
+    """No advice and deprecations of the libraries while a model is read, and bars only for what is fetched."""
+    bars = [(module, module.is_progress_bar_enabled()) for module in (diffusers_logging, transformers_logging)]
+    try:
+        for module, _ in bars:
+            if not fetching:
+                module.disable_progress_bar()
+        with hushed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for module, on in bars:
+            if on:
+                module.enable_progress_bar()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What lies under a frozen network: a delta, folded into float32 weights or a branch beside half-precision ones."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from perdure.bases.processes import several
+from perdure.bases.quantising import quantised, shape_of, weight_of
 from perdure.errors import ModelError
 from perdure.memory.delta import Change, Delta, balanced
 
@@ -28,11 +30,12 @@ class Laying:
 
     A float32 base takes base + delta as its weight. A half-precision base keeps its own, in which a change a few
     hundred times smaller would be rounded away: y = W x + D x, with D or its factors rounded by themselves, each entry
-    by at most 2^-8 (bfloat16) or 2^-11 (float16) of itself.
+    by at most 2^-8 (bfloat16) or 2^-11 (float16) of itself. So does a base in few bits.
     """
 
-    def __init__(self, layers: Mapping[str, Layer]) -> None:
-        self._layers = layers
+    def __init__(self, layers: Mapping[str, Layer], dtype: torch.dtype = torch.float32) -> None:
+        """dtype: of what enters the layers."""
+        self._layers, self._dtype = layers, dtype
         self._untouched = {name: module.weight for name, module in layers.items()}
         self.placed: dict[str, Placed] = {}
         """Projection -> what stands for its change now; another object where something else lies there."""
@@ -47,7 +50,8 @@ class Laying:
         for name, change in delta.items():
             if name not in self._layers:
                 raise ModelError(f"this memory moves {name!r}, which the base lacks; it was taught on another base")
-            if change.shape != (shape := tuple(self._untouched[name].flatten(1).shape)):
+            out, *into = shape_of(self._layers[name])
+            if change.shape != (shape := (out, math.prod(into))):
                 raise ModelError(f"this memory's {name!r} is {change.shape}, the base's {shape}")
         made = {name: self._made(name, change) for name, change in delta.items()}
         return lambda: self._under(made)
@@ -69,24 +73,23 @@ class Laying:
 
     def weight(self, projection: str) -> Tensor:
         """A projection's weight (out, in) float32, with what lies under it."""
-        own = self._untouched[projection].detach().flatten(1)
+        own = weight_of(self._layers[projection], self._dtype)
         placed = self.placed.get(projection)
-        if placed is None:
-            return own.float()
-        return placed[0].float().flatten(1) if self._folds(projection) else own.float() + _product(placed)
+        return own if placed is None or self._folds(projection) else own + _product(placed)
 
     def _folds(self, projection: str) -> bool:
-        return self._untouched[projection].dtype == torch.float32
+        return self._untouched[projection].dtype == torch.float32 and not quantised(self._layers[projection])
 
     def _made(self, name: str, change: Change) -> Placed:
         weight = self._untouched[name]
         if self._folds(name):
             return _frozen(weight + change.matrix().to(weight.device).view_as(weight))
+        whole, dtype = shape_of(self._layers[name]), self._dtype if quantised(self._layers[name]) else weight.dtype
         if change.dense is not None:
-            return _frozen(change.dense.to(weight.device, weight.dtype).view_as(weight))
+            return _frozen(change.dense.to(weight.device, dtype).view(whole))
         a, b = balanced(*(factor.to(weight.device) for factor in change.stacked()))
-        shapes = (len(a), *weight.shape[1:]), (*b.shape, *(1 for _ in weight.shape[2:]))
-        return _frozen(*(t.to(weight.dtype).view(shape) for t, shape in zip((a, b), shapes, strict=True)))
+        shapes = (len(a), *whole[1:]), (*b.shape, *(1 for _ in whole[2:]))
+        return _frozen(*(t.to(dtype).view(shape) for t, shape in zip((a, b), shapes, strict=True)))
 
     @contextmanager
     def _under(self, placed: dict[str, Placed]) -> Iterator[None]:

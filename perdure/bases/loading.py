@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,17 +17,17 @@ from typing import Any
 import psutil
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
 from perdure.bases import checking, classifier, converting, families, single
 from perdure.bases.backbone import Backbone
 from perdure.bases.classifier import Classifier
-from perdure.bases.family import Family, hushed
-from perdure.bases.outline import EMBEDDED, EMBEDDED_VIT, IN_CACHE, available, source
+from perdure.bases.family import Family, quiet
+from perdure.bases.outline import EMBEDDED_VIT, FOLDERS, IN_CACHE, available, source
 from perdure.bases.performing import DTYPES
+from perdure.bases.quantising import quantise
 from perdure.errors import ModelError
-from perdure.plan import CLASSIFICATION, TOYBOX, TOYBOX_VIT, FamilyChoice, Performance, Plan
+from perdure.plan import CLASSIFICATION, EMBEDDED, TOYBOX_VIT, FamilyChoice, Performance, Plan
+from perdure.plan.training import BasePrecision
 from perdure.score.sources import Reading, offline, short
 
 try:
@@ -48,15 +47,20 @@ def of(plan: Plan, device: str | None = None) -> Backbone:
         raise ModelError(
             f"this model is a classifier (base {plan.base}): it draws nothing, and nothing of it is exported"
         )
-    return load(plan.base, plan.training.precision, device, plan.vae, plan.family, plan.performance)
+    return load(*_asked(plan, device))
+
+
+def _asked(plan: Plan, device: str | None) -> tuple[Any, ...]:
+    own = plan.training
+    wanted = (own.base_precision, own.text_encoders == "drop")
+    return (plan.base, own.precision, device, plan.vae, plan.family, plan.performance, *wanted)
 
 
 def how(plan: Plan, device: str | None = None) -> tuple[Callable[..., Base], tuple[Any, ...]]:
     """The one of `LOADERS` that loads a plan's base, of whatever task, and what it takes."""
-    precision = plan.training.precision
     if plan.task == CLASSIFICATION:
-        return load_classifier, (plan.base, precision, device)
-    return load, (plan.base, precision, device, plan.vae, plan.family, plan.performance)
+        return load_classifier, (plan.base, plan.training.precision, device)
+    return load, _asked(plan, device)
 
 
 def load_classifier(base: str, precision: str = "fp32", device: str | None = None) -> Classifier:
@@ -67,17 +71,35 @@ def load_classifier(base: str, precision: str = "fp32", device: str | None = Non
 
 def load(
     base: str, precision: str = "fp32", device: str | None = None, vae: str | None = None,
-    chosen: FamilyChoice | None = None, performance: Performance | None = None,
+    chosen: FamilyChoice | None = None, performance: Performance | None = None, few_bits: BasePrecision | None = None,
+    dropping: bool = False,
 ) -> Backbone:  # fmt: skip
     """The backbone of a base model, on the best device there is unless one is named; of the family of its pipeline's
     class, unless another one is chosen; using the machine as `performance` says.
 
-    Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline.
+    Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline, and
+    PlanError where its linear layers shall be in few bits and the library for it is missing.
     """
     where = _device(device) if device else None
-    if base == TOYBOX and not threads_told():
+    if base in EMBEDDED and not threads_told():
         torch.set_num_threads(1)  # its operations are too small to be shared out
-    return Backbone(*pipeline(base, precision, vae, chosen), precision, where, performance)
+    pipe, family = pipeline(base, precision, vae, chosen)
+    if few_bits is not None:
+        quantise(pipe.components[family.network], few_bits)
+    backbone = Backbone(pipe, family, precision, where, performance)
+    if dropping:
+        backbone.encoders.give_up(lambda name: _encoder(base, name, precision))
+    return backbone
+
+
+def _encoder(base: str, name: str, precision: str) -> Any:
+    """A text encoder of a base, read by itself as its pipeline reads it."""
+    found = located(base)
+    library, kind = _index(base, found)[name]
+    with quiet():
+        return _from_pretrained(
+            getattr(import_module(library), kind), found, base, subfolder=name, dtype=DTYPES[precision]
+        )
 
 
 def threads_told() -> bool:
@@ -190,23 +212,6 @@ def spent(device: torch.device) -> Iterator[Cost]:
         cost.seconds = round(time.perf_counter() - started, 4)
 
 
-@contextmanager
-def quiet(fetching: bool = False) -> Iterator[None]:
-    """No advice and deprecations of the libraries while a model is read, and bars only for what is fetched."""
-    bars = [(module, module.is_progress_bar_enabled()) for module in (diffusers_logging, transformers_logging)]
-    try:
-        for module, _ in bars:
-            if not fetching:
-                module.disable_progress_bar()
-        with hushed(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for module, on in bars:
-            if on:
-                module.enable_progress_bar()
-
-
 def identity(base: str, vae: str | None = None) -> str:
     """16 hex digits that tell bases apart: file names, sizes, and contents up to 64 MB, of the pipeline's own files.
 
@@ -214,7 +219,7 @@ def identity(base: str, vae: str | None = None) -> str:
 
     Another autoencoder makes another base; scorers and figures beside it do not.
     """
-    folder = {TOYBOX: EMBEDDED, TOYBOX_VIT: EMBEDDED_VIT}.get(base, Path(base))
+    folder = {**FOLDERS, TOYBOX_VIT: EMBEDDED_VIT}.get(base, Path(base))
     digest = hashlib.sha256(f"{identity(vae)}+".encode() if vae else b"")
     if not os.path.isdir(folder):
         digest.update((converting.digest(folder) if os.path.isfile(folder) else base).encode())

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perdure.bases.attaching import Attaching
+from perdure.bases.attaching import Attaching, gradients
 from perdure.bases.laying import Layer, Laying, Moved
 from perdure.bases.processes import accelerator, several
+from perdure.bases.quantising import quantised
 from perdure.errors import ModelError
 from perdure.memory.delta import Delta
 from perdure.method import Targets, Weights
@@ -39,7 +40,8 @@ class Network:
         attention = self._targets["attention"]
         self._linears = {n: m for n, m in layers.items() if isinstance(m, nn.Linear) and re.fullmatch(attention, n)}
         self._attaching = Attaching(self.network, self._linears)
-        self._laying = Laying(layers)
+        self._laying = Laying(layers, self.dtype)
+        self._few_bits = any(map(quantised, self._linears.values()))
 
     def projections(self, targets: Targets) -> dict[str, tuple[int, int]]:
         """Names and shapes (out, in) of the target projections. Raises ModelError where there are none."""
@@ -62,13 +64,7 @@ class Network:
 
     def gradients(self, loss: Callable[[], Tensor], projections: Sequence[str]) -> dict[str, Tensor]:
         """Gradient (out, in) of a loss with respect to the weights of some projections, as if they were free."""
-        weights = [self._linears[name].weight.requires_grad_(True) for name in projections]
-        try:
-            gradients = torch.autograd.grad(loss(), weights)
-        finally:
-            for weight in weights:
-                weight.requires_grad_(False)
-        return dict(zip(projections, (g.float() for g in gradients), strict=True))
+        return gradients(loss, {name: self._linears[name] for name in projections}, self.dtype)
 
     def layers(self, projections: Sequence[str]) -> dict[str, nn.Linear]:
         """The network's layers by projection, to be watched."""

@@ -17,15 +17,20 @@ from transformers import CLIPTokenizer
 
 from perdure.bases import single
 from perdure.errors import ModelError
-from perdure.plan import TOYBOX, TOYBOX_VIT
+from perdure.plan import TOYBOX, TOYBOX_VIT, TOYFLOW
 from perdure.score.sources import HUB_ID, Reading
 from perdure.wording import FIRST, PLACES
 
 EMBEDDED = Path(__file__).parent.parent / "toybox" / "weights"
+"""The folder of the embedded base, its world's scorers in it."""
+FOLDERS = {TOYBOX: EMBEDDED, TOYFLOW: EMBEDDED.parent / "flow"}
+"""The folders of both embedded bases."""
 EMBEDDED_VIT = EMBEDDED / "scorers" / "clip"
 IN_CACHE = "in the hub cache"
 RARE = 0.9
 """Share of a vocabulary below which its words count as common (taste): `sks` is at .97 of CLIP's."""
+GENERAL = ("PixtralProcessor", "TokenizersBackend")
+"""Classes whose folders say themselves how text is read: a processor of text and pictures, a tokenizer of no model."""
 TIMESTEPS = 1000
 """Noise levels where a scheduler's configuration names none, as in diffusers."""
 
@@ -123,6 +128,8 @@ def _class(folder: Path) -> Any:
         _, name = json.loads((folder.parent / "model_index.json").read_text(encoding="utf-8"))[folder.name]
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         name = ""
+    if name in GENERAL:
+        return transformers.AutoTokenizer
     known = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9]+Tokenizer(Fast)?", name)
     return getattr(transformers, name, CLIPTokenizer) if known else CLIPTokenizer
 
@@ -137,8 +144,8 @@ def _timesteps(folder: Path, base: str) -> int:
 
 def available(base: str) -> str:
     """In words: where a base would come from, without loading it."""
-    if base == TOYBOX:
-        there = (EMBEDDED / "model_index.json").is_file()
+    if base in FOLDERS:
+        there = (FOLDERS[base] / "model_index.json").is_file()
         return "embedded in the package" if there else "weights not in this installation"
     if os.path.exists(base):
         return f"local {'folder' if os.path.isdir(base) else 'file'} {base}"
@@ -157,10 +164,13 @@ def source(base: str) -> str:
             f"base {base}: give a hub id (owner/name), a local diffusers folder or a checkpoint file; of a web address "
             "take the owner/name in it, of a revision a folder downloaded at it"
         )
-    if base == TOYBOX:
-        if not (EMBEDDED / "model_index.json").is_file():
-            raise ModelError("the embedded base is not in this installation; reinstall perdure, or name another base")
-        return str(EMBEDDED)
+    if base in FOLDERS:
+        if not (FOLDERS[base] / "model_index.json").is_file():
+            raise ModelError(
+                f"the weights of the embedded base {base} are not in this installation; reinstall perdure, make them "
+                "as docs/reproducing.md says, or name another base"
+            )
+        return str(FOLDERS[base])
     if single.is_file(base):
         path = Path(os.path.expanduser(base))
         if not path.is_file():

@@ -22,15 +22,19 @@ class Vocabulary:
     """The tokenizers and text encoders of a pipeline that can learn words, able to speak them."""
 
     def __init__(self, pipe: Any, learning: Sequence[str]) -> None:
-        names = [name for name in learning if pipe.components.get(name) is not None]
-        self.encoders = [pipe.components[name] for name in names]
-        self.tokenizers = [pipe.components[name.replace("text_encoder", "tokenizer")] for name in names]
+        self._pipe, self._names = pipe, [name for name in learning if pipe.components.get(name) is not None]
+        self.tokenizers = [pipe.components[name.replace("text_encoder", "tokenizer")] for name in self._names]
         self._sizes = [len(tokenizer) for tokenizer in self.tokenizers]
         for tokenizer in self.tokenizers:
             tokenizer.add_tokens([chr(FIRST + number) for number in range(PLACES)])
 
     def __len__(self) -> int:
-        return len(self.encoders)
+        return len(self._names)
+
+    @property
+    def encoders(self) -> list[Any]:
+        """The text encoders."""
+        return [self._pipe.components[name] for name in self._names]
 
     @contextmanager
     def spoken(self, words: Mapping[str, Callable[[], Word]]) -> Iterator[Speech]:

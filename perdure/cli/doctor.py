@@ -10,7 +10,7 @@ import torch
 
 from perdure import __version__, score
 from perdure.bases import loading, outline
-from perdure.plan import TOYBOX
+from perdure.plan import TOYBOX, TOYFLOW
 from perdure.score.sources import offline
 from perdure.sweep.local import cores
 
@@ -32,6 +32,7 @@ def examine() -> dict[str, Any]:
         "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB",
         "network": "switched off (HF_HUB_OFFLINE)" if offline() else "allowed",
         "embedded base": outline.available(TOYBOX),
+        "embedded transformer": outline.available(TOYFLOW),
         **{f"base {name}": outline.available(hub_id) for name, hub_id in HUB_MODELS.items()},
         "measures": ", ".join(score.names()),
     }

@@ -106,7 +106,11 @@ def analyse(
     with screen.working("loading libraries"):
         from perdure.analysis import analyse as analysing
         from perdure.analysis import record
-    found = analysing.analyse(lineage, silent if as_json else screen.watch())
+        from perdure.bases import families
+        from perdure.plan import FamilyChoice
+    own = lineage.settings.get("family")
+    cross = families.reads_text(lineage.settings["base"], FamilyChoice.model_validate(own) if own else None)
+    found = analysing.analyse(lineage, silent if as_json else screen.watch(), cross)
     try:
         record.write(lineage, found)
     except PerdureError as error:  # a model that may only be read can still be looked at

@@ -25,7 +25,7 @@ RECORD = "run.json"
 PAIRED = ("method", "order", "seed")
 """Axes that make no rows of their own: the method names the row, order and seed the pair."""
 SEPARATOR = " · "
-HARMLESS = ("gradient_checkpointing", "checkpoint_every")
+HARMLESS = ("gradient_checkpointing", "checkpoint_every", "text_encoders")
 """Keys of `training` that change nothing that is learnt."""
 
 

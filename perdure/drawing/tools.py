@@ -6,10 +6,10 @@ from typing import Any
 from PIL import Image
 
 from perdure import files, method, score
+from perdure.bases import outline
 from perdure.bases.backbone import Backbone
 from perdure.bases.classifier import Classifier
 from perdure.bases.loading import Base
-from perdure.bases.outline import EMBEDDED
 from perdure.drawing import predicting
 from perdure.drawing.predicting import Centres, Tests
 from perdure.errors import ModelError
@@ -18,7 +18,7 @@ from perdure.method import Method
 from perdure.parts.guard import preserving
 from perdure.photos import pictures
 from perdure.photos.pictures import Pictures
-from perdure.plan import TOYBOX, Concept, Plan
+from perdure.plan import EMBEDDED, Concept, Plan
 from perdure.plan.fields import OWN
 from perdure.progress import Watch, silent
 from perdure.score.measure import Measure
@@ -60,8 +60,8 @@ class Tools:
         """A measure with the model that the plan names for it (loaded once a process)."""
         scoring = self.plan.scoring
         model = scoring.models.get(name)
-        if model is None and self.plan.base == TOYBOX and (own := score.card(scoring.source(name)).embedded):
-            model = str(EMBEDDED / "scorers" / own)
+        if model is None and self.plan.base in EMBEDDED and (own := score.card(scoring.source(name)).embedded):
+            model = str(outline.EMBEDDED / "scorers" / own)
         code = scoring.code.get(name, OWN)
         return score.load(name, model, str(self.base.device), code.file, code.digest)
 

@@ -13,7 +13,7 @@ from perdure.lineage.rows import Row
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.method import Method, Wanted, Word
-from perdure.plan import TOYBOX, Concept
+from perdure.plan import EMBEDDED, Concept
 from perdure.wording import name_from, replaced, squeeze
 
 ADAPTER, CHECKPOINT, FOLDER = "LoRA file", "checkpoint", "diffusers folder"
@@ -153,7 +153,7 @@ def choose(content: Content, wish: Wish, base: str, network: str = "unet", loads
     network: the part of the base that is taught, unet or transformer; loads: whether its pipeline reads LoRA files.
     """
     delta, to = content.delta, wish.to
-    if base == TOYBOX and to in (*UIS, "checkpoint"):
+    if base in EMBEDDED and to in (*UIS, "checkpoint"):
         raise LineageError(
             f"no other tool than diffusers draws with the embedded base, {to} neither; --to folder writes a whole "
             "diffusers pipeline, or teach a Stable Diffusion base (perdure init --base)"
@@ -167,7 +167,7 @@ def choose(content: Content, wish: Wish, base: str, network: str = "unet", loads
         return Choice(CHECKPOINT, "one file of the whole model in the original layout, which every tool reads", delta)
     if to == "folder":
         return Choice(FOLDER, "the whole pipeline, the changes folded into its weights", delta)
-    if base == TOYBOX:
+    if base in EMBEDDED:
         return Choice(FOLDER, "only diffusers draws with the embedded base, and nobody else has it: all of it", delta)
     if not loads and to in ("diffusers", "hub"):
         return Choice(FOLDER, "diffusers reads no LoRA file of this base: the whole pipeline", delta)

@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from perdure import files
-from perdure.bases import loading
-from perdure.bases.family import Family, spells
+from perdure.bases.family import Family, quiet, spells
 from perdure.bases.laying import Layer
 from perdure.errors import ModelError, PerdureError
 from perdure.export import metadata, original, reading, weights
@@ -193,7 +192,7 @@ def _folder(pipe: Any, family: Family, content: Content, dtype: torch.dtype, pat
         reading.speak(pipe, family, called_by(token), word.vectors)
     reading.cast(pipe, dtype)
     weights.finite(pipe.components[family.network].state_dict())
-    with _told(path), loading.quiet():
+    with _told(path), quiet():
         pipe.save_pretrained(path)
         if type(pipe.text_encoder).__name__ != "CLIPTextModel":
             return

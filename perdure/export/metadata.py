@@ -26,7 +26,7 @@ from perdure.errors import PerdureError
 from perdure.export.choosing import ADAPTER, Content
 from perdure.lineage import Lineage
 from perdure.memory.delta import Delta
-from perdure.plan import TOYBOX, yaml_file
+from perdure.plan import EMBEDDED, yaml_file
 
 IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 FAMILIES = {
@@ -108,7 +108,7 @@ def base_of(lineage: Lineage) -> str:
 
 def licence_of(base: str) -> str:
     """The licence in a base's own card, beside it or in the hub's cache; "" where none is told."""
-    if base == TOYBOX:
+    if base in EMBEDDED:
         return "apache-2.0"
     found = Path(base) / "README.md" if os.path.isabs(base) else try_to_load_from_cache(base, "README.md")
     try:

@@ -83,7 +83,7 @@ class Exhibit:
 
 def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, device: str | None) -> Proof:
     """Read an export back and compare. Raises ModelError where it cannot be read."""
-    plan = lineage.plan()
+    plan = _in_full(lineage.plan())
     precision = plan.training.precision
     prompts = [plan.prompts_for(concept)[0] for concept in content.concepts][: max(pictures, 0)]
     backbone = loading.of(plan, device)
@@ -121,6 +121,11 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
     return Proof(
         what, len(errors), len(want), error, where, ROUNDING[exhibit.dtype], len(prompts), largest, mean, bound, notes
     )  # fmt: skip
+
+
+def _in_full(plan: Plan) -> Plan:
+    """A plan on its base as it is: files hold changes of that, whatever few bits it was taught and drawn in."""
+    return plan.model_copy(update={"training": plan.training.model_copy(update={"base_precision": None})})
 
 
 def _spelled(pipe: Any, content: Content, prompt: str) -> str:

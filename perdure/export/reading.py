@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perdure.bases import loading
-from perdure.bases.family import Family, reads_lora, spells
+from perdure.bases.family import Family, quiet, reads_lora, spells
 from perdure.bases.laying import Layer
 from perdure.errors import LineageError, ModelError
 from perdure.export import layouts
@@ -79,7 +78,7 @@ def adapter(pipe: Any, family: Family, path: Path) -> dict[str, Tensor]:
 
 
 def _by_diffusers(pipe: Any, network: Any, path: Path) -> dict[str, Tensor]:
-    with _by_a_library(path), loading.quiet():
+    with _by_a_library(path), quiet():
         pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=NAME)
     mark = f".lora_A.{NAME}"
     names = [name.removesuffix(mark) for name, _ in network.named_modules() if name.endswith(mark)]
@@ -118,7 +117,7 @@ def speak(pipe: Any, family: Family, name: str, vectors: Mapping[int, Tensor]) -
             pipe.components[part] for part in (parts[number], parts[number].replace("text_encoder", "tokenizer"))
         )
         if family.network == "unet":
-            with loading.quiet(), torch.random.fork_rng():  # new rows are drawn before they are set
+            with quiet(), torch.random.fork_rng():  # new rows are drawn before they are set
                 pipe.load_textual_inversion(rows, token=name, text_encoder=encoder, tokenizer=tokenizer)
             continue
         _into_table(encoder, tokenizer, _names(name, len(rows)), rows)
@@ -150,7 +149,7 @@ def _into_table(encoder: Any, tokenizer: Any, names: list[str], rows: Tensor) ->
 def checkpoint(path: Path, like: Any, config: str) -> Any:
     """The pipeline of a checkpoint in the original layout, float32, configured as the base is. Raises ModelError."""
     unused = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in like.components else {}
-    with _by_a_library(path), loading.quiet():
+    with _by_a_library(path), quiet():
         return type(like).from_single_file(
             str(path), config=config, torch_dtype=torch.float32, local_files_only=True, **unused
         )
@@ -173,7 +172,7 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 
 def cast(pipe: Any, dtype: torch.dtype) -> None:
     """Everything in a dtype but the autoencoder, in place: SDXL's overflows in half precision."""
-    with loading.quiet():
+    with quiet():
         for name, part in pipe.components.items():
             if isinstance(part, nn.Module) and name != "vae":
                 part.to(dtype)

@@ -2,7 +2,7 @@
 
 from perdure.plan.choice import CLASSIFICATION, FamilyChoice, MethodChoice
 from perdure.plan.concept import Concept, Drawn
-from perdure.plan.fields import TOYBOX, TOYBOX_VIT
+from perdure.plan.fields import EMBEDDED, TOYBOX, TOYBOX_VIT, TOYFLOW
 from perdure.plan.performance import Performance
 from perdure.plan.plan import JOINT, Plan, build, concept, describe, fingerprint, load, plan_text, portable, ready
 from perdure.plan.sections import Prompts, Sampling, Scoring
@@ -10,9 +10,11 @@ from perdure.plan.training import Head, Prior, Times, Training
 
 __all__ = [
     "CLASSIFICATION",
+    "EMBEDDED",
     "JOINT",
     "TOYBOX",
     "TOYBOX_VIT",
+    "TOYFLOW",
     "Concept",
     "Drawn",
     "FamilyChoice",

@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure.plan import yaml_file
 from perdure.plan.choice import CLASSIFICATION
-from perdure.plan.fields import TOYBOX, TOYBOX_VIT
+from perdure.plan.fields import EMBEDDED, TOYBOX, TOYBOX_VIT
 
 FILE = "defaults.yaml"
 
@@ -20,8 +20,8 @@ def of(base: Any, task: Any = None, pipeline: str = "") -> dict[str, Any]:
     every = yaml_file.read_packaged(FILE)
     if task == CLASSIFICATION:
         return dict(yaml_file.merge(every["published"], every[TOYBOX_VIT if base == TOYBOX_VIT else CLASSIFICATION]))
-    if base == TOYBOX:
-        return dict(every[TOYBOX])
+    if base in EMBEDDED:
+        return dict(yaml_file.merge(every[TOYBOX], every[base]))
     kind = pipeline or _pipeline(base)
     for family in every["families"].values():
         if base in family["bases"] or kind in family["pipelines"]:
@@ -35,8 +35,8 @@ def of_model(base: str, pipeline: str, side: int | None = None) -> dict[str, Any
     pipeline: the class of the base's pipeline. side: pixels of the pictures that the base was trained on, where known.
     """
     models = yaml_file.read_packaged(FILE)["models"]
-    if base == TOYBOX:
-        return dict(yaml_file.merge(of(TOYBOX), models["toybox"]))
+    if base in EMBEDDED:
+        return dict(yaml_file.merge(of(base), models["toybox"]))
     own = {} if side is None else {"training": {"resolution": side}}
     layers = (models["every"], models["families"].get(pipeline, {}), own)
     return dict(reduce(yaml_file.merge, layers, of(base, pipeline=pipeline)))

@@ -26,8 +26,9 @@ from perdure.wording import check_name, unwritable
 
 NEW = {"new": True}
 """Validation context of what is new: what older models may have been made with is refused."""
-TOYBOX = "toybox"
-"""The name of the embedded base."""
+TOYBOX, TOYFLOW = "toybox", "toyflow"
+EMBEDDED = (TOYBOX, TOYFLOW)
+"""The names of the embedded bases: of a UNet, and of a transformer in the same world."""
 TOYBOX_VIT = "toybox-vit"
 """The name of the embedded base that classifies: the image tower of the embedded CLIP scorer."""
 
@@ -47,11 +48,12 @@ def _paths(value: Any) -> Any:
 
 def _somewhere(name: str, info: ValidationInfo) -> str:
     """A model's name; of a new plan, one that a path here or the hub can have."""
-    if info.context is not NEW or name in (TOYBOX, TOYBOX_VIT) or HUB_ID.fullmatch(name) or os.path.exists(name):
+    embedded = (*EMBEDDED, TOYBOX_VIT)
+    if info.context is not NEW or name in embedded or HUB_ID.fullmatch(name) or os.path.exists(name):
         return name
     folder, own = os.path.split(name)
     readable = os.path.isdir(folder) and os.access(folder, os.R_OK)
-    known = [TOYBOX, TOYBOX_VIT] if own == name else os.listdir(folder) if readable else []
+    known = list(embedded) if own == name else os.listdir(folder) if readable else []
     near = difflib.get_close_matches(own, known, n=1)
     hint = f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""
     raise ValueError(f"{name!r} is neither a path on this machine nor a hub id (owner/name){hint}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.errors import PlanError
 from perdure.plan import folders, tasks, yaml_file
-from perdure.plan.fields import TOYBOX
+from perdure.plan.fields import EMBEDDED
 from perdure.plugins import SUFFIX, is_path
 from perdure.toybox import world
 from perdure.wording import mentions, name_from, some
@@ -183,7 +183,7 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same values with absolute paths for models and Python files; hub ids, and what is no name, as they are."""
 
     def path(name: Any) -> Any:
-        if not isinstance(name, str) or name in ("", TOYBOX):
+        if not isinstance(name, str) or name in ("", *EMBEDDED):
             return name
         if name[:1] not in (".", "~") and not os.path.isabs(name) and not os.path.exists(folder / name):
             return name

@@ -8,6 +8,7 @@ from perdure.plan.fields import Beta, Section
 
 Times = Literal["default", "uniform", "sigmoid_normal"]
 Optimizer = Literal["adamw", "adamw_8bit", "prodigy", "schedule_free"]
+BasePrecision = Literal["int8", "fp8"]
 LEAST = 0.1
 """Multiple of the rate that prodigy finds, below which somebody means a rate."""
 
@@ -119,6 +120,14 @@ class Training(Section):
     prior: Prior | None = None
     preserve: Preserve | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    base_precision: BasePrecision | None = None
+    """Few bits for the linear layers of the frozen base, by torchao. What is learnt lies beside them in `precision`;
+    pictures are drawn with such a base too.
+    """
+    text_encoders: Literal["keep", "drop"] = "keep"
+    """`drop`: each list of prompts is read once, and the encoders are given up while the network is trained or draws;
+    not while words are learnt.
+    """
     gradient_checkpointing: bool = False
     seed_per_lesson: bool = True
     """False: every lesson draws the same numbers, as the reference code does by resetting its seed."""

@@ -87,7 +87,7 @@ def layers(found: Analysis, path: Path) -> Path:
     shown = found.telling
     both = list(found.pairs())
     columns = [f"{i + 1}-{j + 1}" for i, j in both]
-    rows = [layer_name(projection) for projection in found.layers]
+    rows = [layer_name(projection, found.kinds.get(projection, ())) for projection in found.layers]
     height = 9.4 * min(len(rows), NAMES_UP_TO)
     figure = blank(158 + len(shown) * max(108, 9.4 * len(both)), 86 + height, "constrained")
     for k, (measure, axes) in enumerate(zip(shown, np.atleast_1d(figure.subplots(1, len(shown))), strict=True)):
@@ -97,12 +97,15 @@ def layers(found: Analysis, path: Path) -> Path:
     return save(figure, path)
 
 
-def layer_name(projection: str) -> str:
-    """A projection's name as diffusers writes it, shortened: "down 1.0.0 cross k"."""
+def layer_name(projection: str, kinds: Sequence[str]) -> str:
+    """A projection's name as diffusers writes it, shortened by its kinds: "down 1.0.0 cross k"."""
     numbers = ".".join(re.findall(r"\.(\d+)(?=\.)", projection.replace("to_out.0", "to_out")))
-    place = next((p for p in ("down", "mid", "up") if projection.startswith(p)), "")
-    kind = {"attn1": "self", "attn2": "cross"}.get(projection.split(".")[-2 if "to_out" not in projection else -3], "")
-    last = re.search(r"to_(\w+)", projection)
+    places = {"single_transformer_blocks": "single", "noise_refiner": "noise", "context_refiner": "context"}
+    place = next(
+        (p for p in ("down", "mid", "up") if projection.startswith(p)), places.get(projection.split(".")[0], "")
+    )
+    kind = next((k for k in ("self", "cross") if k in kinds), "")
+    last = re.search(r"\.(?:to|add)_(\w+?)(?:_proj)?(?:\.0)?$", projection)
     words = [place, numbers, kind, last[1] if last else ""]
     return " ".join(word for word in words if word) if last else projection
 

@@ -10,7 +10,7 @@ from perdure import method as methods
 from perdure import plan as plans
 from perdure import progress
 from perdure.analysis.analyse import after_run as compare_lessons
-from perdure.bases import loading, reading
+from perdure.bases import families, loading, reading
 from perdure.drawing import drift
 from perdure.drawing.evaluate import score_later
 from perdure.drawing.tools import Tools, record_concept
@@ -95,13 +95,24 @@ def teach_plan(
                 record_concept(tools, lineage, concept)  # refuses images that have changed
         if lineage is not first:
             branching.adopt_base_row(lineage, first)
+        if plan.training.text_encoders == "drop":
+            _read(tools)
         for number, concepts in enumerate(lessons[:upto], start=1):
             if number <= len(lineage.lessons):
                 continue
             teaching.lesson(tools, lineage, concepts, plan.sequence, tracker=tracker, last=number == len(lessons))
             after_lesson()
         if len(lineage.lessons) == len(lessons):
-            compare_lessons(lineage)
+            compare_lessons(lineage, families.reads_text(plan.base, plan.family))
+
+
+def _read(tools: Tools) -> None:
+    """Have the prompts of the whole plan read while the text encoders are there."""
+    plan = tools.plan
+    for concept in plan.sequence:
+        tools.backbone.encode_prompts(list(dict.fromkeys(pictures.contents(concept).captions)))
+        tools.backbone.encode_prompts(plan.prompts_for(concept))
+    tools.backbone.encode_negative(plan.sampling.negative_prompt)
 
 
 def teach(

@@ -1,12 +1,20 @@
 """Families of bases, one file each; found by its name, by its path, or by the class of a base's pipeline."""
 
 import ast
+import json
+import os
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
 
 from perdure import plugins
+from perdure.bases import outline, unets
 from perdure.bases.family import Family
 from perdure.errors import ModelError, PlanError
 from perdure.plan import FamilyChoice
 from perdure.plugins import Source
+
+INDEX = "model_index.json"
 
 
 def get(choice: FamilyChoice) -> Family:
@@ -29,6 +37,19 @@ def of_pipeline(name: str, base: str) -> Family:
     if name not in known:
         raise ModelError(f"base {base} is a {name}; perdure teaches {' and '.join(known)}{faulty}")
     return _made(known[name], "")
+
+
+def reads_text(base: str, chosen: FamilyChoice | None = None) -> str:
+    """Regular expression of the whole names of a base's layers that read text, nothing of it loaded; that of UNets
+    where its index is not on this machine.
+    """
+    try:
+        found = outline.source(base)
+        index = Path(found) / INDEX if os.path.isdir(found) else try_to_load_from_cache(found, INDEX)
+        name = str(json.loads(Path(str(index)).read_text(encoding="utf-8"))["_class_name"])
+        return (get(chosen) if chosen else of_pipeline(name, base)).targets["cross"]
+    except (ModelError, PlanError, OSError, ValueError, LookupError, TypeError):
+        return unets.TARGETS["cross"]
 
 
 def pipeline_of(source: Source) -> str:

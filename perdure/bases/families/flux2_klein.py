@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from perdure.bases import flows, joint
+from perdure.bases.families import flux
 from perdure.bases.family import Condition, Drawing, Family, Units, called, hushed
 from perdure.method import Targets
 
@@ -19,7 +20,7 @@ TARGETS: Mapping[Targets, str] = {
 
 @hushed()
 def encode(pipe: Any, prompts: list[str]) -> Condition:
-    """text (n, 512, three times the width of Qwen3)."""
+    """text (n, 512, three times the width of the text encoder)."""
     text, _ = pipe.encode_prompt(list(prompts), device=pipe.device)
     return {"text": text}
 
@@ -40,7 +41,7 @@ def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> 
     predicted = pipe.transformer(
         hidden_states=flows.tokens(latents),
         timestep=times,
-        guidance=None,
+        guidance=torch.full_like(times, flux.TRAINED_AT) if pipe.transformer.config.guidance_embeds else None,
         encoder_hidden_states=text,
         txt_ids=places.expand(count, -1, -1),
         img_ids=flows.places(latents, 4).expand(count, -1, -1),

@@ -8,12 +8,23 @@ from torch import Tensor
 from perdure.bases import flows, joint
 from perdure.bases.family import Condition, Drawing, Family, called, hushed
 
+LONGEST = 256
+"""Tokens of T5, as the pipeline has it by default."""
+
 
 @hushed()
 def encode(pipe: Any, prompts: list[str]) -> Condition:
     """text (n, tokens of CLIP and T5, width), pooled (n, width of both CLIPs)."""
-    text, _, pooled, _ = pipe.encode_prompt(prompts, None, None, device=pipe.device, do_classifier_free_guidance=False)
+    text, _, pooled, _ = pipe.encode_prompt(
+        prompts, None, None, device=pipe.device, do_classifier_free_guidance=False, max_sequence_length=longest(pipe)
+    )
     return {"text": text, "pooled": pooled}
+
+
+def longest(pipe: Any) -> int:
+    """Tokens of T5, or the rows of zeros in its place; none where both CLIPs fill the width: it never had a T5."""
+    clips = pipe.text_encoder.config.hidden_size + pipe.text_encoder_2.config.hidden_size
+    return LONGEST if pipe.text_encoder_3 is not None or clips < pipe.transformer.config.joint_attention_dim else 0
 
 
 def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
