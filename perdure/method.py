@@ -27,8 +27,6 @@ Targets = Literal["attention", "cross", "cross_kv"]
 Shapes = Mapping[str, tuple[int, int]]
 """Projection -> (out, in)."""
 
-# --- slot 1: adapters ------------------------------------------------------------------------------------------------
-
 
 class Weights(Protocol):
     """Trainable changes of some projections, live while one concept is learnt."""
@@ -91,17 +89,13 @@ class Adapter:
         return [*self.weights.named().values(), *self.word_parameters]
 
 
-# --- what parts may use ----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Share:
     """Which of `count` equal parts of a batch is at hand: several processes can share out the batches of a lesson.
 
-    By default, and on one process, all of it.
-
-    Gradients are averaged over the parts, so a loss that is a mean over rows is right as it is, and so is a term of the
-    weights alone. What is drawn at random for each row is drawn for the whole batch, and `of` it is taken.
+    By default, and on one process, all of it. Gradients are averaged over the parts, so a loss that is a mean over
+    rows is right as it is, and so is a term of the weights alone. What is drawn at random for each row is drawn for the
+    whole batch, and `of` it is taken.
     """
 
     number: int = 0
@@ -253,7 +247,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Consolidate:
-    """The two verbs of memory, and what the method declares about them; the contract test holds it to that."""
+    """The verbs of memory, and what the method declares about them; the contract test holds it to that."""
 
     remember: Callable[[Adapter, Memory, Context], Memory]
     recall: Callable[[Memory, Wanted], Delta]
@@ -262,9 +256,13 @@ class Consolidate:
     strict: bool = True
     """Whether no past data and no past adapters are kept: one model is carried, and statistics of it."""
     adds: bool = False
-    """Whether a lesson's own change is what the delta has gained by it: such a change can be taken out again."""
+    """Whether a lesson's own change is what the delta has gained by it."""
     brings: bool = False
     """Whether a change that was learnt elsewhere can be remembered: of the adapter only its `delta()` is asked."""
+    forget: Callable[[Memory, Memory, Memory], Memory] | None = None
+    """(memory, before, after) -> without the lesson between, exactly; None where what came later is learnt again."""
+    lasting: frozenset[str] = frozenset()
+    """Names of what is carried that `forget` leaves as it is: statistics of all lessons together."""
     carries: frozenset[str] = frozenset({"delta"})
     """Names of what is carried from lesson to lesson; learnt words and rows of a head come to that by themselves."""
     classify: Callable[[Memory, Tensor], Tensor] | None = None

@@ -95,29 +95,29 @@ class _Cost(Record):
     measure: str
     before: float
     after: float
-    drop: float
     low: float | None
     high: float | None
     pictures: int
 
 
-class _Refusal(Record):
-    gate: float
-    told: list[str]
+class _Removal(Record):
+    concepts: list[Name] = Field(min_length=1, max_length=1)
+    lesson: int
+    how: Literal["taken out", "learnt again", "put back"]
 
 
 class Lesson(Record):
     """lessons/<number>-<name>/lesson.json; `memory`: its digest, `carries`: bytes by name.
 
-    `training`: the settings that it had of its own; `cost`: what it cost each older concept; `refusal`: by which gate
-    it was refused, and why; `fusing`: what consolidating took, in `seconds` and in bytes of `memory` and
-    `device_memory`.
+    `training`: its own settings; `cost`: what older concepts lost; `removed`: a concept, its lesson, how, measure ->
+    likeness by the base, before, after; `fusing`: `seconds` of consolidating, bytes of `memory` and `device_memory`.
     """
 
-    concepts: list[Name] = Field(min_length=1)
+    concepts: list[Name]
+    removed: _Removal | None = None
     training: dict[str, Any] = {}
     cost: dict[Name, _Cost] = {}
-    refusal: _Refusal | None = None
+    refusal: dict[str, Any] | None = None
     method: _Labelled
     memory: str
     steps: int

@@ -8,7 +8,7 @@ from pathlib import Path
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 PUBLIC = {
     "perdure.plan": ("load", "build", "concept", "ready", "plan_text", "Plan", "Concept", "Training"),
-    "perdure.run": ("run", "teach", "retry", "score"),
+    "perdure.run": ("run", "teach", "retry", "remove", "score"),
     "perdure.lineage": ("Lineage",),
     "perdure.drawing.draw": ("draw",),
     "perdure.report": ("build",),

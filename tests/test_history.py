@@ -177,7 +177,7 @@ def test_a_kill_between_the_renames_leaves_nothing_to_go_back_to(model, bird, mo
     """A new lesson is committed, and its process dies before what stood beside the chain is dropped."""
     locked(model, history.undo)
     with monkeypatch.context() as patch:
-        patch.setattr("perdure.lineage.lineage.drop_aside", lambda *rows: None)
+        patch.setattr("perdure.lineage.rows.drop_aside", lambda *rows: None)
         patch.setattr(Lineage, "tidy", lambda *keep: None)
         run.teach(model, bird, device="cpu")
     assert len(aside(model.folder)) == 1 and history.beside(model) == []

@@ -372,9 +372,9 @@ def leave_unfinished(monkeypatch, lineage, concept, evaluations=2):
 
 def trained(monkeypatch, lineage, concept):
     """Teach; whether training was done in it."""
-    lessons, real = [], teaching._learn
+    lessons, real = [], teaching.learn_lesson
     with monkeypatch.context() as patch:
-        patch.setattr(teaching, "_learn", lambda *args: lessons.append(1) or real(*args))
+        patch.setattr(teaching, "learn_lesson", lambda *args: lessons.append(1) or real(*args))
         run.teach(lineage, concept, device="cpu")
     return bool(lessons)
 

@@ -24,6 +24,7 @@ for command in (
     running.demo, running.run, running.check, planning.advise,
     modelling.init, growing.teach, growing.score, modelling.draw, modelling.log, modelling.fsck,
     growing.undo, growing.redo, growing.accept, growing.retry, growing.drop,
+    modelling.remove, modelling.tag, modelling.branch, modelling.diff,
     exporting.export, exporting.what,
     looking.methods, looking.trust, looking.report, sweeping.compare, looking.analyse, looking.doctor,
 ):  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli.options import Device, Json
+from perdure.cli.options import After, Device, Json
 from perdure.errors import PlanError
 from perdure.score.sources import HUB_ID
 
@@ -37,7 +37,7 @@ def export(
     model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="The model's folder.")] = None,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder to write into.")] = None,
     to: Annotated[Tool | None, typer.Option(help="What it is for; by default the file that most tools read.")] = None,
-    after: Annotated[int | None, typer.Option(min=1, help="The model as it was after this lesson.")] = None,
+    after: After = None,
     only: Annotated[str | None, typer.Option(help="One concept's own change, where lessons are added.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Cut every change to this rank.")] = None,
     error: Annotated[float | None, typer.Option(help="Cut to the lowest ranks with this relative error.")] = None,
@@ -59,17 +59,17 @@ def export(
     if push and not (to is Tool.hub and HUB_ID.fullmatch(push)):
         raise PlanError(f"--push {push!r}: give owner/name, and --to hub, whose files are uploaded; say both")
     if verify is not None:
-        _verify(folder, verify, pictures, device)
-        return
+        return _verify(folder, verify, pictures, device)
     from perdure.cli import screen
-    from perdure.lineage import Lineage
+    from perdure.lineage import Lineage, history
 
     assert out is not None
     with screen.working("loading libraries"):
         from perdure.export import export as exporting
         from perdure.export.choosing import Wish
-    wish = Wish(to.value if to else "", after, only, rank, error, dtype.value if dtype else None)
-    handed = exporting.export(Lineage(folder), out, wish, force, pictures, device, screen.say)
+    number = history.numbered(lineage := Lineage(folder), after)
+    wish = Wish(to.value if to else "", number, only, rank, error, dtype.value if dtype else None)
+    handed = exporting.export(lineage, out, wish, force, pictures, device, screen.say)
     _tell(str(handed.proof), handed.proof.notes, handed.content.triggers)
     if push:
         screen.say(f"uploaded to {exporting.push(handed, push)}")

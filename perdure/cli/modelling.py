@@ -1,14 +1,17 @@
-"""Commands on one model: init, draw, log, fsck."""
+"""Commands on one model, or two: init, draw, log, fsck, remove, tag, branch, diff."""
 
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perdure.cli.options import Device, Json, Model, Overrides
+from perdure.cli.options import After, Device, Json, Model, Overrides
 from perdure.wording import name_from
+
+if TYPE_CHECKING:
+    from perdure.compare.diff import Diff
 
 
 def init(
@@ -47,7 +50,7 @@ def draw(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     count: Annotated[int, typer.Option(min=1, help="How many images, side by side.")] = 4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    after: Annotated[int | None, typer.Option(min=0, help="As the model was after this lesson (0: the base).")] = None,
+    after: After = None,
     concept: Annotated[str | None, typer.Option(help="For methods that must be told which concept is meant.")] = None,
     scene: Annotated[Path | None, typer.Option(help="A file (JSON or YAML) with a picture's regions.")] = None,
     regions: Annotated[
@@ -59,7 +62,7 @@ def draw(
     from perdure import files
     from perdure.cli import screen
     from perdure.errors import PerdureError
-    from perdure.lineage import Lineage
+    from perdure.lineage import Lineage, history
     from perdure.plan import scenes
 
     if (scene is None) == (prompt == "") or (scene is not None and regions):
@@ -67,6 +70,7 @@ def draw(
     what = scenes.load(scene) if scene else scenes.of_texts(prompt, regions) if regions else prompt
 
     lineage = Lineage(model)
+    number = history.numbered(lineage, after)
     out = out or files.free(Path("drawn.png"))
     if not overwrite and os.path.lexists(out):
         raise PerdureError(f"{out} is there already; choose another --out, or say --overwrite")
@@ -75,7 +79,7 @@ def draw(
         from perdure.drawing import draw
     texts = [what] if isinstance(what, str) else what.texts({name: lineage.concept(name) for name in lineage.concepts})
     screen.tell(reading.too_long(lineage.plan(), texts))
-    draw.draw(lineage, what, out, count=count, seed=seed, after=after, concept=concept, device=device)
+    draw.draw(lineage, what, out, count=count, seed=seed, after=number, concept=concept, device=device)
     screen.say(f"wrote {out}")
 
 
@@ -115,3 +119,108 @@ def fsck(
         screen.say(f"{model}: {len(left)} damaged" if left else f"{model} is whole")
     if left:
         raise typer.Exit(1)
+
+
+def remove(
+    model: Model,
+    concept: Annotated[str, typer.Argument(metavar="CONCEPT", help="Its name, as `perdure log` tells it.")],
+    device: Device = None,
+) -> None:
+    """Take one concept out of a model: its lesson's own change, or by learning again what came after it.
+
+    A new row tells so, with every concept drawn and scored; `undo` takes the removal back.
+    """
+    from perdure.cli import screen
+    from perdure.lineage import Lineage
+
+    lineage = Lineage(model)
+    with screen.working("loading libraries"):
+        from perdure import run as running
+    row = running.remove(lineage, concept, screen.watch(), device)
+    screen.removed(lineage, row)
+
+
+def tag(
+    model: Model,
+    name: Annotated[str | None, typer.Argument(metavar="TAG", help="The name; all are listed without one.")] = None,
+    after: After = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Take the name away; the lesson stays.")] = False,
+) -> None:
+    """Name a lesson (the last one by default); the name serves wherever `--after` does."""
+    from perdure.cli import screen
+    from perdure.errors import PlanError
+    from perdure.lineage import Lineage, agreement, history
+
+    lineage = Lineage(model)
+    if name is None:
+        if after is not None or delete:
+            raise PlanError("--after and --delete need the name: perdure tag MODEL TAG")
+        for known, one in history.tags(lineage).items():
+            screen.say(f"{known}: lesson {one['lesson']}")
+        return
+    with agreement.writing(lineage):
+        number = history.numbered(lineage, after)
+        number = len(lineage.lessons) if number is None else number
+        history.tag(lineage, name, None if delete else number)
+    screen.say(f"{name} is no tag any more" if delete else f"lesson {number} is called {name}")
+
+
+def branch(
+    model: Model,
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of the new model.")],
+    after: After = None,
+) -> None:
+    """Begin another model with the first lessons of this one, bit for bit; each goes on by itself."""
+    from perdure.cli import screen
+    from perdure.lineage import Lineage, branching, history
+
+    lineage = Lineage(model)
+    number = history.numbered(lineage, after)
+    made = branching.branch(lineage, new, None, len(lineage.lessons) if number is None else number)
+    screen.say(f"{new} begins with {len(made.lessons)} lessons of {model}: {', '.join(made.concepts) or 'nothing yet'}")
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="MODEL, or MODEL@LESSON with its number or tag.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    out: Annotated[Path | None, typer.Option(help="Picture of every concept by both; diff.png by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two models, or two lessons of one: settings, weights, concepts, scores, pictures."""
+    from perdure import files
+    from perdure.cli import screen
+
+    with screen.working("comparing"):
+        from perdure.compare import diff as comparing
+        from perdure.report import grid
+
+        one, other = comparing.State.of(a), comparing.State.of(b)
+        found = comparing.of(one, other)
+        shown = comparing.pictures(one, other)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+    else:
+        _show(found)
+    if shown.lines and (out is not None or not as_json):
+        place = out or files.free(Path("diff.png"))
+        typer.echo(f"pictures: {grid.draw(shown, place)}", err=as_json)
+
+
+def _show(found: "Diff") -> None:
+    """Two states beside each other."""
+    from perdure.cli import screen
+
+    a, b = found.names
+    both, first, second = (", ".join(names) or "none" for names in found.concepts)
+    screen.say(f"{a} has {found.lessons[0]} lessons, {b} {found.lessons[1]}; the first {found.shared} are the same")
+    screen.say(f"settings: {found.settings or 'the same'}")
+    screen.say(f"concepts of both: {both}; of {a} alone: {first}; of {b} alone: {second}")
+    for one in found.weights:
+        whose = f" of {one.concept}" if one.concept else ""
+        norms = f"norms {one.a:.4g} and {one.b:.4g}, of their difference {one.apart:.4g}, cosine {one.cosine:.2f}"
+        screen.say(f"weight changes{whose}: {norms}; {one.equal} of {one.moved} moved projections are the same")
+    if found.words:
+        screen.say(f"learnt words that differ: {', '.join(found.words)}")
+    if found.scores:
+        screen.console.print(screen.scores_table(found))
+    screen.tell(found.notes)

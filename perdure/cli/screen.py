@@ -17,12 +17,19 @@ from perdure.wording import printable
 
 if TYPE_CHECKING:
     from perdure.analysis.record import Analysis
+    from perdure.compare.diff import Diff
     from perdure.lineage import Lineage
     from perdure.lineage.rows import Cell, Row
     from perdure.photos.pictures import Contents
     from perdure.plan import Plan
 
 console = Console()
+HOW = {
+    "taken out": "its own change is subtracted",
+    "learnt again": "what came after it was learnt again without it",
+    "put back": "nothing was taught after it: the model is as it was before it",
+}
+"""How a concept was removed, in words."""
 NOTICEABLE = 0.02
 """Changes of a score beyond this are coloured (taste)."""
 
@@ -107,10 +114,12 @@ def log_entries(lineage: "Lineage") -> list[dict[str, Any]]:
     """One entry a lesson and concept: scores by measure, when learnt and now; forgotten is what was lost since; doubts,
     by measure: why the score now proves nothing.
     """
-    rows = lineage.lessons
+    from perdure.lineage.rows import taught_by
+
+    rows, lesson_of = lineage.lessons, taught_by(lineage.lessons)
     entries = []
     for row in rows:
-        for concept in row.concepts:
+        for concept in (name for name in row.concepts if lesson_of.get(name) == row):
             learnt, now = row.cell(concept), rows[-1].cell(concept)
             then, latest = learnt.scores if learnt else {}, now.scores if now else {}
             directions = learnt.record["measures"] if learnt else {}
@@ -183,21 +192,52 @@ def taught(lineage: "Lineage", row: "Row") -> None:
             f"{lineage.folder} --set training.steps=N --max-forgetting X")  # fmt: skip
 
 
+def removed(lineage: "Lineage", row: "Row") -> None:
+    """What is left of a removed concept, and what the others lost or won by that."""
+    past = row.record["removed"]
+    how = HOW[past["how"]]
+    say(f"{row.removed[0]}, which lesson {past['lesson']} had taught, is out ({how}); that is lesson {row.number}")
+    for measure, scores in past["likeness"].items():
+        say(f"  its likeness ({measure}): " + ", ".join(f"{when} {score:.3f}" for when, score in scores.items()))
+    for name, cost in row.record["cost"].items():
+        say(f"  {name} ({cost['measure']}): before {cost['before']:.3f}, after {cost['after']:.3f}")
+    if past["lasting"]:
+        say(f"what the method keeps of all lessons together still counts it: {', '.join(past['lasting'])}")
+    say(f"to take it back: perdure undo {lineage.folder}")
+
+
 def notes_of(lineage: "Lineage") -> None:
     """What the chain's table has no place for: lessons with settings of their own, refused ones, what stands beside."""
     from perdure.lineage import history
 
     for row in lineage.lessons:
+        for name in row.removed:
+            past = row.record["removed"]
+            say(f"lesson {row.number} removed {name}, which lesson {past['lesson']} had taught: {HOW[past['how']]}")
         if row.own:
             say(f"lesson {row.number} ({row.title}) was taught with {row.own}")
         if row.refusal:
             say(f"lesson {row.number} ({row.title}) was accepted though its gate had refused it: {row.refusal}")
+    for name, one in history.tags(lineage).items():
+        say(f"tag {name}: lesson {one['lesson']}")
     for row in history.beside(lineage):
         if row.why == "undone":
             say(f"undone: lesson {row.number} ({row.title}); perdure redo {lineage.folder}")
         else:
             say(f"refused: lesson {row.number} ({row.title}): {row.refusal}; perdure accept, retry or drop "
                 f"{lineage.folder}")  # fmt: skip
+
+
+def scores_table(found: "Diff") -> Table:
+    """Scores of two states."""
+    table = Table(title=Text(f"scores of {found.names[0]} and {found.names[1]}"))
+    for column in ("concept", "measure", "first", "second", "difference", "95 %, as pictures vary"):
+        table.add_column(column, justify="left" if column in ("concept", "measure") else "right")
+    for score in found.scores:
+        noise = "" if score.low is None or score.high is None else f"{score.low:+.3f} to {score.high:+.3f}"
+        numbers = f"{score.a:.3f}", f"{score.b:.3f}", f"{score.b - score.a:+.3f}"
+        table.add_row(score.concept, score.measure, *numbers, noise)
+    return table
 
 
 def pairs_table(measure: str, lessons: Sequence[str], matrix: Any) -> Table:

@@ -12,6 +12,7 @@ from perdure.drawing import sample, scenes
 from perdure.errors import LineageError
 from perdure.files import picture_format, write_picture
 from perdure.lineage import Lineage, agreement
+from perdure.lineage.rows import taught_by
 from perdure.memory import Memory
 from perdure.plan import Sampling
 from perdure.plan.scenes import Scene
@@ -33,7 +34,7 @@ def draw(
         raise LineageError(f"{lineage.folder} has {len(rows)} lessons; there is no lesson {number}")
     plan = lineage.plan()
     chosen = method.of(plan.methods[0])
-    lesson_of = {name: row.name for row in rows[:number] for name in row.concepts}
+    lesson_of = {name: row.name for name, row in taught_by(rows[:number]).items()}
     concepts = {name: lineage.concept(name) for name in lesson_of}
     side = plan.sampling.resolution or plan.training.resolution
     if isinstance(what, Scene):

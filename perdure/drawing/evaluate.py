@@ -15,7 +15,7 @@ from perdure.drawing import predicting, sample
 from perdure.drawing.tools import THUMBNAIL, Tools
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
-from perdure.lineage.rows import Row, building
+from perdure.lineage.rows import Row, building, taught_by
 from perdure.memory import Memory, tensors
 from perdure.plan import Concept, fingerprint
 from perdure.score import failings
@@ -155,7 +155,8 @@ def _failings(
             held = lineage.concept_facts(concept.name)["held_out"]
             real = kept_features(tools, lineage, concept, measure, "references") if held else None
             found["copying"] = failings.copying(measure, generated, training, real)
-    first = next((row.cell(concept.name) for row in lineage.lessons if concept.name in row.concepts), None)
+    lesson = taught_by(lineage.lessons).get(concept.name)
+    first = lesson.cell(concept.name) if lesson else None
     shifting = [tools.measure(name) for name in features if tools.measure(name).shifts]
     if first is not None and shifting:
         then = [images.read_image(path) for path in first.images]

@@ -9,7 +9,7 @@ from perdure.bases.words import words_of
 from perdure.errors import LineageError, PlanError
 from perdure.export.weights import Cut, lowered
 from perdure.lineage import Lineage
-from perdure.lineage.rows import Row
+from perdure.lineage.rows import Row, taught_by
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.method import Method, Wanted, Word
@@ -84,7 +84,7 @@ def content(lineage: Lineage, after: int | None = None, only: str | None = None)
     number = len(rows) if after is None else after
     if not 0 < number <= len(rows):
         raise LineageError(f"{lineage.folder} has {len(rows)} lessons; there is no lesson {number} to export")
-    taught = [name for row in rows[:number] for name in row.concepts]
+    taught = list(taught_by(rows[:number]))
     if only is not None and only not in taught:
         raise LineageError(
             f"{lineage.folder} knows no concept {only!r} after lesson {number}; it knows {', '.join(taught)}"
@@ -101,7 +101,7 @@ def content(lineage: Lineage, after: int | None = None, only: str | None = None)
     else:
         concepts = tuple(concept for concept in concepts if concept.name == only)
         words = {token: word for token, word in words.items() if squeeze(token) == squeeze(concepts[0].token)}
-        delta = _own(lineage, rows, method, choice.name, only, remembered)
+        delta = _own(lineage, rows[:number], method, choice.name, only, remembered)
     if not (delta or words):
         raise LineageError(f"{lineage.folder}: the model is the base after lesson {number}; there is nothing to export")
     return Content(rows[number - 1], concepts, delta, words, only)
@@ -122,7 +122,7 @@ def _own(lineage: Lineage, rows: list[Row], method: Method, name: str, only: str
     """One concept's own change."""
     if method.consolidate.knows != "nothing":
         return method.consolidate.recall(now, Wanted(only))
-    number = next(row.number for row in rows if only in row.concepts)
+    number = taught_by(rows)[only].number
     if len(rows[number - 1].concepts) > 1:
         raise LineageError(f"{only} was taught together with others, in one change; leave --only out")
     if not method.consolidate.adds and number > 1:

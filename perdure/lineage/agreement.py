@@ -21,6 +21,11 @@ from perdure.plan import TOYBOX, Plan, describe, mistakes, portable, yaml_file
 def on_plan(lineage: Lineage, plan: Plan) -> None:
     """Refuse a plan that did not make this lineage; one with more concepts continues it. Raises LineageError."""
     on_settings(lineage, plan)
+    if gone := next((row for row in lineage.lessons if row.removed), None):
+        raise LineageError(
+            f"{lineage.folder}: {gone.removed[0]} was removed from it, and a plan only teaches; go on with "
+            "`perdure teach`, or give another --out folder"
+        )
     if alone := next((row for row in lineage.lessons if row.record.get("training")), None):
         raise LineageError(
             f"{lineage.folder}: lesson {alone.number} ({alone.title}) has settings of its own ({alone.own}), and "
@@ -68,7 +73,8 @@ def on_file(lineage: Lineage) -> None:
     try:
         plan = Plan.model_validate({**_understood(yaml_file.read(path)[0]), "joint": False})
         known = {concept.name: describe(concept) for concept in plan.concepts}
-        named = {name: describe(lineage.concept(name)) for name in lineage.concepts}
+        newest = {name for row in lineage.lessons[-1:] for name in row.concepts} - known.keys()  # written after it
+        named = {name: describe(lineage.concept(name)) for name in lineage.concepts if name not in newest}
         mine, theirs = portable(completed(lineage)), portable(plan.settings())
         mine, theirs = mine | {"concepts": named}, theirs | {"concepts": {name: known.get(name) for name in named}}
         told = "" if mine == theirs else taught.difference(mine, theirs, places=("in the model", "in the file"))

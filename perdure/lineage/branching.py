@@ -1,31 +1,37 @@
 """What one lineage takes over from another: its first lessons, or the untouched base's row, bit for bit."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from perdure import files
 from perdure.errors import LineageError
-from perdure.lineage import agreement
+from perdure.lineage import agreement, history
 from perdure.lineage.lineage import Lineage, record
-from perdure.lineage.rows import ASIDE, PARTIAL, building, remove
+from perdure.lineage.rows import ASIDE, PARTIAL, Row, building, remove, taught_by
 from perdure.plan import Plan
+from perdure.wording import name_from
 
 
-def branch(lineage: Lineage, folder: Path | str, plan: Plan, lessons: int) -> Lineage:
+def branch(lineage: Lineage, folder: Path | str, plan: Plan | None, lessons: int) -> Lineage:
     """A new lineage that begins with the first `lessons` of another, as if it had been taught them itself.
 
-    Reads finished lessons only, so the other may grow meanwhile. Raises LineageError where the folder is in use, or
-    the plan does not begin like the other.
+    Reads finished lessons only, so the other may grow meanwhile. Without a plan it has the other's, and the names of
+    its lessons. Raises LineageError where the folder is in use, there are not so many lessons, or the plan does not
+    begin like the other.
     """
+    if not 0 <= lessons <= len(lineage.lessons):
+        raise LineageError(f"{lineage.folder} has {len(lineage.lessons)} lessons; there is no lesson {lessons}")
     folder, rows = Path(folder), lineage.lessons[:lessons]
     names = {cell.name for row in rows for cell in row.cells.glob("*")}
     packs = {pack for row in rows for pack in lineage.packs(row)}
-    agreement.on_settings(lineage, plan)
+    planned = plan or _own(lineage, folder, rows)
+    agreement.on_settings(lineage, planned)
     if folder.exists():
         raise LineageError(f"{folder} exists; choose a new folder for the model")
     with building(folder) as partial, files.telling(folder):
-        made = Lineage.create(partial, plan, lineage.facts["base_identity"], lineage.facts["versions"])
+        made = Lineage.create(partial, planned, lineage.facts["base_identity"], lineage.facts["versions"])
         concepts = [lineage.concept_folder(name) for name in names]
         cells = [lineage.base_row.cells / name for name in names]
         for whole in (*(row.folder for row in rows), *concepts, *filter(Path.is_dir, cells)):
@@ -33,8 +39,19 @@ def branch(lineage: Lineage, folder: Path | str, plan: Plan, lessons: int) -> Li
         made.store.mkdir()
         for pack in packs:
             shutil.copyfile(lineage.store / pack, made.store / pack)
-        agreement.on_plan(made, plan)
+        if plan is not None:
+            agreement.on_plan(made, plan)
+        kept = {name: one for name, one in history.tags(lineage).items() if plan is None and one["lesson"] <= lessons}
+        if kept:
+            files.write_json(made.folder / history.TAGS, {"format": history.FORMAT, "tags": kept})
     return Lineage(folder)
+
+
+def _own(lineage: Lineage, folder: Path, rows: Sequence[Row]) -> Plan:
+    """A lineage's plan for a branch of it: under another name, with the concepts that these rows know."""
+    known, plan = taught_by(rows), lineage.plan()
+    concepts = tuple(lineage.concept(name) for name in known)
+    return plan.model_copy(update={"name": name_from(folder.absolute().name), "concepts": concepts, "order": None})
 
 
 def renewed(lineage: Lineage, plan: Plan, base_identity: str, versions: dict[str, str]) -> Lineage:

@@ -12,9 +12,9 @@ from typing import Any
 
 from perdure import files, memory, records
 from perdure.errors import LineageError, PlanError
-from perdure.lineage import agreement, locks
+from perdure.lineage import agreement, history, locks
 from perdure.lineage.lineage import Lineage, check_lesson
-from perdure.lineage.rows import Cell, Row, aside, leftovers, reachable, remove
+from perdure.lineage.rows import Cell, Row, aside, learn, leftovers, reachable, remove
 from perdure.memory import tensors
 from perdure.plan import yaml_file
 
@@ -109,12 +109,12 @@ def _plain(found: Examination) -> bool:
 
 def _lessons(found: Examination, lineage: Lineage) -> None:
     """Row 0 and the lessons: records, indices of memories, logs, cells."""
-    taught: dict[str, int] = {}
+    taught: dict[str, Row] = {}
     with found.looking(lineage.folder / "lessons"):
         for row in lineage.lessons:
             with found.looking(row.folder / "lesson.json"):
                 check_lesson(lineage, row, taught)
-                taught |= dict.fromkeys(row.concepts, row.number)
+                learn(taught, row)
             with found.looking(row.memory):
                 _memory(row)
             with found.looking(row.log):
@@ -217,6 +217,8 @@ def _beside(found: Examination, lineage: Lineage) -> None:
         except PlanError as error:
             raise LineageError(error.problems[0]) from None
         agreement.on_file(lineage)
+    with found.looking(tags := lineage.folder / history.TAGS, f"{MEND}; give the names again", tags.unlink):
+        history.tags(lineage)
     for name, shape, number in (
         (records.ANALYSIS_FILE, records.Analysis, records.ANALYSIS_FORMAT), ("tracking.json", records.Tracking, None),
     ):  # fmt: skip

@@ -1,14 +1,19 @@
-"""What is done to a chain of lessons beside teaching: taken back, put back, refused, kept after all, dropped.
+"""What is done to a chain of lessons beside teaching: taken back, put back, refused, kept after all, dropped, named.
 
 A lesson that leaves the chain stands beside it until the next lesson (`aside/` in the model's folder), whole: its
 memory, pictures and scores. Each way is one rename, so a kill leaves it on this side or on that. All but the readers
 need the lineage's lock.
 """
 
-from perdure import files
-from perdure.errors import LineageError
+import re
+from typing import Any
+
+from perdure import files, records
+from perdure.errors import LineageError, did_you_mean
 from perdure.lineage.lineage import Lineage
 from perdure.lineage.rows import ASIDE, Row, aside, drop_aside, reachable, start_of
+from perdure.plan.fields import Name
+from perdure.records import Record
 
 
 def undo(lineage: Lineage) -> Row:
@@ -115,3 +120,58 @@ def _settle(lineage: Lineage) -> None:
 def beside(lineage: Lineage) -> list[Row]:
     """The lessons beside the chain that can go back into it, for those who look."""
     return reachable(lineage.lessons, aside(lineage.folder))
+
+
+# --- names of lessons ------------------------------------------------------------------------------------------------
+
+TAGS = "tags.json"
+FORMAT = 1
+
+
+class _Tag(Record):
+    lesson: int
+    memory: str
+
+
+class Tags(Record):
+    """tags.json; name -> the lesson's number, and the digest of its memory: a lesson taught anew is another one."""
+
+    tags: dict[Name, _Tag]
+
+
+def tags(lineage: Lineage) -> dict[str, dict[str, Any]]:
+    """The names of lessons, with `lesson` and `memory`. Raises LineageError where the file is damaged."""
+    path = lineage.folder / TAGS
+    return dict(records.read(path, Tags, FORMAT)["tags"]) if path.is_file() else {}
+
+
+def tag(lineage: Lineage, name: str, number: int | None) -> None:
+    """Name a lesson, or with None take its name away. Raises LineageError for a name or lesson that cannot be."""
+    known = tags(lineage)
+    if number is None:
+        if name not in known:
+            raise LineageError(f"{lineage.folder} has no tag {name!r}{did_you_mean(name, known) if known else ''}")
+        del known[name]
+    else:
+        if name.isdecimal() or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+            raise LineageError(f"{name!r} cannot be a tag: letters, digits, dashes and underscores, not digits alone")
+        if not 0 < number <= len(lineage.lessons):
+            raise LineageError(
+                f"{lineage.folder} has {len(lineage.lessons)} lessons; there is no lesson {number} to tag"
+            )
+        known[name] = {"lesson": number, "memory": lineage.lessons[number - 1].record["memory"]}
+    files.write_json(lineage.folder / TAGS, {"format": FORMAT, "tags": known})
+
+
+def numbered(lineage: Lineage, after: str | None) -> int | None:
+    """The number of a lesson that is given by number or by tag. Raises LineageError for a name of no lesson."""
+    if after is None or after.isdecimal():
+        return None if after is None else int(after)
+    known = tags(lineage)
+    if after not in known:
+        hint = did_you_mean(after, known) if known else f"; `perdure tag {lineage.folder} {after}` makes one"
+        raise LineageError(f"{lineage.folder} has no lesson {after!r}: it is neither a number nor a tag{hint}")
+    number, rows = known[after]["lesson"], lineage.lessons
+    if number > len(rows) or rows[number - 1].record["memory"] != known[after]["memory"]:
+        raise LineageError(f"{lineage.folder}: tag {after!r} is of a lesson {number} that is undone or was taught anew")
+    return int(number)

@@ -9,8 +9,7 @@
       lessons/001-<concept>/     lesson.json, memory.json, train.jsonl, begun (a fingerprint of what it started from)
         cells/<concept>/         images drawn after this lesson, cell.json with their scores
         scenes/<set>/            pictures of several concepts together, scene.json with their scores
-      aside/refused-<start>/     a lesson that its gate refused, until the next lesson; <start> says what it starts from
-      aside/undone-<start>/      lessons that were undone, until the next lesson
+      aside/<why>-<start>/       lessons refused or undone, until the next one; <start> says what they start from
 
 A lesson (or cell) is built in a folder whose name ends in `.partial` and renamed when it is whole: what has no such
 suffix is done. This module needs no torch, so that logs and reports are quick.
@@ -18,7 +17,7 @@ suffix is done. This module needs no torch, so that logs and reports are quick.
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ import numpy as np
 from perdure import files, records
 from perdure.errors import LineageError
 from perdure.lineage import locks, taught
-from perdure.lineage.rows import LESSON, PARTIAL, Row, aside, drop_aside, leftovers, reachable, remove
+from perdure.lineage import rows as chain
+from perdure.lineage.rows import PARTIAL, Row, aside, leftovers, remove
 from perdure.plan import JOINT, Concept, Plan, describe, fingerprint, mistakes, plan_text, portable
 from perdure.score import accuracy
 
@@ -80,7 +80,7 @@ class Lineage:
     @property
     def lessons(self) -> list[Row]:
         """The finished lessons, in order. Raises LineageError where one is missing in between."""
-        found = [p.name for p in self._rows.glob("*") if LESSON.fullmatch(p.name) and p.name != BASE_ROW]
+        found = [p.name for p in self._rows.glob("*") if chain.LESSON.fullmatch(p.name) and p.name != BASE_ROW]
         rows = sorted((Row(files.within(self._rows, name)) for name in found), key=lambda row: row.number)
         if [row.number for row in rows] != list(range(1, len(rows) + 1)):
             told = ", ".join(row.folder.name for row in rows)
@@ -94,8 +94,13 @@ class Lineage:
 
     @property
     def concepts(self) -> list[str]:
-        """Names of the taught concepts, in the order in which they were taught."""
-        return [name for row in self.lessons for name in row.concepts]
+        """Names of the concepts that it knows, in the order in which they were taught."""
+        return list(chain.taught_by(self.lessons))
+
+    @property
+    def standing(self) -> list[Row]:
+        """The rows of its matrix: the base, each lesson whose concepts it knows; for the last the model as it is."""
+        return chain.standing(self.rows)
 
     def concept_facts(self, name: str) -> dict[str, Any]:
         """What is recorded of a concept: `concept` (as in the plan), `digest`, `held_out`, counts of images."""
@@ -123,8 +128,8 @@ class Lineage:
         return files.within(files.within(self.folder, "concepts"), name)
 
     def matrix(self, measure: str) -> np.ndarray:
-        """S (lessons + 1, concepts): row 0 the base, NaN where not measured."""
-        names, rows = self.concepts, self.rows
+        """S (lessons + 1, concepts) of the rows that are `standing`: row 0 the base, NaN where not measured."""
+        names, rows = self.concepts, self.standing
         scores = np.full((len(rows), len(names)), np.nan)
         for i, row in enumerate(rows):
             for j, name in enumerate(names):
@@ -150,14 +155,14 @@ class Lineage:
         with locks.alone(self.folder):
             try:
                 check(self)
-                kept = reachable(self.lessons, aside(self.folder))
+                kept = chain.reachable(self.lessons, aside(self.folder))
             except LineageError as error:
                 hint = f"nothing was changed; `perdure fsck {self.folder}` names all that is damaged"
                 raise LineageError(f"{error}; {hint}") from None
             files.sweep(self.folder)
             for left in leftovers(self.folder):
                 shutil.rmtree(left, ignore_errors=True)
-            drop_aside(self.folder, kept)
+            chain.drop_aside(self.folder, kept)
             yield
 
     def packs(self, row: Row) -> set[str]:
@@ -214,7 +219,7 @@ class Lineage:
         final = staged.folder.with_name(staged.folder.name.removesuffix(PARTIAL))
         with files.telling(final):
             files.rename(staged.folder, final)
-        drop_aside(self.folder)
+        chain.drop_aside(self.folder)
         self.tidy(keep)
         return Row(final)
 
@@ -262,17 +267,19 @@ def check(lineage: Lineage) -> None:
     for path in lineage.folder.rglob("*"):
         if path.is_symlink():
             raise LineageError(f"{path} is a link; a model holds none, put what it leads to in its place")
-    taught: dict[str, int] = {}
+    known: dict[str, Row] = {}
     for row in lineage.lessons:
-        check_lesson(lineage, row, taught)
-        taught |= dict.fromkeys(row.concepts, row.number)
+        check_lesson(lineage, row, known)
+        chain.learn(known, row)
 
 
-def check_lesson(lineage: Lineage, row: Row, taught: Mapping[str, int]) -> None:
-    """One lesson, after those in which `taught` was. Raises LineageError."""
+def check_lesson(lineage: Lineage, row: Row, taught: Collection[str]) -> None:
+    """One lesson, before which `taught` was known. Raises LineageError."""
     path, names = row.folder / "lesson.json", row.concepts
-    if row.name != (names[0] if len(names) == 1 else JOINT):
-        raise LineageError(f"{path} is damaged: it says that {', '.join(names)} was taught")
+    if row.name != (f"without-{row.removed[0]}" if row.removed else names[0] if len(names) == 1 else JOINT):
+        raise LineageError(f"{path} is damaged: it says that {row.title} was taught")
+    if unknown := [name for name in row.removed if name not in taught or names]:
+        raise LineageError(f"{path} is damaged: {', '.join(unknown)} is removed, which was not known")
     if again := [name for name in names if name in taught or names.count(name) > 1]:
         raise LineageError(f"{path} is damaged: {', '.join(again)} is taught twice")
     for name in names:

@@ -48,6 +48,8 @@ class Row:
     """One row of the score matrix: the base (number 0), or the model after a lesson."""
 
     folder: Path
+    stands_for: tuple[str, ...] | None = None
+    """Concepts of the lesson in whose place it stands in a matrix, where it taught none itself."""
 
     @property
     def number(self) -> int:
@@ -67,12 +69,17 @@ class Row:
     @property
     def concepts(self) -> tuple[str, ...]:
         """Names of what the lesson taught: one concept, or all of them at once."""
-        return tuple(self.record.get("concepts", ()))
+        return tuple(self.record.get("concepts", ())) if self.stands_for is None else self.stands_for
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """The concept that this row has taken out of the model, if it did that and taught nothing."""
+        return tuple((self.record.get("removed") or {}).get("concepts", ()))
 
     @property
     def title(self) -> str:
         """What people are told it is: its concepts."""
-        return ", ".join(self.concepts)
+        return ", ".join(self.concepts) or f"without {', '.join(self.removed)}"
 
     @property
     def own(self) -> str:
@@ -141,6 +148,28 @@ class Row:
     def log(self) -> Path:
         """The training log's file."""
         return self.folder / "train.jsonl"
+
+
+def taught_by(rows: Sequence[Row]) -> dict[str, Row]:
+    """Concept -> the lesson that taught it, for all that is known after these rows, in the order of teaching."""
+    known: dict[str, Row] = {}
+    for row in rows:
+        learn(known, row)
+    return known
+
+
+def standing(rows: Sequence[Row]) -> list[Row]:
+    """Of all rows, the base's, and those of lessons whose concepts are still known; the newest stands for the last."""
+    kept = [rows[0], *dict.fromkeys(taught_by(rows[1:]).values())]
+    newer = len(kept) > 1 and kept[-1] != rows[-1]
+    return [*kept[:-1], Row(rows[-1].folder, kept[-1].concepts)] if newer else kept
+
+
+def learn(known: dict[str, Row], row: Row) -> None:
+    """What is known after one more row."""
+    for name in (*row.removed, *row.concepts):
+        known.pop(name, None)
+    known |= dict.fromkeys(row.concepts, row)
 
 
 def aside(folder: Path) -> list[Row]:

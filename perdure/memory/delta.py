@@ -5,7 +5,7 @@ break-even; one dense matrix after. All tensors are float32 on the CPU.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -72,6 +72,20 @@ class Change:
             return Change(self.pairs + other.pairs).compact()
         return Change.full(self.matrix() + other.matrix())
 
+    def without(self, before: "Change | None", after: "Change") -> "Change | None":
+        """This change minus what `after` has gained over `before`; None where nothing is left.
+
+        Pairs that were gained are left out as they stand; what is dense is reckoned in float64 and rounded once.
+        """
+        stacks = [change for change in (self, before, after) if change is not None]
+        if all(change.dense is None for change in stacks):
+            gained = [pair for pair in after.pairs if before is None or not _among(pair, before.pairs)]
+            if all(_among(pair, self.pairs) for pair in gained):
+                left = tuple(pair for pair in self.pairs if not _among(pair, gained))
+                return Change(left) if left else None
+        gained_matrix = after.matrix().double() - (0 if before is None else before.matrix().double())
+        return Change.full(self.matrix().double() - gained_matrix)
+
     def tensors(self) -> dict[str, Tensor]:
         """Named parts: `dense`, or `0.A`, `0.B`, `1.A`, ..."""
         if self.dense is not None:
@@ -117,6 +131,11 @@ class Delta(Mapping[str, Change]):
             }
         )
 
+    def without(self, before: "Delta", after: "Delta") -> "Delta":
+        """This delta minus what `after` has gained over `before`, projection by projection."""
+        left = {n: one.without(before.changes.get(n), after[n]) if n in after else one for n, one in self.items()}
+        return Delta({name: change for name, change in left.items() if change is not None})
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
@@ -131,6 +150,10 @@ def balanced(a: Tensor, b: Tensor) -> Pair:
     sizes = [float(factor.abs().max()) for factor in (a, b)]
     shift = 2.0 ** round(math.log2(sizes[0] / sizes[1]) / 2) if all(sizes) and all(map(math.isfinite, sizes)) else 1.0
     return a / shift, b * shift
+
+
+def _among(pair: Pair, pairs: Iterable[Pair]) -> bool:
+    return any(torch.equal(pair[0], a) and torch.equal(pair[1], b) for a, b in pairs)
 
 
 def _frozen(*tensors: Tensor) -> Pair:

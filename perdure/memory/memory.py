@@ -20,6 +20,8 @@ from perdure.memory import tensors
 from perdure.memory.delta import Change, Delta
 
 FORMAT = 1
+SHARED = ("delta", "words")
+"""What stands under these names goes by projections and by tokens, not by concepts."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ class Memory:
         """A memory with some facts added or replaced."""
         return replace(self, facts={**self.facts, **facts})
 
+    def without(self, concept: str) -> "Memory":
+        """A memory without what is kept under a concept's own name: tensors `<name>/<concept>`, entries of facts."""
+
+        def own(key: str) -> bool:
+            name, _, rest = key.partition("/")
+            return name not in SHARED and rest.partition("/")[0] == concept
+
+        kept = {key: tensor for key, tensor in self.tensors.items() if not own(key)}
+        facts = {key: value if key in SHARED else _left(value, concept) for key, value in self.facts.items()}
+        return Memory(kept, facts)
+
     @property
     def nbytes(self) -> int:
         """Bytes that the method carries from one lesson to the next."""
@@ -74,6 +87,13 @@ class Memory:
     def digest(self) -> str:
         """SHA-256 over names, contents and facts: equal digests mean bit-equal memories."""
         return _digest({key: tensors.digest_of(t) for key, t in self.tensors.items()}, self.facts)
+
+
+def _left(value: Any, concept: str) -> Any:
+    """A fact that is told for each concept, without one."""
+    if isinstance(value, Mapping):
+        return {key: one for key, one in value.items() if key != concept}
+    return [one for one in value if one != concept] if isinstance(value, list) else value
 
 
 def _digest(index: Mapping[str, str], facts: Mapping[str, Any]) -> str:

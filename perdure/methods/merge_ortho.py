@@ -11,7 +11,7 @@ from typing import Literal
 
 from perdure.method import Method, Targets
 from perdure.parts.adapter import lora
-from perdure.parts.consolidate import add, add_factors, carrying, past_a, past_rows
+from perdure.parts.consolidate import add, add_factors, carrying, fewer_rows, less_a, past_a, past_rows
 from perdure.parts.guard import nothing
 from perdure.parts.start import orthogonal_columns, orthogonal_rows
 from perdure.plan.ranges import Count
@@ -30,5 +30,7 @@ def METHOD(
         adapter=lora(rank, targets),
         start=orthogonal_columns if columns else orthogonal_rows,
         guard=nothing,
-        consolidate=carrying(merged, past_a, "past_a") if columns else carrying(merged, past_rows, "past_rows"),
+        consolidate=carrying(merged, past_a, "past_a", forget=less_a)
+        if columns
+        else carrying(merged, past_rows, "past_rows", forget=fewer_rows),
     )

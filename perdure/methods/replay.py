@@ -5,7 +5,7 @@ Rolnick et al.: Experience Replay for Continual Learning, arXiv 1811.11682. An u
 
 from perdure.method import Method, Targets
 from perdure.parts.adapter import lora
-from perdure.parts.consolidate import add, carrying, keep_images
+from perdure.parts.consolidate import add, by_name, carrying, keep_images
 from perdure.parts.rehearsal import kept_images, rehearse
 from perdure.parts.start import fresh
 from perdure.plan.ranges import Count, Weight
@@ -17,5 +17,5 @@ def METHOD(rank: Count = 16, targets: Targets = "attention", weight: Weight = 1.
         adapter=lora(rank, targets),
         start=fresh,
         guard=rehearse(weight, kept_images),
-        consolidate=carrying(add, keep_images(images), "replay", strict=False, brings=True),
+        consolidate=carrying(add, keep_images(images), "replay", strict=False, brings=True, forget=by_name),
     )

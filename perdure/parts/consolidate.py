@@ -14,6 +14,8 @@ from perdure.method import Adapter, Consolidate, Context, Wanted
 from perdure.parts.adapter import low_rank, masked
 
 Remember = Callable[[Adapter, Memory, Context], Memory]
+Forget = Callable[[Memory, Memory, Memory], Memory]
+"""(memory, before, after) -> the memory without the lesson that made `after` of `before`."""
 Loss = Callable[[Memory, Context, Any], Tensor]
 
 
@@ -59,7 +61,16 @@ def _own(memory: Memory, wanted: Wanted) -> Delta:
     return Delta() if wanted.concept is None else memory.delta(name=f"own/{wanted.concept}")
 
 
-add = Consolidate(_add, whole, adds=True, brings=True)
+def _take_out(memory: Memory, before: Memory, after: Memory) -> Memory:
+    return memory.with_delta(memory.delta().without(before.delta(), after.delta()))
+
+
+def by_name(memory: Memory, before: Memory, after: Memory) -> Memory:
+    """To forget what is kept under the concept's own name nothing more is to be done."""
+    return memory
+
+
+add = Consolidate(_add, whole, adds=True, brings=True, forget=_take_out)
 """The sum of all lessons' changes, exactly: W_t = W_0 + sum of changes."""
 
 add_apart = changed(add, brings=False)
@@ -77,7 +88,7 @@ max_factors = Consolidate(_max_factors, whole)
 max_delta = Consolidate(_max_delta, whole, brings=True)
 """Each entry of the delta the one of larger magnitude so far (as the reference code merges)."""
 
-keep = Consolidate(_keep, _own, knows="concept", strict=False, brings=True, carries=frozenset({"own"}))
+keep = Consolidate(_keep, _own, "concept", strict=False, brings=True, forget=by_name, carries=frozenset({"own"}))
 """Every concept's delta by itself; recall must be told which concept is wanted."""
 
 
@@ -100,19 +111,27 @@ def larger(old: Tensor, new: Tensor) -> Tensor:
 
 
 def carrying(
-    consolidate: Consolidate, extra: Remember, *carries: str, strict: bool = True, brings: bool = False
-) -> Consolidate:
+    consolidate: Consolidate, extra: Remember, *carries: str, strict: bool = True, brings: bool = False,
+    forget: Forget | None = None,
+) -> Consolidate:  # fmt: skip
     """The same, and before it `extra`, which sees the past and carries more tensors under the names given.
 
-    `strict` False where that breaks the strict regime; `brings` True where `extra` asks nothing of the adapter.
+    `strict` False where that breaks the strict regime; `brings` True where `extra` asks nothing of the adapter;
+    `forget`: how to take a lesson out of these tensors.
     """
 
     def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
         return consolidate.remember(adapter, extra(adapter, memory, context), context)
 
+    def both(memory: Memory, before: Memory, after: Memory) -> Memory:
+        assert consolidate.forget is not None
+        left = consolidate.forget(memory, before, after)
+        return left if forget is None else forget(left, before, after)
+
     return changed(
         consolidate, remember=remember, strict=consolidate.strict and strict, brings=consolidate.brings and brings,
-        carries=consolidate.carries | {*carries},
+        carries=consolidate.carries | {*carries}, forget=consolidate.forget and both,
+        lasting=consolidate.lasting | ({*carries} if forget is None else set()),
     )  # fmt: skip
 
 
@@ -127,6 +146,13 @@ def past_a(adapter: Adapter, memory: Memory, context: Context) -> Memory:
     return memory.with_tensors("past_a", new)
 
 
+def less_a(memory: Memory, before: Memory, after: Memory) -> Memory:
+    """The sum of all A without one lesson's."""
+    old, new = before.under("past_a"), after.under("past_a")
+    left = {name: a - (new[name] - old.get(name, torch.zeros(()))) for name, a in memory.under("past_a").items()}
+    return memory.with_tensors("past_a", left)
+
+
 def past_rows(adapter: Adapter, memory: Memory, context: Context) -> Memory:
     """An orthonormal basis (k, in) of all rows of A so far, which `start.orthogonal_rows` needs."""
     past = memory.under("past_rows")
@@ -138,6 +164,16 @@ def past_rows(adapter: Adapter, memory: Memory, context: Context) -> Memory:
             rows = rows - (rows @ old.T) @ old
         new[name] = torch.cat([old, torch.linalg.qr(rows.T).Q.T]).float()
     return memory.with_tensors("past_rows", new)
+
+
+def fewer_rows(memory: Memory, before: Memory, after: Memory) -> Memory:
+    """The basis without the rows that one lesson has added."""
+    left = {}
+    for name, rows in memory.under("past_rows").items():
+        added = after.under("past_rows")[name][len(before.under("past_rows").get(name, ())) :]
+        kept = [row for row in rows if not any(torch.equal(row, other) for other in added)]
+        left[name] = torch.stack(kept) if kept else rows[:0]
+    return memory.with_tensors("past_rows", left)
 
 
 def captions(adapter: Adapter, memory: Memory, context: Context) -> Memory:

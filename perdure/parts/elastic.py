@@ -8,6 +8,7 @@ from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.method import Adapter, Consolidate, Context, Guard, Protection, Step, Wanted
 from perdure.parts.adapter import low_rank
+from perdure.parts.consolidate import by_name
 
 
 def kept_apart(weight: float) -> Guard:
@@ -69,7 +70,8 @@ def elastic_aggregation(scale: float, power: int) -> Consolidate:
             total = total + _scaled(memory.delta(f"own/{concept}"), scale * share)
         return total
 
-    return Consolidate(remember, recall, knows="prompt", strict=False, carries=frozenset({"own", "features"}))
+    carries = frozenset({"own", "features"})
+    return Consolidate(remember, recall, knows="prompt", strict=False, forget=by_name, carries=carries)
 
 
 def _scaled(delta: Delta, factor: float) -> Delta:

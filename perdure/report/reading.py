@@ -86,9 +86,8 @@ class Run:
     @cached_property
     def refused(self) -> list[Row]:
         """The lesson that its gate refused, where one stands beside the chain and can go into it now."""
-        return [
-            row for row in history.beside(self.lineage) if row.why == "refused" and row.start == start_of(self.rows)
-        ]
+        start, beside = start_of(self.lineage.rows), history.beside(self.lineage)
+        return [row for row in beside if row.why == "refused" and row.start == start]
 
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -191,7 +190,7 @@ def read(lineages: Sequence[Lineage]) -> list[Run]:
     if len(set(labels)) < len(labels):
         labels = [f"{line.folder.parent.name}/{line.folder.name}" for line in lineages]
     return [
-        Run(line, label, tuple(line.rows), tuple(line.concepts), {m: line.matrix(m) for m in line.measures})
+        Run(line, label, tuple(line.standing), tuple(line.concepts), {m: line.matrix(m) for m in line.measures})
         for line, label in zip(lineages, labels, strict=True)
     ]
 

@@ -96,7 +96,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
         comparison=samples.comparison(drawing, started.concepts[0], limits) if started else None,
         grids=tuple(samples.grid(run, limits) for run in drawing if run.lessons),
         refused=tuple(
-            (run, row, sheet.of_lesson(run.lineage, run.rows[-1], row)) for run in drawing for row in run.refused
+            (r, row, sheet.of_lesson(r.lineage, r.lineage.rows[-1], row)) for r in drawing for row in r.refused
         ),
         pictures_per_cell=max((len(cell.images) for run in runs for cell in list(run.cells.values())[:1]), default=0),
         scenes=scenes.section(runs),

@@ -1,5 +1,6 @@
 """The whole story: plans carried out, models taught."""
 
 from perdure.run.drive import retry, run, score, teach
+from perdure.run.removal import remove
 
-__all__ = ["retry", "run", "score", "teach"]
+__all__ = ["remove", "retry", "run", "score", "teach"]

@@ -168,8 +168,7 @@ def _teach(
     known = lineage.plan()
     data = {**known.model_dump(by_alias=True), "concepts": [*known.concepts, concept]}
     plan = plans.build(data, where="teach", new=False)
-    training = yaml_file.merge(data["training"], own)
-    taught = plans.build({**data, "training": training}, where="teach --set", new=False) if own else plan
+    taught = teaching.with_training(plan, own)
     if problems := pictures.check([concept], [taught]):
         raise PlanError(problems)
     if brought is not None:

@@ -25,10 +25,10 @@ from perdure.lesson.examples import Examples
 from perdure.lesson.optimizing import steps_done
 from perdure.lesson.train import REVISION, Done, Lesson, Preview, learn, timed
 from perdure.lineage import Lineage, history
-from perdure.lineage.rows import Row
+from perdure.lineage.rows import Row, taught_by
 from perdure.memory import Memory
 from perdure.photos.pictures import Picture
-from perdure.plan import JOINT, Concept, describe, fingerprint
+from perdure.plan import JOINT, Concept, Plan, build, describe, fingerprint, yaml_file
 from perdure.progress import Advance
 from perdure.report import grid, sheet
 from perdure.run import harm, helpers
@@ -59,7 +59,7 @@ def lesson(
     if not staged.memory.is_file():
         before = memories.load(rows[-1].memory, lineage.store) if rows else Memory()
         try:
-            after = _learn(tools, staged, before, concepts, tracker, brought)
+            after = learn_lesson(tools, staged, before, concepts, tracker, brought)
         except TrainingError:
             lineage.discard(staged, keep)
             raise
@@ -69,7 +69,7 @@ def lesson(
     _score(tools, lineage, staged, after, concepts, later, last or tools.plan.sampling.rows == "all")
     noted = harm.noted(tools, lineage, staged, gate)
     more = {**noted, "training": dict(own or {}), **_origin(brought)}
-    _write_record(tools, lineage, staged, after, concepts, started, more)
+    write_record(tools, lineage, staged, after, concepts, started, more)
     if "refusal" in noted:
         raise _refused(lineage, staged, **noted["refusal"])
     done = lineage.commit(staged, keep)
@@ -118,7 +118,14 @@ def _draw_before(
 
 def _lesson_of(rows: Sequence[Row]) -> dict[str, str]:
     """Concept -> the name of the lesson that taught it."""
-    return {name: row.name for row in rows for name in row.concepts}
+    return {name: row.name for name, row in taught_by(rows).items()}
+
+
+def with_training(plan: Plan, own: Mapping[str, Any]) -> Plan:
+    """A model's plan with the training settings that one lesson has of its own. Raises PlanError."""
+    data = plan.model_dump(by_alias=True)
+    merged = yaml_file.merge(data["training"], own)
+    return build({**data, "training": merged}, where="--set", new=False) if own else plan
 
 
 def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...], own: Mapping[str, Any]) -> str:
@@ -128,7 +135,7 @@ def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...], own
     return fingerprint([before, learnt, *([dict(own)] if own else [])])
 
 
-def _learn(
+def learn_lesson(
     tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, ...], tracker: Tracker, brought: Brought | None
 ) -> Memory:
     """Encode, train, log; or take what was learnt elsewhere."""
@@ -247,7 +254,7 @@ def _refused(lineage: Lineage, staged: Row, told: Sequence[str], gate: float) ->
     )
 
 
-def _write_record(
+def write_record(
     tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: tuple[Concept, ...], started: float,
     more: Mapping[str, Any],
 ) -> None:  # fmt: skip
