@@ -401,7 +401,7 @@ def test_drawn_is_what_a_plain_pipeline_with_the_changed_weights_draws(which, ki
 def test_encoding_and_decoding(backbone):
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = backbone.encode_images(images, torch.Generator().manual_seed(0))
-    assert latents.shape == (2, backbone.latent_channels, backbone.latent_side(32), backbone.latent_side(32))
+    assert latents.shape == (2, backbone.units.channels, backbone.latent_side(32), backbone.latent_side(32))
     assert torch.equal(latents, backbone.encode_images(images, torch.Generator().manual_seed(0)))
     posterior = backbone.pipe.vae.encode(images).latent_dist
     scale = backbone.pipe.vae.config.scaling_factor

@@ -190,7 +190,7 @@ def test_a_picture_is_the_one_of_the_plain_pipeline(family, tmp_path):
     hand, backbone, pipe = family
     pairs, delta = some_delta(backbone)
     side = backbone.latent_side(32)
-    noise = torch.randn(2, backbone.latent_channels, side, side, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(2, backbone.units.channels, side, side, generator=torch.Generator().manual_seed(5))
     prompts, empty = backbone.encode_prompts(PROMPTS), backbone.encode_negative(None)
     negative = {name: tensor.expand(2, *tensor.shape[1:]) for name, tensor in empty.items()}
 
@@ -238,10 +238,10 @@ def test_latents_go_and_come_back(family):
     z = torch.randn(2, int(backbone.pipe.vae.config.latent_channels), 16, 16)
     x = backbone.units.of(z)
     side = backbone.latent_side(32)
-    assert x.shape == (2, backbone.latent_channels, side, side)
+    assert x.shape == (2, backbone.units.channels, side, side)
     torch.testing.assert_close(backbone.units.back(x), z, atol=1e-5, rtol=1e-5)
     mean, deviation = backbone.posterior(torch.rand(1, 3, 32, 32))
-    assert mean.shape == deviation.shape == (1, backbone.latent_channels, side, side) and deviation.min() > 0
+    assert mean.shape == deviation.shape == (1, backbone.units.channels, side, side) and deviation.min() > 0
 
 
 @pytest.mark.parametrize("name", ["naive", "c_lora"])

@@ -48,7 +48,7 @@ def test_a_lora_file_draws_the_same_picture_in_diffusers(base, tmp_path):
     file = load_file(path)
     assert set(file) == {f"transformer.{module}.lora_{c}.weight" for module in shapes for c in "AB"}
     side = backbone.latent_side(32)
-    noise = torch.randn(2, backbone.latent_channels, side, side, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(2, backbone.units.channels, side, side, generator=torch.Generator().manual_seed(5))
     negative = {n: t.expand(2, *t.shape[1:]) for n, t in backbone.encode_negative(None).items()}
     with backbone.laid(delta):
         ours = backbone.decode(backbone.draw(backbone.encode_prompts(PROMPTS), negative, noise, 2, 3.0, "default"))

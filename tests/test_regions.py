@@ -117,7 +117,7 @@ def asked(backbone, latents=None, regions=None):
 
 
 def noise(backbone, side=16):
-    return torch.randn(COUNT, backbone.latent_channels, side, side, generator=torch.Generator().manual_seed(5))
+    return torch.randn(COUNT, backbone.units.channels, side, side, generator=torch.Generator().manual_seed(5))
 
 
 def plainly(pipe, latents):

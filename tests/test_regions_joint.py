@@ -30,7 +30,7 @@ def base(request, folders):
 
 def noise(backbone):
     side = backbone.latent_side(32)
-    return torch.randn(COUNT, backbone.latent_channels, side, side, generator=torch.Generator().manual_seed(5))
+    return torch.randn(COUNT, backbone.units.channels, side, side, generator=torch.Generator().manual_seed(5))
 
 
 def told(backbone, prompts):
