@@ -25,6 +25,7 @@ from perdure import memory as memories
 from perdure import seeds
 from perdure.analysis.updates import difference
 from perdure.bases import loading
+from perdure.bases.words import words_of
 from perdure.cli.looking import taught_in
 from perdure.compare.statistics import t_interval
 from perdure.drawing.evaluate import kept_features
@@ -34,7 +35,7 @@ from perdure.lesson.model import LessonModel
 from perdure.lineage import Lineage
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
-from perdure.method import Wanted, words_of
+from perdure.method import Wanted
 from perdure.report import reading
 
 BATCHES, SIZE = 8, 4
