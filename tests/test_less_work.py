@@ -12,7 +12,7 @@ from conftest import paint
 from perdure import files, plan, report, run
 from perdure.compare import study, words
 from perdure.errors import GateRefused, PlanError
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, history
 from perdure.plan import Concept, workload
 from perdure.report import reading
 from perdure.score import matrix
@@ -139,7 +139,7 @@ def test_a_gate_draws_what_it_compares_with(every, ends, tmp_path):
     bird = Concept.model_validate({"name": "bird", "images": tmp_path / "bird", "token": "pdw", "class": "dog"})
     for out in (every, ends):
         lineage = Lineage(shutil.copytree(out / "naive", tmp_path / out.name))
-        lineage.undo()
+        history.undo(lineage)
         with pytest.raises(GateRefused) as refused:
             run.teach(lineage, bird, gate=-2.0, device="cpu")
         assert all(np.isfinite(lineage.matrix("clip_i")[-1]))
