@@ -1,14 +1,18 @@
 """The second embedded base: a small Stable Diffusion 3 without a third encoder stands in the place of its weights."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from conftest import _pieces, _text_encoder
 
-from perdure import plan
+from perdure import method, plan
 from perdure.bases import calibration, loading, outline
+from perdure.drawing import sample
 from perdure.errors import ModelError
 from perdure.lineage import Lineage
+from perdure.memory import Memory
+from perdure.toybox.pretrain.export import damaged, size_in_bytes
 
 
 def make(folder):
@@ -72,3 +76,24 @@ def test_it_works_where_the_first_one_does(toyflow, tmp_path, perdure):
     assert len(lineage.lessons) == 2 and lineage.settings["base"] == "toyflow"
     code, _, told = perdure("export", folder, tmp_path / "files", "--pictures", "1")
     assert code == 0 and (tmp_path / "files" / "transformer").is_dir(), told
+
+
+def test_the_shipped_weights_are_whole_and_draw_what_diffusers_draws():
+    """The pipeline by itself, told to leave its rows of zeros out, from the same noise."""
+    from diffusers import StableDiffusion3Pipeline
+
+    folder, prompt = outline.FOLDERS["toyflow"], "a photo of a red teapot on the beach"
+    assert damaged(folder) == [] and size_in_bytes(folder) < 20e6
+    made = plan.build({"base": "toyflow", "methods": ["naive"], "sampling": {"images_per_prompt": 1, "seed": 3}})
+    backbone = loading.load("toyflow", device="cpu")
+    (drawn,) = sample.images(backbone, method.get("naive"), Memory(), None, [prompt], made.sampling, 64)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
+    )
+    (theirs,) = pipeline(
+        prompt, num_inference_steps=20, guidance_scale=3.5, max_sequence_length=0, height=64, width=64,
+        latents=sample.latents(backbone, 1, 64, 3),
+    ).images  # fmt: skip
+    assert np.abs(np.array(drawn, int) - np.array(theirs, int)).max() <= 1
+    found = np.array(theirs, int)[24:48, 20:44].reshape(-1, 3).mean(0)
+    assert found[0] > found[2]  # it is red rather than blue
