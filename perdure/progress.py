@@ -24,13 +24,26 @@ def named(watch: Watch, name: str) -> Watch:
 def on(console: Console) -> Watch:
     """Bars on a terminal; one plain line per finished task elsewhere (logs, CI)."""
 
+    left = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    columns = (*left, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    shown: list[Progress] = []  # one display for all bars that are open
+
     @contextmanager
     def bars(what: str, total: int) -> Iterator[Advance]:
-        left = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-        columns = (*left, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        with Progress(*columns, console=console, refresh_per_second=4) as progress:
-            task = progress.add_task(what, total=total, note="")
+        if not shown:
+            shown.append(Progress(*columns, console=console, refresh_per_second=4))
+            shown[0].start()
+        progress = shown[0]
+        task = progress.add_task(what, total=total, note="")
+        try:
             yield lambda count, note: progress.update(task, advance=count, note=note)
+        finally:
+            if all(other.id == task for other in progress.tasks):
+                shown.clear()
+                progress.stop()
+            else:
+                progress.console.print(f"{what}: {total}", highlight=False)
+                progress.remove_task(task)
 
     @contextmanager
     def lines(what: str, total: int) -> Iterator[Advance]:

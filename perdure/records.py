@@ -110,7 +110,8 @@ class Lesson(Record):
     """lessons/<number>-<name>/lesson.json; `memory`: its digest, `carries`: bytes by name.
 
     `training`: its own settings; `cost`: what older concepts lost; `removed`: a concept, its lesson, how, measure ->
-    likeness by the base, before, after; `fusing`: `seconds` of consolidating, bytes of `memory` and `device_memory`.
+    likeness by the base, before, after; `fusing`: `seconds` of consolidating, bytes of `memory` and `device_memory`;
+    `shared`: cells and an adapter that were taken over, and how many of all `seconds` this spared.
     """
 
     concepts: list[Name]
@@ -128,6 +129,7 @@ class Lesson(Record):
     strict: bool = True
     carries: dict[str, int] = {}
     revision: int = 1
+    shared: dict[str, list[str] | str | float] = {}
 
 
 class Step(Record):
@@ -184,6 +186,7 @@ class Drift(Record):
     """drift/drift.json; of the base's row, only what was drawn."""
 
     prompts: list[str]
+    content: str = ""
     likeness: float | None = None
     pixels: float | None = None
 
@@ -208,6 +211,9 @@ class Cell(Record):
     counts: dict[str, dict[str, int]] = {}
     outside: _Outside | None = None
     alike: dict[str, _Alike | None] = {}
+    content: str = ""
+    shared: dict[str, float] = {}
+    budget: dict[str, str | float | None] = {}
 
     @model_validator(mode="after")
     def _measured(self) -> "Cell":
@@ -254,12 +260,6 @@ class Analysis(Record):
     parts: dict[str, _Part]
     chance: dict[str, float | None]
     selection: dict[str, dict[str, float]]
-
-
-class Tracking(Record):
-    """tracking.json."""
-
-    id: str
 
 
 def read(path: Path, shape: type[Record], format: int | None = None) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from perdure.advise import asking, design, page, trial, verdict, words
 from perdure.advise.page import Advice
 from perdure.advise.trial import Trial
 from perdure.advise.verdict import Verdict
+from perdure.drawing.content import Known
 from perdure.drawing.tools import Tools
 from perdure.errors import PlanError
 from perdure.lineage import Lineage
+from perdure.lineage.shared import Shared
 from perdure.photos import pictures
 from perdure.plan import Plan
 from perdure.progress import Watch, silent
@@ -50,7 +52,7 @@ def advise(
         return before + clock() - began
 
     if known is None or used() < seconds:
-        tools = Tools(plan, helpers.load(plan, device), watch)
+        tools = Tools(plan, helpers.load(plan, device), watch, Known(Shared(out)))
         known = known or _begun(tools, plan, mark, seconds, used, out, tell)
         tell(f"{design.words(known.design, known.speed)} ({', '.join(known.labels)})")
         known = trial.conduct(known, taught(plan, known), tools, out, seconds, used, tell)
@@ -95,6 +97,7 @@ def _written(plan: Plan, known: Trial, out: Path, seconds: float) -> Advice:
             f"--budget {design.duration(seconds)} ended before every method was run once; the same command with a "
             f"larger --budget goes on from there (about {design.duration(known.used + _missing(known, out))} in all)"
         )
+    Shared(out).forget()
     lineages = [{label: Lineage(trial.folder_of(out, n, label)) for label in known.labels} for n in complete]
     found = verdict.of(lineages)
     shown = report.build(list(lineages[-1].values()), out / f"round-{complete[-1]}", title=f"{plan.name}, last round")

@@ -83,7 +83,7 @@ class Laying:
     def _made(self, name: str, change: Change) -> Placed:
         weight = self._untouched[name]
         if self._folds(name):
-            return _frozen(weight + change.matrix().to(weight.device).view_as(weight))
+            return _frozen(weight + _matrix(change, weight.device).view_as(weight))
         whole, dtype = shape_of(self._layers[name]), self._dtype if quantised(self._layers[name]) else weight.dtype
         if change.dense is not None:
             return _frozen(change.dense.to(weight.device, dtype).view(whole))
@@ -116,6 +116,14 @@ class Laying:
 
 def _frozen(*tensors: Tensor) -> Placed:
     return tuple(nn.Parameter(tensor.detach(), requires_grad=False) for tensor in tensors)
+
+
+def _matrix(change: Change, device: torch.device) -> Tensor:
+    """A change (out, in) float32, put together on CUDA devices in float64: none of their shortcuts apply to that."""
+    if device.type != "cuda" or change.dense is not None:
+        return change.matrix().to(device)
+    moved = Change(tuple((a.to(device, torch.float64), b.to(device, torch.float64)) for a, b in change.pairs))
+    return moved.matrix().float()
 
 
 def _product(factors: Placed) -> Tensor:

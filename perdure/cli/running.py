@@ -24,9 +24,10 @@ FEW = 5
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("runs"),
     overrides: Overrides = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Methods side by side; one a core by default.")] = None,
 ) -> None:
     """Watch a small model learn and forget: the embedded base, on this machine, in a few minutes."""
-    _run(load_plan(Path("demo"), overrides), out / "demo", None)
+    _run(load_plan(Path("demo"), overrides), out / "demo", None, workers=workers)
 
 
 def run(
@@ -36,10 +37,13 @@ def run(
     data: DataFolder = None,
     device: Device = None,
     track: Track = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Methods side by side, each in a process of its own with one thread.")
+    ] = 1,
 ) -> None:
     """Run a plan: every method on every concept, scores, report. Continues where it was stopped."""
     loaded = load_plan(plan, overrides, data)
-    _run(loaded, out or Path("runs") / loaded.name, device, track or [])
+    _run(loaded, out or Path("runs") / loaded.name, device, track or [], workers)
 
 
 def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, as_json: Json = False) -> None:
@@ -102,7 +106,8 @@ def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None)
     return plan.load(found, (*(overrides or ()), *extra))
 
 
-def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = ()) -> None:
+def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = (), workers: int | None = None) -> None:
+    """`workers`: None for one method a core."""
     from perdure.cli import screen
     from perdure.errors import PlanError
     from perdure.photos import pictures
@@ -114,9 +119,11 @@ def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = (
     with screen.working("loading libraries"):
         from perdure import run as running
         from perdure.run import helpers
+        from perdure.sweep.local import cores
     if told := helpers.words(loaded):
         screen.say(told)
     screen.say(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
     tell = partial(screen.tell, most=FEW)
-    running.run(loaded, out, screen.watch(), device, partial(build_report, out, out), track, tell)
+    workers = cores() if workers is None else workers
+    running.run(loaded, out, screen.watch(), device, partial(build_report, out, out), track, tell, workers)
     write_report(out, out)

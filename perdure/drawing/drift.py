@@ -6,10 +6,11 @@ from typing import Any
 
 from perdure import files, images
 from perdure.bases import calibration
-from perdure.drawing import sample
+from perdure.drawing import content as contents
 from perdure.drawing.tools import Tools
 from perdure.lineage import Lineage
 from perdure.lineage.rows import building
+from perdure.lineage.shared import linked
 from perdure.memory import Memory
 from perdure.score import failings
 from perdure.score.measure import Measure
@@ -26,22 +27,32 @@ def record(tools: Tools, lineage: Lineage, memory: Memory, row: Path) -> None:
     if not count or measure is None or (row / "drift").is_dir():
         return
     if not base.is_dir():
-        _draw(tools, Memory(), calibration.captions(tools.plan.base)[:count], base, None, measure)
+        _draw(tools, lineage, Memory(), calibration.captions(tools.plan.base)[:count], base, measure)
     if row != base.parent:
-        _draw(tools, memory, lineage.base_row.drift["prompts"], row / "drift", base, measure)
+        _draw(tools, lineage, memory, lineage.base_row.drift["prompts"], row / "drift", measure)
 
 
 def _draw(
-    tools: Tools, memory: Memory, prompts: Sequence[str], folder: Path, base: Path | None, measure: Measure
+    tools: Tools, lineage: Lineage, memory: Memory, prompts: Sequence[str], folder: Path, measure: Measure
 ) -> None:
-    sampling = tools.plan.sampling.model_copy(update={"images_per_prompt": 1})
-    with tools.watch("drawing what mentions no concept", len(prompts)) as advance:
-        drawn = sample.images(tools.backbone, tools.method, memory, None, prompts, sampling, tools.side, advance)
+    """Draw them, or link those of an earlier row that come from the same."""
+    recall, base = tools.recall(memory), lineage.base_row.folder / "drift"
+    content = contents.of(tools.plan, lineage, tools.backbone, recall, None, prompts)
+    known = next((row.folder / "drift" for row in lineage.rows if row.drift.get("content") == content), None)
     names = [f"{number:03d}.png" for number in range(len(prompts))]
-    record: dict[str, Any] = {"prompts": list(prompts)}
-    if base is not None:
+    if known is not None:
+        drawn = [images.read_image(known / name) for name in names]
+    else:
+        sampling = tools.plan.sampling.model_copy(update={"images_per_prompt": 1})
+        with tools.watch("drawing what mentions no concept", len(prompts)) as advance:
+            drawn = recall.images(None, prompts, sampling, tools.side, advance)
+    record: dict[str, Any] = {"prompts": list(prompts), "content": content}
+    if folder != base:
         record |= failings.drift(measure, [images.read_image(base / name) for name in names], drawn)
     with building(folder) as partial:
         for name, image in zip(names, drawn, strict=True):
-            files.write_png(partial / name, image)
+            if known is not None:
+                linked(known / name, partial / name)
+            else:
+                files.write_png(partial / name, image)
         files.write_json(partial / "drift.json", record)

@@ -6,18 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from perdure import files, images
 from perdure.bases.classifier import Classifier
-from perdure.drawing import predicting, sample
-from perdure.drawing.tools import THUMBNAIL, Tools
+from perdure.drawing import content as contents
+from perdure.drawing import predicting
+from perdure.drawing.content import Drawn
+from perdure.drawing.sample import Recall, in_force
+from perdure.drawing.tools import THUMBNAIL, Tools, features_file
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
 from perdure.lineage.rows import Row, building, taught_by
+from perdure.lineage.shared import linked
 from perdure.memory import Memory, tensors
-from perdure.plan import Concept, fingerprint
+from perdure.plan import Concept
+from perdure.score import budget as budgets
 from perdure.score import failings
 from perdure.score.measure import Measure
 from perdure.wording import without
@@ -29,36 +35,34 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Draw and score one concept into `folder`, which appears when it is whole. Does nothing where it is there.
 
-    `taught`: the concepts that the memory has been taught, which one may be taken for another.
+    Pictures that were drawn alike before are linked. `taught`: the concepts that the memory has been taught, which one
+    may be taken for another.
     """
     if folder.is_dir():
         return
     if isinstance(tools.base, Classifier):
         _predict(tools, tools.base, concept, memory, called, folder)
         return
-    started = time.perf_counter()
-    prompts = tools.plan.prompts_for(concept)
-    count = tools.plan.sampling.images_per_prompt
-    measures = tools.measures(concept)  # what is missing shows first
-    references = {
-        name: kept_features(tools, lineage, concept, measure, "references") for name, measure in measures.items()
-    }
-    with tools.watch(f"drawing {concept.name}", len(prompts) * count) as advance:
-        drawn = sample.images(
-            tools.backbone, tools.method, memory, called, prompts, tools.plan.sampling, tools.side, advance
-        )
-    per_image = [prompt for prompt in prompts for _ in range(count)]
-    record = _taken(tools, lineage, concept, per_image, drawn, measures, references, taught)
-    record["drawn"] = sample.in_force(tools.backbone, tools.plan.sampling, tools.side)
-    record |= _unlike_any(lineage, concept, drawn)
-    with building(folder) as partial:
-        listed = []
-        for number, (image, prompt) in enumerate(zip(drawn, per_image, strict=True)):
-            file = f"{number:03d}.png"
-            files.write_png(partial / file, image)
-            listed.append({"file": file, "prompt": prompt, "latent": number % count})
-        seconds = round(time.perf_counter() - started, 3)
-        files.write_json(partial / "cell.json", {**record, "images": listed, "seconds": seconds})
+    started, prompts = time.perf_counter(), tools.plan.prompts_for(concept)
+    for measure in tools.measures(concept).values():  # what is missing shows first
+        kept_features(tools, lineage, concept, measure, "references")
+    recall = tools.recall(memory)
+    enough = _stopped_by(tools, lineage, concept) if tools.plan.sampling.budget else []
+    content = contents.of(tools.plan, lineage, tools.backbone, recall, called, prompts, enough)
+    known = tools.known.cell(lineage, concept, content)
+    drawn, looked = _drawn(tools, lineage, concept, recall, called) if known is None else (known.pictures, known.looked)
+    used, spent = in_force(tools.backbone, tools.plan.sampling, tools.side), time.perf_counter() - started
+
+    def finish() -> None:
+        began = time.perf_counter()
+        record = _judged(tools, lineage, concept, content, drawn, taught) | {"drawn": used, **looked}
+        tools.known.note(content, lineage, folder)  # first: what is killed in between is done again, and noted again
+        with building(folder) as partial:
+            record["images"] = _written(partial, drawn, known, prompts)
+            record |= _seconds(spent + time.perf_counter() - began, known)
+            files.write_json(partial / "cell.json", record)
+
+    tools.aside(finish)
 
 
 def _predict(tools: Tools, base: Classifier, concept: Concept, memory: Memory, called: str, folder: Path) -> None:
@@ -83,6 +87,95 @@ def _predict(tools: Tools, base: Classifier, concept: Concept, memory: Memory, c
         files.write_json(partial / "cell.json", {**record, "images": listed, "seconds": seconds})
 
 
+def _judged(
+    tools: Tools, lineage: Lineage, concept: Concept, content: str, drawn: Sequence[Image.Image],
+    taught: Sequence[Concept],
+) -> dict[str, Any]:  # fmt: skip
+    """What a cell records of its pictures."""
+    measures, prompts = tools.measures(concept), tools.plan.prompts_for(concept)
+    references = {name: kept_features(tools, lineage, concept, m, "references") for name, m in measures.items()}
+    per_image = [prompt for prompt in prompts for _ in range(len(drawn) // len(prompts))]
+    record = _taken(tools, lineage, concept, per_image, drawn, measures, references, taught, content)
+    return record | {"content": content} | _unlike_any(lineage, concept, drawn)
+
+
+def _written(
+    folder: Path, drawn: Sequence[Image.Image], known: Drawn | None, prompts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Write a cell's pictures, or link those that are known; what is recorded of each."""
+    listed, count = [], len(drawn) // len(prompts)
+    for number, image in enumerate(drawn):
+        file = f"{number:03d}.png"
+        if known:
+            linked(known.cell.images[number], folder / file)
+        else:
+            files.write_png(folder / file, image)
+        listed.append({"file": file, "prompt": prompts[number // count], "latent": number % count})
+    return listed
+
+
+def _drawn(
+    tools: Tools, lineage: Lineage, concept: Concept, recall: Recall, called: str
+) -> tuple[Sequence[Image.Image], dict[str, Any]]:
+    """A cell's pictures, prompt by prompt; what is recorded of the looks after which they were enough, where asked."""
+    prompts, sampling, budget = tools.plan.prompts_for(concept), tools.plan.sampling, tools.plan.sampling.budget
+    measure = _looked_at(tools, concept) if budget else None
+    most = sampling.images_per_prompt
+    looks = budgets.looks(budget.first, most) if budget and measure else [most]
+    groups: list[list[list[Image.Image]]] = []
+    scores, width, done = np.empty(0), float("inf"), 0
+    with tools.watch(f"drawing {concept.name}", len(prompts) * most) as advance:
+        for upto in looks:
+            some = sampling.model_copy(update={"images_per_prompt": upto - done})
+            drawn = recall.images(called, prompts, some, tools.side, advance, done)
+            groups.append([drawn[k * (upto - done) :][: upto - done] for k in range(len(prompts))])
+            done = upto
+            if budget and measure:
+                scores = np.append(scores, _by_noise(tools, lineage, concept, measure, groups[-1]))
+                width = budgets.half_width(scores, len(looks), budget.confidence)
+                if width <= budget.half_width:
+                    break
+    images = [image for k in range(len(prompts)) for group in groups for image in group[k]]
+    if not budget or not measure:
+        return images, {}
+    record = {"measure": measure.name, "noises": done, "most": most, "confidence": budget.confidence}
+    return images, {"budget": {**record, "half_width": round(width, 6) if np.isfinite(width) else None}}
+
+
+def _looked_at(tools: Tools, concept: Concept) -> Measure | None:
+    """The concept's first measure, if it scores single pictures."""
+    measure = next(iter(tools.measures(concept).values()), None)
+    single = measure is not None and (measure.among is not None or measure.against == "prompts")
+    return measure if single else None
+
+
+def _stopped_by(tools: Tools, lineage: Lineage, concept: Concept) -> list[Any]:
+    """What decides how many pictures of a concept are enough."""
+    first = next(iter(tools.measures(concept).values()), None)
+    spec = {key: str(value) for key, value in first.spec.items()} if first else {}
+    return [spec, lineage.concept_facts(concept.name)["digest"]]
+
+
+def _by_noise(
+    tools: Tools, lineage: Lineage, concept: Concept, measure: Measure, groups: Sequence[Sequence[Image.Image]]
+) -> np.ndarray:
+    """Score of each noise (n,): the mean over prompts, of which each has a group of n pictures."""
+    prompts = [p for p, group in zip(tools.plan.prompts_for(concept), groups, strict=True) for _ in group]
+    references = kept_features(tools, lineage, concept, measure, "references")
+    with tools.known.alone:
+        features = measure.features([image for group in groups for image in group])
+        each = measure.each(features, told(concept, measure, prompts), references)
+    scores: np.ndarray = np.array(each).reshape(len(groups), -1).mean(axis=0)
+    return scores
+
+
+def _seconds(spent: float, known: Drawn | None) -> dict[str, Any]:
+    """What a cell took: where its pictures were drawn, and how much of that was spared here."""
+    took = float(known.cell.record.get("seconds", 0.0)) if known else spent
+    spared = {"shared": {"spared": round(max(0.0, took - spent), 3)}} if known else {}
+    return {"seconds": round(took, 3), **spared}
+
+
 def score_later(tools: Tools, lineage: Lineage, concept: Concept, row: Row, taught: Sequence[Concept]) -> bool:
     """Score a cell that was drawn without scorers, from its pictures; whether there was anything to do.
 
@@ -97,17 +190,18 @@ def score_later(tools: Tools, lineage: Lineage, concept: Concept, row: Row, taug
         kept_features(tools, lineage, concept, own, "training")  # for copying
     drawn = [images.read_image(path) for path in cell.images]
     prompts = [image["prompt"] for image in cell.record["images"]]
-    record = _taken(tools, lineage, concept, prompts, drawn, measures, references, taught)
+    content = cell.record.get("content", "")
+    record = _taken(tools, lineage, concept, prompts, drawn, measures, references, taught, content)
     files.write_json(cell.folder / "cell.json", {**cell.record, **record})
     return True
 
 
 def _taken(
     tools: Tools, lineage: Lineage, concept: Concept, per_image: Sequence[str], drawn: Sequence[Image.Image],
-    measures: Mapping[str, Measure], references: Mapping[str, Tensor], taught: Sequence[Concept],
+    measures: Mapping[str, Measure], references: Mapping[str, Tensor], taught: Sequence[Concept], content: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """What a cell records of its pictures by the measures."""
-    features = {name: measure.features(drawn) for name, measure in measures.items()}
+    """What a cell records of its pictures by the measures; `content`: what the pictures come from."""
+    features = {name: tools.known.features(content, measure, drawn) for name, measure in measures.items()}
     record = _scored(concept, per_image, measures, features, references)
     record |= _failings(tools, lineage, concept, features, taught)
     return record | {
@@ -150,7 +244,7 @@ def _failings(
             alike = {c.name: kept_features(tools, lineage, c, measure, "references") for c in kind}
             found["confusion"] = failings.confusion(measure, generated, alike, concept.name)
         # not of a concept that was taught when these features were not kept: its photos may be gone
-        if concept.name not in lineage.concepts or _features_file(lineage, concept, measure, "training").is_file():
+        if concept.name not in lineage.concepts or features_file(lineage, concept, measure, "training").is_file():
             training = kept_features(tools, lineage, concept, measure, "training")
             held = lineage.concept_facts(concept.name)["held_out"]
             real = kept_features(tools, lineage, concept, measure, "references") if held else None
@@ -160,7 +254,8 @@ def _failings(
     shifting = [tools.measure(name) for name in features if tools.measure(name).shifts]
     if first is not None and shifting:
         then = [images.read_image(path) for path in first.images]
-        found["shift"] = {m.name: m.compare(m.features(then), features[m.name]) for m in shifting}
+        before = {m.name: tools.known.features(first.record.get("content", ""), m, then) for m in shifting}
+        found["shift"] = {m.name: m.compare(before[m.name], features[m.name]) for m in shifting}
     return found
 
 
@@ -178,35 +273,17 @@ def kept_features(
     tools: Tools, lineage: Lineage, concept: Concept, measure: Measure, which: Literal["references", "training"]
 ) -> Tensor:
     """Features of a concept's references or training images, kept in the lineage: photos are needed only once."""
-    path = _features_file(lineage, concept, measure, which)
-    if not path.exists():
-        own = tools.pictures(concept)
-        shown = own.references if which == "references" else [picture.image for picture in own.training]
-        tensors.write(path, {"features": measure.reference_features(shown)})
+    path = features_file(lineage, concept, measure, which)
+    with tools.known.alone:
+        if not path.exists():
+            own = tools.pictures(concept)
+            shown = own.references if which == "references" else [picture.image for picture in own.training]
+            tensors.write(path, {"features": measure.reference_features(shown)})
     remedy = "delete it, and it is made again from the photos"
     kept = tensors.read(path, remedy)
     if "features" not in kept or not kept["features"].isfinite().all():
         raise LineageError(f"{path} is damaged: it holds no finite `features`; {remedy}")
     return kept["features"]
-
-
-def _features_file(lineage: Lineage, concept: Concept, measure: Measure, which: str) -> Path:
-    kind = "" if which == "references" else f"-{which}"
-    by_content, with_place = (
-        lineage.concept_folder(concept.name) / f"{measure.name}-{tag}{kind}.safetensors" for tag in _tags(measure)
-    )
-    return by_content if by_content.exists() or not with_place.exists() else with_place
-
-
-def _tags(measure: Measure) -> tuple[str, str]:
-    """Features of one model or preprocessing are never taken for another's; where known weights lie does not count.
-
-    The second is as lineages had it in which the place did count.
-    """
-    spec = {key: str(value) for key, value in measure.spec.items()}
-    places = ("model", "revision") if "weights_sha256" in spec else ()
-    content = {key: value for key, value in spec.items() if key not in places}
-    return fingerprint(content)[:8], fingerprint(spec)[:8]
 
 
 def _without_path(model: str) -> str:

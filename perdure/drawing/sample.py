@@ -72,12 +72,61 @@ def images(
 ) -> list[Image.Image]:
     """Images of every prompt from every fixed latent, as the memory recalls them; prompt by prompt."""
     backbone = backbone.drawn_in(sampling.precision)
-    groups = [[prompt] for prompt in prompts] if method.consolidate.knows == "prompt" else [list(prompts)]
-    drawn: list[Image.Image] = []
-    for group in groups:
-        with remembered(backbone, method, memory, concept, group[0]):
-            drawn += draw(backbone, group, sampling, side, advance)
-    return drawn
+    return Recall(backbone, method, memory).images(concept, prompts, sampling, side, advance)
+
+
+class Recall:
+    """What a memory recalls with a method: each delta is found, and put together on the device, once for all cells
+    that it is asked for in a row.
+    """
+
+    def __init__(self, backbone: Backbone, method: Method, memory: Memory) -> None:
+        self.memory = memory
+        self._backbone, self._method = backbone, method
+        self._asked: tuple[str | None, ...] | None = None
+        self._delta = Delta()
+        self._ready: Callable[[], AbstractContextManager[None]] | None = None
+        self._digests: dict[tuple[str | None, ...], str] = {}
+
+    def images(
+        self, concept: str | None, prompts: Sequence[str], sampling: Sampling, side: int,
+        advance: Advance = lambda n, note: None, first: int = 0,
+    ) -> list[Image.Image]:  # fmt: skip
+        """Images of every prompt from every fixed latent, the first of which has that number; prompt by prompt."""
+        drawn: list[Image.Image] = []
+        with spoken(self._backbone, self.memory):
+            for group in self._groups(prompts):
+                with self._laid(concept, group[0]):
+                    drawn += draw(self._backbone, group, sampling, side, advance, first=first)
+        return drawn
+
+    def digests(self, concept: str | None, prompts: Sequence[str]) -> list[str]:
+        """SHA-256 of what is laid under each projection: for all prompts, or for each where the method knows it."""
+        with spoken(self._backbone, self.memory):
+            return [self._digest(concept, group[0]) for group in self._groups(prompts)]
+
+    def _groups(self, prompts: Sequence[str]) -> list[list[str]]:
+        return [[prompt] for prompt in prompts] if self._method.consolidate.knows == "prompt" else [list(prompts)]
+
+    def _find(self, concept: str | None, prompt: str) -> tuple[str | None, ...]:
+        """Have the delta at hand; returns what it depends on."""
+        told = {"nothing": (), "concept": (concept,), "prompt": (concept, prompt)}
+        asked: tuple[str | None, ...] = told[self._method.consolidate.knows]
+        if asked != self._asked:
+            self._ready, self._asked = None, asked
+            self._delta = recalled(self._backbone, self._method, self.memory, concept, prompt)
+        return asked
+
+    def _digest(self, concept: str | None, prompt: str) -> str:
+        asked = self._find(concept, prompt)
+        if asked not in self._digests:
+            self._digests[asked] = self._delta.digest
+        return self._digests[asked]
+
+    def _laid(self, concept: str | None, prompt: str) -> AbstractContextManager[None]:
+        self._find(concept, prompt)
+        self._ready = self._ready or self._backbone.ready(self._delta)
+        return self._ready()
 
 
 def draw_latents(
@@ -96,14 +145,15 @@ def draw_latents(
 def draw(
     backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int,
     advance: Advance = lambda n, note: None, regions: Regions | None = None, own: Sequence[Delta] = (),
+    first: int = 0,
 ) -> list[Image.Image]:  # fmt: skip
     """Images of every prompt from every fixed latent, prompt by prompt; regions, if any, are in all of them.
 
-    own: what lies under each region, where that is something else than under the picture. Raises TrainingError for
-    what is no picture: numbers that are not finite, or one colour everywhere.
+    own: what lies under each region, where that is something else than under the picture; first: number of the first
+    latent. Raises TrainingError for what is no picture: numbers that are not finite, or one colour everywhere.
     """
     decoded = partial(_decoded, precision=sampling.decoding)
-    drawn = _drawn(backbone, prompts, sampling, side, advance, decoded, regions, own)
+    drawn = _drawn(backbone, prompts, sampling, side, advance, decoded, regions, own, first)
     images = [image for batch in drawn for image in batch]
     for number, image in enumerate(images):
         if image is None or all(least == most for least, most in image.getextrema()):
@@ -150,11 +200,11 @@ def _spoilt(prompt: str, what: str) -> TrainingError:
 
 def _drawn(
     backbone: Backbone, prompts: Sequence[str], sampling: Sampling, side: int, advance: Advance, finish: Finish,
-    regions: Regions | None = None, own: Sequence[Delta] = (),
+    regions: Regions | None = None, own: Sequence[Delta] = (), first: int = 0,
 ) -> list[Any]:  # fmt: skip
     """All batches, finished; several processes draw whole batches in turn, so that the batches stay what they are."""
     count = sampling.images_per_prompt
-    noise = latents(backbone, count, side, sampling.seed)
+    noise = latents(backbone, first + count, side, sampling.seed)[first:]
     encoded, negative = backbone.encode_prompts(prompts), backbone.encode_negative(sampling.negative_prompt)
     pairs = [(prompt, k) for prompt in range(len(prompts)) for k in range(count)]
     size = _at_once(backbone, encoded, negative, noise, sampling, side)

@@ -1,8 +1,13 @@
 """What is loaded once and used for every lesson, and what a lineage keeps of the concepts' pictures."""
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from perdure import files, method, score
@@ -11,14 +16,17 @@ from perdure.bases.backbone import Backbone
 from perdure.bases.classifier import Classifier
 from perdure.bases.loading import Base
 from perdure.drawing import predicting
+from perdure.drawing.content import Known
 from perdure.drawing.predicting import Centres, Tests
+from perdure.drawing.sample import Recall
 from perdure.errors import ModelError
 from perdure.lineage import Lineage
+from perdure.memory import Memory
 from perdure.method import Method
 from perdure.parts.guard import preserving
 from perdure.photos import pictures
 from perdure.photos.pictures import Pictures
-from perdure.plan import EMBEDDED, Concept, Plan
+from perdure.plan import EMBEDDED, Concept, Plan, fingerprint
 from perdure.plan.fields import OWN
 from perdure.progress import Watch, silent
 from perdure.score.measure import Measure
@@ -42,12 +50,16 @@ class Tools:
     plan: Plan
     base: Base
     watch: Watch = silent
+    known: Known = field(default_factory=Known)
     scoring: bool = True
     """Whether pictures are scored when they are drawn, or later by `score_later`."""
     _pictures: dict[str, Pictures] = field(default_factory=dict)
     _sketches: dict[str, Sketch] = field(default_factory=dict)
     _tests: dict[str, Tests] = field(default_factory=dict)
     _centres: list[Centres] = field(default_factory=list)
+    _recall: Recall | None = field(init=False, default=None)
+    _aside: Future[None] | None = field(init=False, default=None)
+    _helper: ThreadPoolExecutor | None = field(init=False, default=None)
 
     @property
     def backbone(self) -> Backbone:
@@ -77,10 +89,12 @@ class Tools:
 
     def pictures(self, concept: Concept) -> Pictures:
         """A concept's pictures. Only those asked for last are kept: photos of all concepts would fill the memory."""
-        if concept.name not in self._pictures:
+        found = self._pictures.get(concept.name)
+        if found is None:
+            found = pictures.of(concept)
             self._pictures.clear()
-            self._pictures[concept.name] = pictures.of(concept)
-        return self._pictures[concept.name]
+            self._pictures[concept.name] = found
+        return found
 
     def sketch(self, concept: Concept) -> Sketch:
         """What is kept of a concept's pictures, which are read for it once."""
@@ -105,6 +119,43 @@ class Tools:
                 tasks[concept.name] = read, [picture.caption for picture in shown]
             self._centres.append(predicting.centres(base, self.plan.training, tasks))
         return self._centres[0]
+
+    def recall(self, memory: Memory) -> Recall:
+        """What a memory recalls; that of the memory asked for last is kept, with what it has put together."""
+        if self._recall is not None and self._recall.memory is memory:
+            return self._recall
+        recall = Recall(self.backbone.drawn_in(self.plan.sampling.precision), self.method, memory)
+        if memory.tensors:  # else it is the untouched base
+            self._recall = recall
+        return recall
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """While a row is drawn: a cell is scored and written aside, while the next one is drawn.
+
+        One at a time and in their order, each as it would be alone. Raises what the last ones raise at the end; what
+        was put together on the device is let go of.
+        """
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(1, "scoring", torch.set_num_threads, (threads,)) as self._helper:
+            try:
+                yield
+                self.finished()
+            finally:
+                self._recall = self._helper = self._aside = None
+
+    def aside(self, work: Callable[[], None]) -> None:
+        """Do it aside where a row is drawn, after what is done there already; else at once."""
+        if self._helper is None or self.backbone.performance.attention != "default":  # that holds for all threads
+            work()
+            return
+        self.finished()  # no more than two cells are held
+        self._aside = self._helper.submit(work)
+
+    def finished(self) -> None:
+        """Wait for what is done aside. Raises what it raises."""
+        if self._aside is not None:
+            self._aside.result()
 
     @property
     def method(self) -> Method:
@@ -142,3 +193,23 @@ def _sketched(own: Pictures) -> Sketch:
     for image in small.values():
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return Sketch(facts, small)
+
+
+def features_file(lineage: Lineage, concept: Concept, measure: Measure, which: str) -> Path:
+    """Where features of a concept's references or training images are kept."""
+    kind = "" if which == "references" else f"-{which}"
+    by_content, with_place = (
+        lineage.concept_folder(concept.name) / f"{measure.name}-{tag}{kind}.safetensors" for tag in _tags(measure)
+    )
+    return by_content if by_content.exists() or not with_place.exists() else with_place
+
+
+def _tags(measure: Measure) -> tuple[str, str]:
+    """Features of one model or preprocessing are never taken for another's; where known weights lie does not count.
+
+    The second is as lineages had it in which the place did count.
+    """
+    spec = {key: str(value) for key, value in measure.spec.items()}
+    places = ("model", "revision") if "weights_sha256" in spec else ()
+    content = {key: value for key, value in spec.items() if key not in places}
+    return fingerprint(content)[:8], fingerprint(spec)[:8]

@@ -18,12 +18,13 @@ from perdure.bases.loading import Base, Cost
 from perdure.bases.processes import clip
 from perdure.bases.words import LiveWord, words_of
 from perdure.errors import TrainingError
-from perdure.lesson import optimizing
+from perdure.lesson import optimizing, trained
 from perdure.lesson.classes import ClassLesson
 from perdure.lesson.examples import ClassExamples, Draw, Examples
 from perdure.lesson.model import LessonModel
+from perdure.lesson.trained import Trained
 from perdure.memory import Memory
-from perdure.method import Adapter, Context, Method, Protection, Step, Wanted, Word, WordSpec
+from perdure.method import Adapter, Context, Method, Protection, Spec, Step, Wanted, Word, WordSpec
 from perdure.plan import Concept, Plan, Training, tasks
 
 Lived = LessonModel | ClassLesson
@@ -71,15 +72,16 @@ class Lesson:
 def learn(
     backbone: Base, method: Method, memory: Memory, lesson: Lesson, plan: Plan, watch: Watch = lambda done: None,
     checkpoint: Path | None = None, preview: Preview | None = None, fused: Callable[[Cost], None] = lambda cost: None,
+    shared: Trained | None = None,
 ) -> Memory:  # fmt: skip
     """Train one lesson and consolidate it; nothing but the returned memory survives. `fused` hears what that cost.
 
     `preview` is called every `training.preview.every` steps, the model being as it would be kept then. With a
-    `checkpoint` path an unfinished lesson continues where it was last saved, bit-equal on CPU. Raises TrainingError
-    where the loss is no longer finite.
+    `checkpoint` path an unfinished lesson continues where it was last saved, bit-equal on CPU. `shared`: adapters that
+    it may take over, without previews. Raises TrainingError where the loss is not finite.
     """
     plan = timed(plan, len(lesson.examples))
-    draw: Draw = partial(seeds.generator, plan.seed, lesson.concept if plan.training.seed_per_lesson else "lesson")
+    draw: Draw = partial(seeds.generator, plan.seed, _owner(lesson, plan))
     shapes = backbone.projections(method.adapter.targets)
     weights = method.adapter.weights(shapes, backbone.device)
     with _model(backbone, method, memory, lesson, plan, list(shapes), draw) as model:
@@ -91,10 +93,12 @@ def learn(
         under = method.start(adapter, memory, context)
         with backbone.laid(under), backbone.attached(weights):
             model.begin()
-            protection = method.guard(adapter, memory, context)
-            kept = (checkpoint, optimizing.saving(plan)) if checkpoint else None
+            guard = method.guard(adapter, memory, context)
+            told = watch, (checkpoint, optimizing.saving(plan)) if checkpoint else None, preview
+            steps = partial(_descend, backbone, model, adapter, guard, lesson, plan.training, *told)
             if adapter.parameters():
-                _descend(backbone, model, adapter, protection, lesson, plan.training, watch, kept, preview)
+                anew = shared if not (preview or under or memory.tensors or memory.facts) else None
+                _once(anew, partial(_content, backbone, adapter, guard, method.adapter, lesson, plan), adapter, steps)
             with loading.spent(backbone.device) as cost:
                 remembered = method.consolidate.remember(adapter, memory, context)
             fused(cost)
@@ -128,8 +132,30 @@ def _model(
         )
 
 
+def _once(shared: Trained | None, content: Callable[[], str], adapter: Adapter, steps: Callable[[], object]) -> None:
+    """Take the steps, unless what they come to can be taken over."""
+    if shared is None:
+        steps()
+    else:
+        shared.once(content(), adapter.parameters(), steps)
+
+
+def _owner(lesson: Lesson, plan: Plan) -> str:
+    """Whose random numbers a lesson draws."""
+    return lesson.concept if plan.training.seed_per_lesson else "lesson"
+
+
 def _same(word: Word) -> Word:
     return word
+
+
+def _content(backbone: Base, adapter: Adapter, protection: Protection, spec: Spec, lesson: Lesson, plan: Plan) -> str:
+    """16 hex digits of all that a lesson on the untouched base trains its adapter from; see `trained`."""
+    if not isinstance(backbone, Backbone) or not isinstance(lesson.examples, Examples):
+        return ""
+    others = [[concept.token, concept.noun] for concept in lesson.others]
+    told = [repr(spec.words), lesson.token, lesson.noun, others, _owner(lesson, plan)]
+    return trained.content(backbone, adapter, protection, told, (lesson.examples, lesson.prior), plan)
 
 
 def _begun(backbone: Backbone, spec: WordSpec, lesson: Lesson, draw: Draw) -> dict[str, LiveWord]:

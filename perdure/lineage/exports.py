@@ -37,6 +37,12 @@ class _Export(Record):
     when: str
 
 
+class Tracking(Record):
+    """tracking.json: what trackers call the run."""
+
+    id: str
+
+
 class Exports(Record):
     """exports.json; `place`: the folder that was written into, `name`: what the files are called ("" for a folder that
     is one export), `files`: all that was written, below `place`; `when`: UTC.

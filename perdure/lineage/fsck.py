@@ -12,7 +12,7 @@ from typing import Any
 
 from perdure import files, memory, records
 from perdure.errors import LineageError, PlanError
-from perdure.lineage import agreement, history, locks
+from perdure.lineage import agreement, exports, history, locks
 from perdure.lineage.lineage import Lineage, check_lesson
 from perdure.lineage.rows import Cell, Row, aside, learn, leftovers, reachable, remove
 from perdure.memory import tensors
@@ -220,7 +220,7 @@ def _beside(found: Examination, lineage: Lineage) -> None:
     with found.looking(tags := lineage.folder / history.TAGS, f"{MEND}; give the names again", tags.unlink):
         history.tags(lineage)
     for name, shape, number in (
-        (records.ANALYSIS_FILE, records.Analysis, records.ANALYSIS_FORMAT), ("tracking.json", records.Tracking, None),
+        (records.ANALYSIS_FILE, records.Analysis, records.ANALYSIS_FORMAT), ("tracking.json", exports.Tracking, None),
     ):  # fmt: skip
         path = lineage.folder / name
         if path.exists():

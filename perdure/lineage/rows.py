@@ -123,6 +123,11 @@ class Row:
         return Cell(folder) if folder.is_dir() else None
 
     @property
+    def drawn(self) -> list[Cell]:
+        """All its cells, by name."""
+        return [Cell(folder) for folder in sorted(self.cells.glob("*")) if folder.suffix != PARTIAL]
+
+    @property
     def cells(self) -> Path:
         """The folder of the concepts drawn after the lesson."""
         return files.within(self.folder, "cells")

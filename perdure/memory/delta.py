@@ -4,6 +4,8 @@ A change of one projection is a stack of factor pairs (A, B), meaning the sum of
 break-even; one dense matrix after. All tensors are float32 on the CPU.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +13,8 @@ from itertools import chain
 
 import torch
 from torch import Tensor
+
+from perdure.memory.tensors import digest_of
 
 Pair = tuple[Tensor, Tensor]
 """Factors of one low-rank update: A (r, in) and B (out, r)."""
@@ -135,6 +139,12 @@ class Delta(Mapping[str, Change]):
         """This delta minus what `after` has gained over `before`, projection by projection."""
         left = {n: one.without(before.changes.get(n), after[n]) if n in after else one for n, one in self.items()}
         return Delta({name: change for name, change in left.items() if change is not None})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the parts of every projection's change: equal digests mean bit-equal deltas, kept alike."""
+        parts = {n: {part: digest_of(t) for part, t in change.tensors().items()} for n, change in self.items()}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def nbytes(self) -> int:

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from perdure import plugins, score
 from perdure.errors import PlanError
 from perdure.plan.fields import NEW, OWN, Code, Model, Name, Section, found
-from perdure.plan.performance import Decoding, Precision
+from perdure.plan.performance import Budget, Decoding, Precision
 from perdure.plugins import Source
 
 How = Literal["plain", "attention", "noise"]
@@ -111,6 +111,8 @@ class Sampling(Section):
     """`ends`: after a lesson only what it taught is drawn, and after the last lesson everything: the average stays what
     it is, and forgetting is told from the own lesson's score, not from the best one since.
     """
+    budget: Budget | None = None
+    """Draw a cell only until its mean is known well enough; all `images_per_prompt` by default."""
     scenes: Scenes | None = None
     """Pictures of several concepts, for bases of UNets; none by default."""
 

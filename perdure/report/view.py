@@ -16,7 +16,7 @@ from perdure.report import classes, heat, lines, samples, scenes, sheet, summary
 from perdure.report.charts import Chart, inline, spark
 from perdure.report.reading import Run, measures_of, primaries
 from perdure.report.tables import Failings
-from perdure.report.words import Finding, finding, lacking
+from perdure.report.words import Finding, finding, lacking, shared
 
 KEPT = 4
 """Pictures of a concept's training and reference sets that a lineage keeps."""
@@ -68,6 +68,7 @@ class Page:
     weights: weights.Weights | None
     exported: tuple[Run, ...]
     lacking: tuple[str, ...]
+    shared: tuple[str, ...]
     concepts: tuple[ConceptView, ...]
     bytes_chart: Chart | None
     budget: tuple[lines.Budget, ...]
@@ -105,6 +106,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
         weights=weights.section(runs, colours),
         exported=tuple(run for run in runs if run.exports),
         lacking=lacking(runs),
+        shared=shared(runs),
         concepts=_concepts(runs),
         bytes_chart=lines.bytes_chart(runs, colours),
         budget=tuple(lines.budget(run) for run in runs if run.lessons),

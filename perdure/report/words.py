@@ -112,15 +112,40 @@ def finding(runs: Sequence[Run]) -> Finding:
 
 
 def lacking(runs: Sequence[Run]) -> tuple[str, ...]:
-    """What is not known of runs whose rows between the first and the last were left out."""
+    """What is not known of runs of which not every cell, or not every picture, was drawn."""
+    budgets = [cell.record["budget"] for run in runs for cell in run.cells.values() if "budget" in cell.record]
+    told = []
+    if budgets:
+        drawn, least = [one["noises"] for one in budgets], min(one["confidence"] for one in budgets)
+        wide = [one["half_width"] for one in budgets if one["half_width"] is not None]
+        told.append(
+            f"Cells were drawn until their mean by the first measure was known (sampling.budget): {min(drawn)} to "
+            f"{max(drawn)} pictures a prompt, means known to ± {max(wide, default=math.nan):.3f} or better at "
+            f"{least:.0%} each; other measures may be known less well."
+        )
     labels = [run.label for run in runs if run.ends and not run.joint]
     if not labels:
-        return ()
+        return tuple(told)
     return (
+        *told,
         f"Of {listed(labels)} only each lesson's own cell and the last row were drawn (sampling.rows: ends). So there "
         "is no average along the way, no forward transfer and no curve of a concept; forgetting is the fall since the "
         "own lesson, and a concept that was better in between has forgotten more.",
     )
+
+
+def shared(runs: Sequence[Run]) -> tuple[str, ...]:
+    """What of runs was taken over from others, a sentence each."""
+    told = []
+    for run in runs:
+        each = [row.record["shared"] for row in run.rows[1:] if "shared" in row.record]
+        trained = [one["trained"] for one in each if "trained" in one]
+        parts = [f"the adapter of {one} taken over" for one in trained]
+        cells = sum(len(one.get("cells", ())) for one in each)
+        parts += [f"{cells} {'cell' if cells == 1 else 'cells'} linked"] if cells else []
+        if parts:
+            told.append(f"Of {run.label}: {listed(parts)}; its seconds are what that took where it was done.")
+    return tuple(told)
 
 
 def _kept_sentence(taught: Sequence[Run], shares: dict[str, float]) -> str:

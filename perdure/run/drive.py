@@ -11,7 +11,9 @@ from perdure import plan as plans
 from perdure import progress
 from perdure.analysis.analyse import after_run as compare_lessons
 from perdure.bases import families, loading, reading
+from perdure.bases.processes import several
 from perdure.drawing import drift
+from perdure.drawing.content import Known
 from perdure.drawing.evaluate import score_later
 from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import LineageError, PlanError
@@ -19,11 +21,12 @@ from perdure.lesson.brought import Brought, check, refuse
 from perdure.lineage import Lineage, agreement, branching, history
 from perdure.lineage.lineage import is_model
 from perdure.lineage.rows import Cell, Row
+from perdure.lineage.shared import Shared
 from perdure.photos import pictures
 from perdure.plan import Concept, Plan, yaml_file
 from perdure.plan.choice import CLASSIFICATION
 from perdure.progress import Watch, silent
-from perdure.run import helpers, teaching, trackers
+from perdure.run import beside, helpers, teaching, trackers
 from perdure.run.trackers import NOBODY, Tracker
 
 
@@ -35,27 +38,48 @@ def run(
     after_lesson: Callable[[], object] = lambda: None,
     track: Sequence[str] = (),
     tell: Callable[[Sequence[str]], object] = lambda notes: None,
+    workers: int = 1,
 ) -> list[Lineage]:
     """Run a plan: one lineage per method below `out`, resumed where it stopped, and tracked. Raises PerdureError.
 
-    `tell` is given what should be known of the plan's words before anything is taught, a sentence each.
+    `tell` is given what should be known of the plan's words before anything is taught, a sentence each; `workers`: how
+    many methods are run side by side, in processes of their own with one thread each, if none is tracked.
     """
     trackers.check(track)
     if problems := pictures.check(plan.concepts, [plan]):
         raise PlanError(problems)
+    if workers > 1 and len(plan.runs) > 1 and not track and several().count == 1:
+        lineages = _opened(plan, out, tell)
+        beside.carry_out(one, plan, out, workers, watch, device, after_lesson)
+        Shared(out).forget()
+        return lineages
     backbone = helpers.load(plan, device)
-    tools = Tools(plan, backbone, watch)
-    runs = plan.runs
-    named = {
-        own.methods[0].label: progress.named(watch, own.methods[0].label) if len(runs) > 1 else watch for own in runs
-    }
-    each = [replace(tools, plan=own, watch=named[own.methods[0].label]) for own in runs]
-    tell(reading.accept((own, _taught(out / own.methods[0].label)) for own in plan.runs))
-    lineages = [open_or_create(out / own.plan.methods[0].label, own.plan) for own in each]  # refusals before training
-    for own, lineage in zip(each, lineages, strict=True):
-        with trackers.following(track, own.plan, lineage) as tracker:
-            teach_plan(own, lineage, lineages[0], after_lesson, tracker=tracker)
+    tools = Tools(plan, backbone, watch, Known(Shared(out, len(plan.runs) > 1)))
+    lineages = _opened(plan, out, tell)
+    for own, lineage in zip(plan.runs, lineages, strict=True):
+        named = progress.named(watch, own.methods[0].label) if len(plan.runs) > 1 else watch
+        with trackers.following(track, own, lineage) as tracker:
+            teach_plan(replace(tools, plan=own, watch=named), lineage, lineages[0], after_lesson, tracker=tracker)
+    Shared(out).forget()
     return lineages
+
+
+def one(
+    plan: Plan, number: int, out: Path, device: str | None, watch: Watch, after_lesson: Callable[[], object]
+) -> None:
+    """One of a plan's runs by itself, whose lineages are there; its place among them is `number`, from 0."""
+    own = plan.runs[number]
+    first = lineage = Lineage(out / plan.runs[0].methods[0].label)
+    if number:
+        lineage = Lineage(out / own.methods[0].label)
+    tools = Tools(own, helpers.load(own, device), watch, Known(Shared(out)))
+    teach_plan(tools, lineage, first, after_lesson)
+
+
+def _opened(plan: Plan, out: Path, tell: Callable[[Sequence[str]], object]) -> list[Lineage]:
+    """The lineage of each run; what is refused is refused before anything is trained."""
+    tell(reading.accept((own, _taught(out / own.methods[0].label)) for own in plan.runs))
+    return [open_or_create(out / own.methods[0].label, own) for own in plan.runs]
 
 
 def _taught(folder: Path) -> list[str]:
@@ -174,7 +198,7 @@ def _teach(
     if brought is not None:
         refuse(plan.methods[0].name, methods.of(plan.methods[0]))
     agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
-    tools = Tools(taught, helpers.load(taught, device), watch, scoring)
+    tools = Tools(taught, helpers.load(taught, device), watch, scoring=scoring)
     tell(reading.accept([(plan, lineage.concepts)]))
     if brought is not None:
         check(tools.backbone, brought)  # before anything is drawn

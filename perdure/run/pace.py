@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from perdure.drawing.content import Known
 from perdure.drawing.tools import Tools
 from perdure.lineage.rows import Row
 from perdure.plan import Plan
@@ -34,7 +35,7 @@ def measure(tools: Tools, clock: Callable[[], float] = time.perf_counter, drawin
     """
     own = _tiny(tools.plan, drawing)
     with TemporaryDirectory(prefix="perdure-") as folder:
-        return _timed(replace(tools, plan=own, watch=silent), Path(folder) / "tiny", clock)
+        return _timed(replace(tools, plan=own, watch=silent, known=Known()), Path(folder) / "tiny", clock)
 
 
 def _tiny(plan: Plan, drawing: bool) -> Plan:

@@ -19,13 +19,14 @@ from perdure.drawing.draw import side_by_side
 from perdure.drawing.evaluate import evaluate
 from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import GateRefused, TrainingError
-from perdure.lesson import examples
+from perdure.lesson import examples, trained
 from perdure.lesson.brought import Brought, bring
 from perdure.lesson.examples import Examples
 from perdure.lesson.optimizing import steps_done
 from perdure.lesson.train import REVISION, Done, Lesson, Preview, learn, timed
 from perdure.lineage import Lineage, history
 from perdure.lineage.rows import Row, taught_by
+from perdure.lineage.shared import taken_over
 from perdure.memory import Memory
 from perdure.photos.pictures import Picture
 from perdure.plan import JOINT, Concept, Plan, build, describe, fingerprint, yaml_file
@@ -59,7 +60,7 @@ def lesson(
     if not staged.memory.is_file():
         before = memories.load(rows[-1].memory, lineage.store) if rows else Memory()
         try:
-            after = learn_lesson(tools, staged, before, concepts, tracker, brought)
+            after = learn_lesson(tools, staged, before, concepts, tracker, brought, lineage)
         except TrainingError:
             lineage.discard(staged, keep)
             raise
@@ -92,12 +93,14 @@ def _score(
     """
     lesson_of = _lesson_of(lineage.lessons) | {c.name: staged.name for c in concepts}
     taught = [*map(lineage.concept, lineage.concepts), *concepts]
-    for concept in (*taught, *later) if whole else concepts:
-        called = lesson_of.get(concept.name, concept.name)
-        evaluate(tools, lineage, concept, memory, called, staged.folder / "cells" / concept.name, taught)
-    if whole and not isinstance(tools.base, Classifier):  # which draws nothing
-        scenes.record(tools, lineage, memory, taught, lesson_of, staged.folder)
-        drift.record(tools, lineage, memory, staged.folder)
+    with tools.drawing():
+        for concept in (*taught, *later) if whole else concepts:
+            called = lesson_of.get(concept.name, concept.name)
+            evaluate(tools, lineage, concept, memory, called, staged.folder / "cells" / concept.name, taught)
+        tools.finished()
+        if whole and not isinstance(tools.base, Classifier):  # which draws nothing
+            scenes.record(tools, lineage, memory, taught, lesson_of, staged.folder)
+            drift.record(tools, lineage, memory, staged.folder)
 
 
 def _draw_before(
@@ -136,9 +139,10 @@ def _begun(tools: Tools, rows: Sequence[Row], concepts: tuple[Concept, ...], own
 
 
 def learn_lesson(
-    tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, ...], tracker: Tracker, brought: Brought | None
-) -> Memory:
-    """Encode, train, log; or take what was learnt elsewhere."""
+    tools: Tools, staged: Row, memory: Memory, concepts: tuple[Concept, ...], tracker: Tracker, brought: Brought | None,
+    lineage: Lineage | None = None,
+) -> Memory:  # fmt: skip
+    """Encode, train, log; or take what was learnt elsewhere, or trained in another lineage than this one."""
     plan, number, name = tools.plan, staged.number, staged.name
     lesson = lesson_of(tools, number, name, concepts, brought is None)
     if brought is not None:
@@ -158,6 +162,7 @@ def learn_lesson(
             after = learn(
                 tools.base, tools.method, memory, lesson, plan, told.step, checkpoint, preview,
                 lambda cost: files.write_json(_cost_file(staged), asdict(cost)),
+                lineage and trained.beside(tools.known.shared, lineage, staged, told.again),
             )  # fmt: skip
     checkpoint.unlink(missing_ok=True)
     return after
@@ -186,6 +191,12 @@ class _Told:
         self._tracker.step(self._staged.number, step)
         self._advance(1, f"loss {step.loss:.4f}  {1 / max(seconds, 1e-9):.1f} steps/s")
         self.go_on()
+
+    def again(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Steps were taken in another lineage, whose log is there."""
+        for row in rows:
+            self._tracker.step(self._staged.number, Done(row["step"], row["loss"], row["parts"], row["rate"]))
+            self._advance(1, f"loss {row['loss']:.4f}")
 
 
 def _previews(tools: Tools, staged: Row, concepts: tuple[Concept, ...], told: _Told) -> Preview | None:
@@ -259,8 +270,8 @@ def write_record(
     more: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """The lesson's facts, last of all; `started`: when its scoring was."""
-    evaluating = time.perf_counter() - started
-    losses = staged.losses()
+    losses, spared = staged.losses(), [cell.record.get("shared", {}).get("spared", 0.0) for cell in staged.drawn]
+    evaluating, shared = time.perf_counter() - started + sum(spared), taken_over(staged, losses)
     earlier = set().union(*(memories.packs_of(row.memory) for row in lineage.lessons)) if lineage.lessons else set()
     new = memories.packs_of(staged.memory) - earlier
     files.write_json(
@@ -283,6 +294,7 @@ def write_record(
             "fingerprint": tools.plan.fingerprint(),
             "versions": loading.versions(),
             "revision": REVISION,
+            **({"shared": shared} if shared else {}),
             **more,
         },
     )

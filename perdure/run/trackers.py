@@ -21,7 +21,7 @@ from PIL import Image
 from perdure import files, records
 from perdure.errors import PlanError, did_you_mean
 from perdure.lesson.train import Done
-from perdure.lineage import Lineage
+from perdure.lineage import Lineage, exports
 from perdure.lineage.rows import Cell, Row
 from perdure.plan import Plan, describe, portable
 
@@ -137,7 +137,7 @@ def identity(lineage: Lineage) -> str:
     path = lineage.folder / "tracking.json"
     if not path.is_file():
         files.write_json(path, {"id": uuid.uuid4().hex[:8]})
-    return str(records.read(path, records.Tracking)["id"])
+    return str(records.read(path, exports.Tracking)["id"])
 
 
 def failures(name: str) -> tuple[type[Exception], ...]:

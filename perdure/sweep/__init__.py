@@ -12,6 +12,7 @@ from pathlib import Path
 from perdure import files
 from perdure.bases import reading
 from perdure.errors import PlanError
+from perdure.lineage.shared import Shared
 from perdure.photos import pictures
 from perdure.plan import yaml_file
 from perdure.sweep import places, status, tree
@@ -111,6 +112,8 @@ def carry_out(
     finally:
         engine.close()
     statuses = todo.read()
+    if all(one.state == "done" for one in statuses.values()):
+        Shared(todo.root).forget()
     status.write(todo.root, todo.grid, list(statuses.values()))
     show(Moment(statuses, 0.0))
     return list(statuses.values())

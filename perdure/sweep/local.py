@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from perdure.run.beside import end_with_parent
 from perdure.sweep import places, worker
 from perdure.sweep.engine import Ended, Lives, sentence
 from perdure.sweep.status import Paces
@@ -115,7 +116,7 @@ class _Pool:
 def _begin(logs: str, number: int, count: int, device: str | None) -> None:
     """What a worker process does first: its share of the machine, its log, and an end when its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     Path(logs).mkdir(parents=True, exist_ok=True)
     log = os.open(Path(logs) / f"worker-{number}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -125,10 +126,3 @@ def _begin(logs: str, number: int, count: int, device: str | None) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         devices = visible.split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]  # before the first use of CUDA here
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -7,10 +7,12 @@ from typing import Any
 
 from perdure.bases import loading
 from perdure.bases.loading import Base
+from perdure.drawing.content import Known
 from perdure.drawing.evaluate import evaluate
 from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import PerdureError
 from perdure.lineage import Lineage, branching
+from perdure.lineage.shared import Shared
 from perdure.memory import Memory
 from perdure.run import drive, pace
 from perdure.sweep import places
@@ -22,6 +24,12 @@ from perdure.sweep.tree import BASE, Order
 @lru_cache(maxsize=1)
 def _base(load: Callable[..., Base], where: tuple[Any, ...]) -> Base:
     return load(*where)
+
+
+@lru_cache(maxsize=1)
+def _known(root: Path) -> Known:
+    """What the runs of a sweep have drawn."""
+    return Known(Shared(root))
 
 
 def carry_out(order: Order, device: str | None = None) -> str | None:
@@ -58,7 +66,7 @@ def paces(orders: Iterable[Order], device: str | None = None) -> Paces:
 
 def _tools(order: Order, device: str | None) -> Tools:
     plan = order.plan
-    return Tools(plan, _base(*loading.how(plan, device)))
+    return Tools(plan, _base(*loading.how(plan, device)), known=_known(order.root))
 
 
 def _do(order: Order, device: str | None) -> None:
