@@ -113,7 +113,9 @@ def finding(runs: Sequence[Run]) -> Finding:
 
 def lacking(runs: Sequence[Run]) -> tuple[str, ...]:
     """What is not known of runs of which not every cell, or not every picture, was drawn."""
-    budgets = [cell.record["budget"] for run in runs for cell in run.cells.values() if "budget" in cell.record]
+    known = ("noises", "confidence", "half_width")
+    asked = [cell.record.get("budget", {}) for run in runs for cell in run.cells.values()]
+    budgets = [one for one in asked if set(known) <= one.keys()]
     told = []
     if budgets:
         drawn, least = [one["noises"] for one in budgets], min(one["confidence"] for one in budgets)
