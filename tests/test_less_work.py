@@ -26,12 +26,12 @@ from perdure.drawing.content import Known
 from perdure.drawing.sample import Recall
 from perdure.drawing.tools import Tools
 from perdure.errors import GateRefused, PlanError, TrainingError
-from perdure.lesson import train
 from perdure.lesson.trained import Trained
 from perdure.lineage import Lineage, history
 from perdure.lineage.shared import Shared
 from perdure.plan import Concept, workload
 from perdure.report import reading
+from perdure.run import teaching
 from perdure.score import budget, matrix
 from perdure.score.measure import Measure
 from perdure.sweep import status, tree
@@ -79,7 +79,7 @@ def tree_of(folder, leave=()):
 
 def timeless(value):
     if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "shared", "peak_memory")}
+        return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "shared", "peak_memory", "fusing")}
     return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
@@ -360,8 +360,8 @@ def test_a_delta_is_put_together_once_a_lesson(data, tmp_path, monkeypatch):
 @pytest.fixture
 def steps(monkeypatch):
     """How many training steps are taken."""
-    seen, real = [], train._parts
-    monkeypatch.setattr(train, "_parts", lambda *given: seen.append(1) or real(*given))
+    seen, real = [], teaching._Told.step
+    monkeypatch.setattr(teaching._Told, "step", lambda self, done: seen.append(1) or real(self, done))
     return seen
 
 
