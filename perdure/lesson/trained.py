@@ -89,10 +89,10 @@ def _bytes(text: str) -> Tensor:
 
 
 def beside(
-    shared: Shared | None, lineage: Lineage, staged: Row, tell: Callable[[Sequence[Mapping[str, Any]]], object]
+    shared: Shared | None, lineage: Lineage | None, staged: Row, tell: Callable[[Sequence[Mapping[str, Any]]], object]
 ) -> Trained | None:
     """What lineages beside one have trained, for a lesson of it; nothing where there are none."""
-    if shared is None or not shared.adapters:
+    if shared is None or lineage is None or not shared.adapters:
         return None
     owner = f"{lineage.folder.name}/{staged.number:03d}-{staged.name}"
     return Trained(shared, lineage.facts["base_identity"], owner, staged.log, tell)

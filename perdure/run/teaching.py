@@ -153,8 +153,7 @@ def learn_lesson(
     kept = [row for row in staged.losses() if row["step"] <= done]
     files.write_text(staged.log, "".join(json.dumps(row) + "\n" for row in kept))
     tools.base.gradient_checkpointing(plan.training.gradient_checkpointing)
-    progress = tools.watch(f"lesson {number} {name}", plan.training.steps)
-    with progress as advance:
+    with tools.watch(f"lesson {number} {name}", plan.training.steps) as advance:
         advance(done, "")
         told = _Told(staged, tracker, advance)
         preview = _previews(tools, staged, concepts, told)
@@ -162,7 +161,7 @@ def learn_lesson(
             after = learn(
                 tools.base, tools.method, memory, lesson, plan, told.step, checkpoint, preview,
                 lambda cost: files.write_json(_cost_file(staged), asdict(cost)),
-                lineage and trained.beside(tools.known.shared, lineage, staged, told.again),
+                trained.beside(tools.known.shared, lineage, staged, told.again),
             )  # fmt: skip
     checkpoint.unlink(missing_ok=True)
     return after
