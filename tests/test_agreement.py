@@ -70,5 +70,6 @@ def test_a_lineage_of_an_older_version_is_taught_on(plan_data, tmp_path):
     longer = plan.build({**values, "concepts": plan_data["concepts"][:2]})
     (again,) = run.run(longer, tmp_path, device="cpu")
     assert again.concepts == ["dog", "cat"] and again.plan().settings() == longer.settings()
-    row = run.teach(again, longer.concepts[0].model_copy(update={"name": "other", "token": "uwu"}), device="cpu")
+    other = {"name": "other", "token": "uwu", "prompt": "a photo of uwu dog"}
+    row = run.teach(again, longer.concepts[0].model_copy(update=other), device="cpu")
     assert row.number == 3

@@ -511,7 +511,7 @@ def test_what_is_no_base(pico, tmp_path):
         str(tmp_path / "none"): "no such folder",
         "./none": "no such folder",
         str(tmp_path / "empty"): "not a diffusers pipeline",
-        str(pico / "model_index.json"): "no such folder",
+        str(pico / "model_index.json"): "is no base: give a diffusers folder or a .safetensors file",
         broken(pico, tmp_path / "kandinsky", **{"model_index.json": other}): "is a KandinskyPipeline; perdure teaches",
         broken(pico, tmp_path / "json", **{"model_index.json": "{"}): "cannot be",
         broken(pico, tmp_path / "list", **{"model_index.json": "[]"}): "cannot be read",

@@ -19,14 +19,14 @@ from PIL import Image
 
 from perdure import method, plugins
 from perdure.bases import loading
-from perdure.errors import ModelError, PlanError
+from perdure.errors import ModelError, PlanError, TrainingError
 from perdure.lesson import examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.parts.adapter import lora
 from perdure.photos.pictures import Picture
-from perdure.plan import Prompts, Sampling, Training, yaml_file
+from perdure.plan import Prompts, Sampling, Training, catalogue, yaml_file
 
 PROMPTS = ["a photo of zwz dog", "cat in snow"]
 SAMPLING = Sampling(prompts=Prompts(subject=("{concept}",), style=("{concept}",)))
@@ -301,10 +301,15 @@ def test_every_method_teaches_and_is_recalled(name, folders):
             memory = learn(backbone, chosen, memory, lesson, how)
         return memory
 
-    for own in plugins.own(plugins.METHOD):
+    for own in (own for own in plugins.own(plugins.METHOD) if catalogue.card(own).needs != "classes"):
         chosen = method.get(own)
+        if own == "custom_diffusion" and name != "pixart_alpha":
+            with pytest.raises(TrainingError, match="custom_diffusion's closed form is for text features"):
+                taught(chosen)
+            continue
         memory = taught(chosen)
-        recalled = chosen.consolidate.recall(memory, method.Wanted("cat", lambda: torch.zeros(4, 32)))
+        width = max((words.shape[1] for words in memory.under("features").values()), default=1)
+        recalled = chosen.consolidate.recall(memory, method.Wanted("cat", lambda: torch.ones(4, width)))  # noqa: B023
         assert all(change.matrix().isfinite().all() for change in recalled.values()), own
         with backbone.laid(recalled):
             assert set(backbone.moved()) == set(recalled)

@@ -16,7 +16,7 @@ from perdure import score, seeds, wording
 from perdure.bases import checking, families, loading, unets
 from perdure.bases.backbone import Backbone
 from perdure.errors import ModelError
-from perdure.plan import TOYBOX, Plan, defaults, yaml_file
+from perdure.plan import EMBEDDED, TOYBOX, Plan, defaults, yaml_file
 from perdure.plan.choice import CLASSIFICATION
 from perdure.score.sources import HUB_ID, Reading, hub_failures, offline
 
@@ -77,7 +77,7 @@ def plan_of(data: Mapping[str, Any]) -> tuple[Plan, list[str]]:
     base = str(data.get("base", TOYBOX))
     plan = plans.build(dict(data), where="perdure init", kept=defaults.of_model(base, ""))  # its mistakes come first
     found = look(base, plan.family is not None)
-    fit = fitting(found.pipeline, *device_memory()) if base != TOYBOX else {}
+    fit = fitting(found.pipeline, *device_memory()) if base not in EMBEDDED else {}
     kept = yaml_file.merge(defaults.of_model(base, found.pipeline, found.side), {"training": fit})
     plan = plans.build(dict(data), where="perdure init", kept=kept)
     told = [f"to be fetched: {d.what}, {d.repo} ({size_of(d)})" for d in downloads(plan, found.parts)]
@@ -116,12 +116,12 @@ def _config(found: str, name: str) -> dict[str, Any]:
 
 def downloads(plan: Plan, parts: Iterable[str]) -> list[Download]:
     """Everything that a model of this plan will fetch, base and scorers, as far as it is not in the cache."""
-    found = [_missing("base", plan.base, tuple(f"{part}/" for part in parts))] if plan.base != TOYBOX else []
+    found = [_missing("base", plan.base, tuple(f"{part}/" for part in parts))] if plan.base not in EMBEDDED else []
     if plan.vae is not None:
         found.append(_missing("autoencoder", plan.vae, ("",)))
     for measure in dict.fromkeys((*plan.scoring.subject, *plan.scoring.style)):
         source = plan.scoring.source(measure)
-        embedded = plan.base == TOYBOX and score.card(source).embedded
+        embedded = plan.base in EMBEDDED and score.card(source).embedded
         model = plan.scoring.models.get(measure) or ("" if embedded else str(source.constant("MODEL", "")))
         if model:
             found.append(_missing(measure, model, SCORERS))

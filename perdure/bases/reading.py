@@ -8,7 +8,7 @@ from perdure.bases import calibration, outline
 from perdure.bases.outline import Outline
 from perdure.errors import ImageError, ModelError, PlanError
 from perdure.photos import pictures
-from perdure.plan import TOYBOX, Concept, Plan
+from perdure.plan import EMBEDDED, Concept, Plan
 from perdure.toybox import world
 from perdure.wording import PLACES, Speech, mentions, some, squeeze, without
 
@@ -77,7 +77,7 @@ def ordinary(plan: Plan, concept: Concept) -> str | None:
     base, called = _outline(plan.base), concept.token or concept.phrase
     if concept.kind != "subject" or base is None or isinstance(base, str):
         return None
-    rare = world.RARE_TOKENS if plan.base == TOYBOX else ()
+    rare = world.RARE_TOKENS if plan.base in EMBEDDED else ()
     if not all(base.common(word) and word not in rare for word in called.split()):
         return None
     return (
@@ -180,12 +180,12 @@ def _ordinary(plan: Plan, fresh: Sequence[Concept], written: Written) -> Iterato
 def _beyond(plan: Plan, fresh: Sequence[Concept]) -> Iterator[_Finding]:
     """Photos for the embedded base."""
     photographed = [concept for concept in fresh if concept.images is not None]
-    if plan.base != TOYBOX or not photographed:
+    if plan.base not in EMBEDDED or not photographed:
         return
     foreign = any(m not in plan.scoring.models for concept in photographed for m in plan.measures_for(concept))
     yield _Finding(
-        f"base {TOYBOX} draws toys at {plan.training.resolution} pixels: of photos it takes on colours and shapes; for "
-        "pictures of the things themselves give a base that knows photos"
+        f"base {plan.base} draws toys at {plan.training.resolution} pixels: of photos it takes on colours and shapes; "
+        "for pictures of the things themselves give a base that knows photos"
         + "; its scorers were made for drawings of its own world, so that scores of photos prove nothing"
         * foreign
     )

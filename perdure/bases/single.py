@@ -118,9 +118,9 @@ def header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             return {n: tuple(s.get_shape()) for n, s in slices.items()}, {n: s.get_dtype() for n, s in slices.items()}
     except SafetensorError as error:
-        raise ModelError(
-            f"{path} is damaged: it is not a safetensors file ({error}); download or export it again"
-        ) from None
+        if path.suffix.lower() not in SUFFIXES:
+            raise ModelError(f"{path} is no base: give a diffusers folder or a .safetensors file") from None
+        raise ModelError(f"{path} is damaged, no whole safetensors file ({error}); download it again") from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
 
