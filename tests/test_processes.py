@@ -60,7 +60,8 @@ def test_batches_shared_out_teach_what_one_process_learns(told):
     assert two["ended"] == [0, 0] and two["steps"] == one["steps"]
     for method, scores in one["scores"].items():
         np.testing.assert_allclose(two["scores"][method], scores, atol=1e-3)
-    names = [[name for name in run["listing"] if "/store/" not in name] for run in (one, two)]
+    by_content = ("/store/", ".shared/")  # weights that two processes learn differ in the last digits
+    names = [[n for n in run["listing"] if not any(part in n for part in by_content)] for run in (one, two)]
     assert names[0] == names[1] and two["left"] == []  # one set of files
     scenes = [name for name in two["pictures"] if "/scenes/" in name]
     assert len(scenes) == 3
