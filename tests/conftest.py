@@ -374,3 +374,23 @@ def planned(training, seed: int = 0):
     from perdure import plan
 
     return plan.build({"methods": ["naive"]}).model_copy(update={"training": training, "seed": seed})
+
+
+@pytest.fixture(scope="module")
+def data(pico, pico_clip, photos):
+    """Three concepts, as quick as can be; two methods."""
+    tokens = {"dog": "zwz", "cat": "sbu", "clock": "uwu"}
+    return {
+        "name": "tiny", "base": str(pico),
+        "methods": [{"name": name, "rank": 2, "label": name} for name in ("merge_init", "naive")],
+        "concepts": [
+            {"name": name, "images": str(photos / name), "token": token, "class": name}
+            for name, token in tokens.items()
+        ],
+        "training": {"resolution": 32, "steps": 2, "batch_size": 1, "learning_rate": 1e-2},
+        "sampling": {
+            "prompts": {"subject": ["{concept} in snow"], "style": ["{concept} image of a dog"]},
+            "images_per_prompt": 2, "steps": 1, "guidance": 1.0,
+        },
+        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}, "drift": 2},
+    }  # fmt: skip

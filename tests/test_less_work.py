@@ -37,26 +37,6 @@ from perdure.score.measure import Measure
 from perdure.sweep import status, tree
 
 
-@pytest.fixture(scope="module")
-def data(pico, pico_clip, photos):
-    """Three concepts, as quick as can be; two methods."""
-    tokens = {"dog": "zwz", "cat": "sbu", "clock": "uwu"}
-    return {
-        "name": "tiny", "base": str(pico),
-        "methods": [{"name": name, "rank": 2, "label": name} for name in ("merge_init", "naive")],
-        "concepts": [
-            {"name": name, "images": str(photos / name), "token": token, "class": name}
-            for name, token in tokens.items()
-        ],
-        "training": {"resolution": 32, "steps": 2, "batch_size": 1, "learning_rate": 1e-2},
-        "sampling": {
-            "prompts": {"subject": ["{concept} in snow"], "style": ["{concept} image of a dog"]},
-            "images_per_prompt": 2, "steps": 1, "guidance": 1.0,
-        },
-        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}, "drift": 2},
-    }  # fmt: skip
-
-
 def changed(data, **sections):
     """The plan's values with some keys of its sections replaced."""
     values = copy.deepcopy(data)

@@ -230,16 +230,16 @@ def name_at_the_right(axes: Axes, names: Sequence[tuple[str, Look, float]], mark
 
 
 @styled
-def spark(losses: Sequence[float]) -> Figure | None:
-    """A training curve: raw values thin, smoothed thick; no axes. None below two values."""
+def spark(losses: Sequence[float], colour: str) -> Figure | None:
+    """A training curve: raw values thin, smoothed thick and in a run's colour; no axes. None below two values."""
     values = np.array([v for v in losses if math.isfinite(v)])
     if values.size < 2:
         return None
     figure = blank(190, 70)
     axes = room(figure, 4, 4, 4, 4)
     axes.set(xticks=[], yticks=[])
-    for line, colour, width, alpha in ((values, SOFT, 1, 0.35), (smoothed(values), METHODS[0], 2, 1)):
-        axes.plot(np.linspace(0, 1, min(len(line), 100)), thin(line, 100), color=colour, linewidth=width, alpha=alpha)
+    for line, ink, width, alpha in ((values, SOFT, 1, 0.35), (smoothed(values), colour, 2, 1)):
+        axes.plot(np.linspace(0, 1, min(len(line), 100)), thin(line, 100), color=ink, linewidth=width, alpha=alpha)
     return figure
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from perdure.lineage.rows import Row
 from perdure.plan import portable, yaml_file
 from perdure.report import classes, heat, lines, samples, scenes, sheet, summary, tables, weights
-from perdure.report.charts import Chart, inline, spark
+from perdure.report.charts import Chart, inline, look_of, spark
 from perdure.report.reading import Run, measures_of, primaries
 from perdure.report.tables import Failings
 from perdure.report.words import Finding, finding, lacking, shared
@@ -110,7 +110,7 @@ def page(runs: Sequence[Run], title: str) -> Page:
         concepts=_concepts(runs),
         bytes_chart=lines.bytes_chart(runs, colours),
         budget=tuple(lines.budget(run) for run in runs if run.lessons),
-        losses=tuple((run, _losses(run)) for run in runs if run.lessons),
+        losses=tuple((run, _losses(run, look_of(colours[run.label]).colour)) for run in runs if run.lessons),
         measures={m: record for run in reversed(runs) for m, record in run.measure_records.items()},
         sampling=runs[0].lineage.settings.get("sampling", {}),
         plan=yaml_file.dump(_plan(runs)),
@@ -168,7 +168,7 @@ def _concept(run: Run, name: str) -> ConceptView:
     )
 
 
-def _losses(run: Run) -> tuple[tuple[str, str, Markup], ...]:
+def _losses(run: Run, colour: str) -> tuple[tuple[str, str, Markup], ...]:
     """(lesson, facts, curve) of at most `samples.MOST` lessons."""
     shown = []
     for i in (k + 1 for k in samples.pick(run.lessons)):
@@ -177,7 +177,7 @@ def _losses(run: Run) -> tuple[tuple[str, str, Markup], ...]:
         name = f"{i} {lines.taught(row.concepts)}"
         last = row.record.get("final_loss")
         tail = "" if last is None or not math.isfinite(last) else f", last {last:.3f}"
-        drawn = spark(losses)
+        drawn = spark(losses, colour)
         curve = inline(drawn, f"Training loss of lesson {name}, {run.label}") if drawn else Markup("")
         shown.append((name, f"{len(losses)} steps{tail}", curve))
     return tuple(shown)
