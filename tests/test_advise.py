@@ -13,7 +13,7 @@ from conftest import paint
 from test_compare import make
 
 from perdure import cli, plan
-from perdure.advise import advise, asking, design, trial, verdict, words
+from perdure.advise import advise, asking, design, sentences, trial, verdict
 from perdure.advise.design import Cost, Design, Speed
 from perdure.advise.verdict import Standing
 from perdure.cli import screen
@@ -298,7 +298,7 @@ def told(kind, standings, tied=(), choice=None, rounds=2, concepts=4):
     found = verdict.Verdict(
         kind, tuple(standings), tied, choice, rounds, names, 0.3, dict.fromkeys(names, "dino"), False, names[:1]
     )
-    return found, words.headline(found), words.reason(found)
+    return found, sentences.headline(found), sentences.reason(found)
 
 
 def test_sentences_say_how_sure_they_are():
@@ -328,7 +328,7 @@ def test_cautions_name_what_was_cut_short():
     asked = plan.build({**TOYBOX, "methods": ["naive", "merge_init"]})
     found, *_ = told("likely", [standing("merge_init"), standing("naive", 1.0)], choice="merge_init")
     said = " ".join(
-        words.cautions(
+        sentences.cautions(
             found, Design(("naive", "merge_init"), 0.6, 4, 2, 4, 2, 9.0), asked, ["cns"], {"lwf": "diverged"}
         )
     )

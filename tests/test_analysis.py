@@ -20,7 +20,7 @@ from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.plan import FamilyChoice
 from perdure.plan.fields import NEW
-from perdure.report import weights_figures
+from perdure.report import weights_papers
 
 LESSON = {
     "method": {"label": "naive"}, "steps": 4,
@@ -156,7 +156,7 @@ def test_kinds_are_the_familys_roles(family):
     name, kinds, shown = ROLES[family]
     own = families.get(FamilyChoice.model_validate(family, context=NEW))
     assert record.kinds_of(name, own.targets["cross"]) == kinds
-    assert weights_figures.layer_name(name, kinds) == shown
+    assert weights_papers.layer_name(name, kinds) == shown
 
 
 # --- lineages ------------------------------------------------------------------------------------------------------

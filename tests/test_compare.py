@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from perdure import compare, plan
 from perdure.cli import app
-from perdure.compare import drawings, page, published, study, tables, words
+from perdure.compare import charts, page, published, sentences, study, tables
 from perdure.errors import LineageError, PlanError
 from perdure.lineage import Lineage
 
@@ -167,7 +167,7 @@ def test_unfinished_runs_are_named_and_left_out(tmp_path):
     shutil.rmtree(next((tmp_path / "cut" / "lessons").glob("003-*")))
     found = of(tmp_path)
     assert len(found.entries) == 6 and found.unfinished == (f"{tmp_path / 'cut'} (2 of 3 concepts)",)
-    assert "cut (2 of 3 concepts)" in words.cautions(found)[0]
+    assert "cut (2 of 3 concepts)" in sentences.cautions(found)[0]
     with pytest.raises(LineageError, match="2 of 3 concepts"):
         of(tmp_path / "cut")
 
@@ -233,8 +233,8 @@ def test_methods_without_common_pairs_are_called_so(tmp_path):
     make(tmp_path / "b", "magmax", seed=1)
     found = of(tmp_path)
     assert found.standing("dino", "average").n == 0
-    assert "shares no order and seed" in words.finding(found, "dino", "average")
-    assert any("not all run on the same orders and seeds" in told for told in words.cautions(found))
+    assert "shares no order and seed" in sentences.finding(found, "dino", "average")
+    assert any("not all run on the same orders and seeds" in told for told in sentences.cautions(found))
     text = page.render(page.view(found, "x", None))
     assert "no common order" in text and "No order and seed is common" in text
 
@@ -243,28 +243,28 @@ def test_methods_without_common_pairs_are_called_so(tmp_path):
 
 
 def test_the_finding_in_words(whole, many, tmp_path):
-    said = words.finding(of(many), "dino", "average")
+    said = sentences.finding(of(many), "dino", "average")
     assert said.startswith("merge_init is better than magmax (8 of 8 orders, +0.0") and "p = 0.023)" in said
-    said = words.finding(whole, "dino", "forgetting")
+    said = sentences.finding(whole, "dino", "forgetting")
     assert said.startswith("magmax is ahead of merge_init (3 of 3 orders, −0.0")
     assert said.endswith("too few to settle it (a verdict among 3 comparisons takes 7).") and "p =" not in said
-    assert not words.cautions(of(many))
-    assert words.cautions(whole) == [
+    assert not sentences.cautions(of(many))
+    assert sentences.cautions(whole) == [
         "3 orders, whatever the seeds, settle nothing: the exact sign-flip test cannot give less than p = 0.25 there; "
         "a verdict among 3 comparisons takes 7."
     ]
     few = of(make_sweep(tmp_path / "few", ("naive", "magmax"), orders=ORDERS[:1]))
-    said = words.finding(few, "dino", "forgetting")
+    said = sentences.finding(few, "dino", "forgetting")
     assert said.startswith("magmax is ahead of naive in 1 of 1 order, −0.1") and "a verdict takes 6" in said
     alone = of(make_sweep(tmp_path / "one", ("naive",), orders=ORDERS[:1], seeds=(0,)))
-    assert "nothing to compare" in words.finding(alone, "dino", "average")
+    assert "nothing to compare" in sentences.finding(alone, "dino", "average")
 
     def noisy(method, order, seed, lesson, own, k):
         wave = {"naive": seed + 2 * ORDERS.index(order), "magmax": 3 * seed + ORDERS.index(order) + 1}[method]
         return 0.3 + 0.01 * (wave % 4) * bool(lesson)
 
     alike = of(make_sweep(tmp_path / "alike", ("naive", "magmax"), score=noisy))
-    assert "cannot be told apart from" in words.finding(alike, "dino", "average")
+    assert "cannot be told apart from" in sentences.finding(alike, "dino", "average")
 
 
 def test_where_lower_is_better(tmp_path):
@@ -273,14 +273,14 @@ def test_where_lower_is_better(tmp_path):
     assert found.better("dino", "average") == found.better("dino", "forgetting") == "lower"
     assert found.better("dino", "gain_over_base") == "higher"
     assert found.contenders == ("magmax", "naive") and found.spread("dino", "forgetting", "naive").mean > 0.1
-    assert words.finding(found, "dino", "average").startswith("magmax is ahead of naive in 3 of 3 orders, −0.0")
+    assert sentences.finding(found, "dino", "average").startswith("magmax is ahead of naive in 3 of 3 orders, −0.0")
     assert r"dino $\downarrow$" in tables.table_tex(found)
 
 
 def test_pareto_front_keeps_what_nobody_beats():
     points = {"cheap": (1, 0.2), "good": (5, 0.9), "worse": (5, 0.5), "dear": (9, 0.9), "twin": (1, 0.2)}
-    assert drawings.pareto(points, "higher") == ["cheap", "twin", "good"]
-    assert drawings.pareto(points, "lower") == ["cheap", "twin"]
+    assert charts.pareto(points, "higher") == ["cheap", "twin", "good"]
+    assert charts.pareto(points, "lower") == ["cheap", "twin"]
 
 
 def test_charts_are_files_of_their_own(whole, tmp_path):
@@ -393,11 +393,11 @@ def test_tex_has_the_layout_of_papers(many, tmp_path):
 def test_published_beside_another_model_is_marked(whole):
     assert published.beside(whole) is None
     shown = published.beside(whole, "low-rank-objects")
-    assert not shown.same and "Another model and other data" in words.beside_sentences(shown)[0]
-    by = {(o.measure, o.figure): o for o in shown.orders}
+    assert not shown.same and "Another model and other data" in sentences.beside_sentences(shown)[0]
+    by = {(o.measure, o.figure): o for o in shown.rankings}
     order = by["dino", "average"]
     assert order.there == ("merge_init", "naive") and order.tiers == (("merge_init", "naive"),) and order.tau == 1
-    assert words.order_sentence(order).endswith("settled here: nothing")
+    assert sentences.ranking(order).endswith("settled here: nothing")
     ortho = next(line for line in shown.lines if line.method == "merge_ortho")
     assert ortho.row is None and ortho.cells[0] == ((0.403, 0.025), None)
     naive = next(line for line in shown.lines if line.method == "naive")
@@ -427,10 +427,10 @@ def test_a_published_row_stands_beside_its_own_variant(tmp_path):
     }  # fmt: skip
     other = next(line for line in shown.lines if line.row == "magmax-paper")
     assert all(math.isnan(there[0]) and here.n == 1 for there, here in other.cells)
-    said = words.beside_sentences(shown)[1]
+    said = sentences.beside_sentences(shown)[1]
     assert "merge_ortho with merge=factor_sum, orthogonality=column and magmax with operand=delta" in said
     assert said.endswith("magmax-paper and ortho-rows are other variants.")
-    assert set(shown.orders[0].there) == {"naive", "magmax", "merge_ortho"}
+    assert set(shown.rankings[0].there) == {"naive", "magmax", "merge_ortho"}
     text = page.render(page.view(of(tmp_path), "x", shown))
     assert "magmax (operand=delta)" in text and "magmax-paper (not the published variant)" in text
     assert "magmax, operand=delta (published" in tables.table_tex(of(tmp_path), shown)

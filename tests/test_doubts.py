@@ -13,13 +13,13 @@ from test_failings import RNG, SETS, distance, measure
 from test_report import make_run
 
 from perdure import report
+from perdure.advise import sentences as advising
 from perdure.advise import verdict
-from perdure.advise import words as advising
 from perdure.cli import screen
 from perdure.compare import page, study
-from perdure.compare import words as comparing
+from perdure.compare import sentences as comparing
 from perdure.lineage import Lineage
-from perdure.report import reading, summary, words
+from perdure.report import reading, sentences, summary
 from perdure.score import doubts, failings
 
 
@@ -139,11 +139,13 @@ def test_a_share_is_computed_of_what_holds(tmp_path, changes):
     names = lineage.concepts
     spoil(lineage, 4, names[0], **changes)
     (run,) = reading.read([Lineage(lineage.folder)])
-    assert words.retained(run) == pytest.approx(by_hand(run, (0, 1, 2), (0,))), "a last score that is murk kept nothing"
+    assert sentences.retained(run) == pytest.approx(by_hand(run, (0, 1, 2), (0,))), (
+        "a last score that is murk kept nothing"
+    )
     spoil(lineage, 2, names[1], **changes)
     (run,) = reading.read([Lineage(lineage.folder)])
-    assert words.retained(run) == pytest.approx(by_hand(run, (0, 2), (0,))), "what was never learnt does not count"
-    found = words.finding([run])
+    assert sentences.retained(run) == pytest.approx(by_hand(run, (0, 2), (0,))), "what was never learnt does not count"
+    found = sentences.finding([run])
     assert [told.split(":")[1] for told in found.doubts] == [
         f" naive, {names[0]} after lesson 4", f" naive, {names[1]} after lesson 2",
     ]  # fmt: skip
@@ -171,7 +173,7 @@ def photographed(lineage):
 def test_photos_scored_by_embedded_scorers_get_no_praise(tmp_path):
     lineages = [photographed(one) for one in make_run(tmp_path, side=8)]
     runs = reading.read(lineages)
-    found = words.finding(runs)
+    found = sentences.finding(runs)
     assert found.headline == "Nothing can be said of what was kept: the scores do not hold."
     assert "drawings of the embedded world" in found.doubts[0] and found.doubts[1].endswith("look at the pictures.")
     assert summary.contenders(runs) == []
@@ -182,7 +184,7 @@ def test_photos_scored_by_embedded_scorers_get_no_praise(tmp_path):
 
 def test_sound_runs_are_not_doubted(tmp_path):
     lineages = make_run(tmp_path, side=8)
-    assert words.doubted(reading.read(lineages)) == () and summary.contenders(reading.read(lineages))
+    assert sentences.doubted(reading.read(lineages)) == () and summary.contenders(reading.read(lineages))
     assert screen.log_table(lineages[0]).caption is None
 
 

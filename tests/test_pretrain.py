@@ -17,7 +17,7 @@ from perdure.toybox.pretrain import stages
 from perdure.toybox.pretrain.base import train_base
 from perdure.toybox.pretrain.contrast import auc
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures, picture_at
-from perdure.toybox.pretrain.draws import Order
+from perdure.toybox.pretrain.draws import Shuffle
 from perdure.toybox.pretrain.export import SCORERS, damaged, export, export_flow, size_in_bytes
 from perdure.toybox.pretrain.files import replace_folder
 from perdure.toybox.pretrain.flow import (
@@ -110,9 +110,9 @@ def test_pictures_are_pure_functions_of_seed_and_index(trained, tmp_path):
 
 
 def test_order_visits_every_item_once_an_epoch():
-    order = Order(0, "test", 7)
+    order = Shuffle(0, "test", 7)
     assert sorted(item for item, _ in order.take(7, 7)) == list(range(7))
-    assert order.take(5, 4) == Order(0, "test", 7).take(5, 4)
+    assert order.take(5, 4) == Shuffle(0, "test", 7).take(5, 4)
 
 
 def test_interrupted_training_resumes_to_the_bit(trained, tmp_path, tokenizer):
@@ -180,7 +180,7 @@ def test_flow_learns_from_the_first_shards_while_later_ones_are_drawn(flowed, pa
     (tmp_path / "work" / first).write_bytes((flowed / first).read_bytes())
     train_flow(PICO, tmp_path / "work", tokenizer, parts)
     assert _digests(tmp_path / "work", "flow") == _digests(flowed, "flow")
-    assert sorted(item for item, _ in Order(0, "test", 7, in_order=True).take(7, 7)) == list(range(7))
+    assert sorted(item for item, _ in Shuffle(0, "test", 7, in_order=True).take(7, 7)) == list(range(7))
 
 
 def test_flow_loss_is_that_of_the_plain_pipeline_and_transformer(parts, tokenizer, monkeypatch):

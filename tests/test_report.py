@@ -17,7 +17,7 @@ from PIL import Image
 from perdure import files, plan, report, wording
 from perdure.analysis import record
 from perdure.lineage import Lineage
-from perdure.report import charts, figures, heat, lines, palette, reading, samples, summary, tables, words
+from perdure.report import charts, heat, palette, papers, reading, samples, sentences, summary, tables, trends
 from perdure.report.reading import outdated
 from perdure.toybox import world
 
@@ -217,7 +217,7 @@ def test_what_is_known_to_be_wrong_with_old_lessons(name, options, training, cou
 
 def test_headline_and_figures_are_computed(two):
     runs = reading.read(two[0])
-    shares = {run.label: words.retained(run) for run in runs}
+    shares = {run.label: sentences.retained(run) for run in runs}
     for run in runs:
         d = DECAY[run.label]
         subjects, last = (d**3 + d**2 + d) / 3, run.scores["dino"]
@@ -309,7 +309,7 @@ def test_records_of_old_say_nothing_of_rules_and_are_not_marked(tmp_path):
 def analysed(lineage, moved=1.0):
     """An analysis of made-up numbers kept beside a lineage."""
     count = len(lineage.lessons)
-    pairs = {m: np.full((count, count), 0.1 * (k + 1)) for k, m in enumerate(record.MEASURES)}
+    pairs = {m: np.full((count, count), 0.1 * (k + 1)) for k, m in enumerate(record.PAIR_FIGURES)}
     pairs["cosine"] = -pairs["cosine"]
     part = record.Part(100, np.arange(1.0, count + 1), np.full(count, moved), pairs)
     parts = dict.fromkeys(("all", "self", "cross", "q", "k", "v", "out", "down", "mid", "up"), part)
@@ -388,7 +388,7 @@ def test_page_of_three_methods_and_five_concepts_is_modest(tmp_path):
 
 def test_close_shares_are_called_close(tmp_path):
     runs = reading.read(make_run(tmp_path, ("naive", "merge_init", "merge_ortho"), side=8))
-    assert "too little to tell apart merge_ortho and merge_init." in words.finding(runs).caution
+    assert "too little to tell apart merge_ortho and merge_init." in sentences.finding(runs).caution
 
 
 def test_lost_pictures_and_wrong_numbers_do_not_break_the_page(tmp_path):
@@ -401,10 +401,10 @@ def test_lost_pictures_and_wrong_numbers_do_not_break_the_page(tmp_path):
 
 def test_same_lineages_same_bytes(two, tmp_path):
     drawings = {
-        "album": lambda p: figures.write(two[0], p)[-1],
-        "heat.png": lambda p: figures.heatmap(two[0][0], "dino", p),
-        "heat.pdf": lambda p: figures.heatmap(two[0][0], "dino", p),
-        "curves": lambda p: figures.curves(two[0], "dino", p)[-1],
+        "album": lambda p: papers.write(two[0], p)[-1],
+        "heat.png": lambda p: papers.heatmap(two[0][0], "dino", p),
+        "heat.pdf": lambda p: papers.heatmap(two[0][0], "dino", p),
+        "curves": lambda p: papers.curves(two[0], "dino", p)[-1],
         "r/report.html": lambda p: report.build(two[0], p.parent, "x"),
     }
     for name, draw in drawings.items():
@@ -414,13 +414,13 @@ def test_same_lineages_same_bytes(two, tmp_path):
         assert picture.width > 6 * 128 and picture.height > 4 * 128
     assert not list(tmp_path.rglob(f"*{files.TEMPORARY}"))
     with pytest.raises(ValueError, match="taken: "):
-        figures.heatmap(two[0][0], "nope", tmp_path / "x.png")
+        papers.heatmap(two[0][0], "nope", tmp_path / "x.png")
 
 
 def test_learning_is_each_concepts_score_after_its_own_lesson(two):
     for run in reading.read(two[0]):
         S = run.scores["dino"]
-        found = lines.learning(run, "dino")
+        found = trends.learning(run, "dino")
         assert math.isnan(found[0])
         if not run.joint:
             assert found[1:] == [S[i, i - 1] for i in range(1, len(S))]

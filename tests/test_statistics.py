@@ -38,10 +38,10 @@ def test_two_way_squares_by_hand():
     assert found.seed == pytest.approx(3 * sum((m - grand) ** 2 for m in by_seed))
     assert found.total == pytest.approx(sum((v - grand) ** 2 for v in GRID.values()))
     assert found.freedom == (2, 1, 2) and found.by_chance == (0.4, 0.2, 0.4)
-    assert sum(found.shares) == pytest.approx(1)
+    assert sum(found.fractions) == pytest.approx(1)
     assert statistics.effects({**GRID, ("a", 0): math.nan}) is None
     assert statistics.effects({pair: v for pair, v in GRID.items() if pair[1] == 0}) is None
-    assert all(map(math.isnan, statistics.effects(dict.fromkeys(GRID, 1.0)).shares))
+    assert all(map(math.isnan, statistics.effects(dict.fromkeys(GRID, 1.0)).fractions))
 
 
 def by_order(values, seeds=1):
@@ -180,6 +180,6 @@ def test_ranks_and_the_chance_of_being_best():
 
 def test_kendalls_tau_by_counting():
     there, here = [4, 3, 2, 1], [4, 2, 3, 1]  # one of six pairs is turned
-    assert statistics.agreement(there, here) == pytest.approx((5 - 1) / 6)
-    assert statistics.agreement([1, 2], [2, 1]) == -1 and math.isnan(statistics.agreement([1], [1]))
-    assert math.isnan(statistics.agreement([1, 1], [1, 2]))
+    assert statistics.kendall(there, here) == pytest.approx((5 - 1) / 6)
+    assert statistics.kendall([1, 2], [2, 1]) == -1 and math.isnan(statistics.kendall([1], [1]))
+    assert math.isnan(statistics.kendall([1, 1], [1, 2]))

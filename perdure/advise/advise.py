@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure import files, report
-from perdure.advise import asking, design, page, trial, verdict, words
+from perdure.advise import asking, design, page, sentences, trial, verdict
 from perdure.advise.page import Advice
 from perdure.advise.trial import Trial
 from perdure.advise.verdict import Verdict
@@ -54,7 +54,7 @@ def advise(
     if known is None or used() < seconds:
         tools = Tools(plan, helpers.load(plan, device), watch, Known(Shared(out)))
         known = known or _begun(tools, plan, mark, seconds, used, out, tell)
-        tell(f"{design.words(known.design, known.speed)} ({', '.join(known.labels)})")
+        tell(f"{design.told(known.design, known.speed)} ({', '.join(known.labels)})")
         known = trial.conduct(known, taught(plan, known), tools, out, seconds, used, tell)
     return _written(plan, known, out, seconds)
 
@@ -103,9 +103,9 @@ def _written(plan: Plan, known: Trial, out: Path, seconds: float) -> Advice:
     shown = report.build(list(lineages[-1].values()), out / f"round-{complete[-1]}", title=f"{plan.name}, last round")
     left_out = [label for label in known.speed.methods if label not in known.design.methods]
     advice = Advice(
-        found, words.headline(found), words.reason(found),
-        tuple(words.cautions(found, known.design, plan, left_out, known.failed)),
-        words.setting(found, known.design, known.speed, plan), _next(plan, found, out), out / "advice.html", shown,
+        found, sentences.headline(found), sentences.reason(found),
+        tuple(sentences.cautions(found, known.design, plan, left_out, known.failed)),
+        sentences.setting(found, known.design, known.speed, plan), _next(plan, found, out), out / "advice.html", shown,
     )  # fmt: skip
     files.write_json(out / "advice.json", as_json(advice, known))
     files.write_text(advice.page, page.render(advice, plan.name))

@@ -156,7 +156,7 @@ def round_plan(plan: Plan, choice: MethodChoice, design: Design, number: int) ->
     )
 
 
-def words(design: Design, speed: Speed) -> str:
+def told(design: Design, speed: Speed) -> str:
     """The design in one line: 6 methods x 4 concepts x 180 steps, 2 rounds, about 17min."""
     found = {design.steps(speed.methods[label].steps) for label in design.methods}
     return (

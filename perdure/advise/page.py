@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure import report, wording
-from perdure.advise import words
+from perdure.advise import sentences
 from perdure.advise.verdict import Standing, Verdict
 from perdure.report import summary
 from perdure.report.charts import blank, inline, room, styled, tip
@@ -20,12 +20,12 @@ COLUMNS = ("method", "average ↑", "forgetting ↓", "learning ↑", "first in"
 
 def table(verdict: Verdict) -> Table:
     """The methods, and the base below them; what breaks the rules is marked."""
-    shown = Table(title=Text(f"{words.extent(verdict)}; shares are of resamples"), box=SIMPLE_HEAD, padding=0)
+    shown = Table(title=Text(f"{sentences.extent(verdict)}; shares are of resamples"), box=SIMPLE_HEAD, padding=0)
     for column in COLUMNS:
         first = column == COLUMNS[0]
         shown.add_column(Text(column), justify="left" if first else "right", no_wrap=first)
     for standing in verdict.standings:
-        mark = "*" if words.notes(standing.strict, standing.knows, standing.breach) else ""
+        mark = "*" if sentences.notes(standing.strict, standing.knows, standing.breach) else ""
         style = "bold" if standing.label == verdict.choice else ""
         shown.add_row(Text(f"{standing.label}{mark}"), *cells(standing), style=style)
     shown.add_row("untouched base", summary.plain(verdict.base), *[""] * (len(COLUMNS) - 2), style="dim")
@@ -39,7 +39,7 @@ def cells(standing: Standing) -> list[str]:
     behind = "–" if first else f"{summary.plain(standing.gap)} {span}"
     scores = (standing.average, standing.forgetting, standing.learning)
     costs = (wording.size(standing.carried), summary.seconds(standing.seconds))
-    return [*map(summary.plain, scores), words.percent(standing.best), behind, *costs]
+    return [*map(summary.plain, scores), sentences.percent(standing.best), behind, *costs]
 
 
 def footnotes(verdict: Verdict) -> list[str]:
@@ -47,7 +47,7 @@ def footnotes(verdict: Verdict) -> list[str]:
     return [
         f"* {s.label} {' and '.join(found)}"
         for s in verdict.standings
-        if (found := words.notes(s.strict, s.knows, s.breach))
+        if (found := sentences.notes(s.strict, s.knows, s.breach))
     ]
 
 
@@ -72,10 +72,10 @@ class Advice:
 def render(advice: Advice, title: str) -> str:
     """The page as HTML; every name is escaped. The pictures of the last round are linked to."""
     verdict = advice.verdict
-    rows = [(s, cells(s), words.notes(s.strict, s.knows, s.breach)) for s in verdict.standings]
+    rows = [(s, cells(s), sentences.notes(s.strict, s.knows, s.breach)) for s in verdict.standings]
     return report.environment("perdure.advise").get_template("advice.html.j2").render(
         advice=advice, verdict=verdict, title=title, rows=rows, columns=COLUMNS, chart=chart(verdict),
-        extent=words.extent(verdict), pictures=advice.pictures.relative_to(advice.page.parent).as_posix(),
+        extent=sentences.extent(verdict), pictures=advice.pictures.relative_to(advice.page.parent).as_posix(),
     )  # fmt: skip
 
 

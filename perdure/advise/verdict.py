@@ -18,7 +18,7 @@ from perdure.compare.statistics import LEVEL, RESAMPLES, Pair
 from perdure.lineage import Lineage
 from perdure.report import reading, summary
 from perdure.report.reading import Run
-from perdure.report.words import doubted
+from perdure.report.sentences import doubted
 from perdure.score import matrix
 
 LEAST_ROUNDS, LEAST_SCORES = 2, 6
@@ -171,7 +171,7 @@ def resampled(x: np.ndarray) -> np.ndarray:
 
     (rounds, concepts, methods) -> (methods,), summing to 1. With one round only the concepts are drawn.
     """
-    return statistics.shares_best(_drawn(x))
+    return statistics.best_fractions(_drawn(x))
 
 
 def interval(gaps: np.ndarray) -> tuple[float, float]:

@@ -30,7 +30,7 @@ CROSS = r".*\.attn2\..*"
 
 
 @dataclass(frozen=True)
-class Measure:
+class PairFigure:
     """A figure of a pair of lessons i (row) and j (column); u_i is the update of lesson i."""
 
     meaning: str
@@ -39,35 +39,35 @@ class Measure:
     signed: bool = False
 
 
-MEASURES = {
-    "sign conflict": Measure(
+PAIR_FIGURES = {
+    "sign conflict": PairFigure(
         "share of the weights that both lessons moved which they moved in opposite directions",
         "#{u_i u_j < 0} / #{u_i ≠ 0 and u_j ≠ 0}",
         "the study of arXiv 2410.04891 on single updates",
     ),
-    "overturned": Measure(
+    "overturned": PairFigure(
         "share of all weights that lesson i had moved one way and that stood the other way after lesson j (i < j), "
         "seen from before lesson i",
         "#{u_i (u_i + ... + u_j) < 0} / #weights",
         "sign conflicts in the code of arXiv 2410.04891",
     ),
-    "cosine": Measure(
+    "cosine": PairFigure(
         "cosine of two updates, each as one long vector; below 0 one undoes part of the other",
         "<u_i, u_j> / (|u_i| |u_j|)",
         signed=True,
     ),
-    "input overlap": Measure(
+    "input overlap": PairFigure(
         "how far the inputs that two updates listen to are the same: mean squared cosine of the principal angles "
         "between their leading input directions, mean over layers",
         "|V_i' V_j|² / k, V the leading right singular vectors",
         "Björck & Golub 1973",
     ),
-    "output overlap": Measure(
+    "output overlap": PairFigure(
         "the same for the outputs that they write to",
         "|U_i' U_j|² / k, U the leading left singular vectors",
         "Björck & Golub 1973",
     ),
-    "shared entries": Measure(
+    "shared entries": PairFigure(
         "share of the weights that lesson i moved which lesson j moved, too",
         "#{u_i ≠ 0 and u_j ≠ 0} / #{u_i ≠ 0}",
         "overlap of selections, as in CNS, arXiv 2510.02296",
@@ -146,7 +146,7 @@ class Analysis:
     @property
     def telling(self) -> list[str]:
         """Measures that have something to say: entries are all shared where all are moved."""
-        taken = [m for m in MEASURES if np.isfinite(self.parts[ALL].between(m))]
+        taken = [m for m in PAIR_FIGURES if np.isfinite(self.parts[ALL].between(m))]
         return [m for m in taken if m != "shared entries" or self.selective]
 
     def as_json(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def _fits(part: Mapping[str, Any], size: int) -> bool:
     """Whether a part holds every measure, of all lessons."""
     rows = [part["norms"], part["moved"], *(row for matrix in part["pairs"].values() for row in matrix)]
     pairs = part["pairs"]
-    return pairs.keys() >= MEASURES.keys() and all(len(of_each) == size for of_each in (*rows, *pairs.values()))
+    return pairs.keys() >= PAIR_FIGURES.keys() and all(len(of_each) == size for of_each in (*rows, *pairs.values()))
 
 
 def digests(lineage: Lineage) -> list[str]:

@@ -83,7 +83,7 @@ def report(
     write_report(folder, out or folder)
     if figures:
         from perdure.cli import screen
-        from perdure.report import figures as drawn
+        from perdure.report import papers as drawn
 
         written = drawn.write(taught_in(folder), (out or folder) / "figures")
         screen.say(f"figures: {len(written)} pictures in {(out or folder) / 'figures'}")
@@ -120,9 +120,9 @@ def analyse(
     else:
         _show(found)
     if out is not None:
-        from perdure.report import weights_figures
+        from perdure.report import weights_papers
 
-        weights_figures.write(found, out)
+        weights_papers.write(found, out)
         typer.echo(f"figures and tables: {out.absolute()}", err=as_json)
 
 

@@ -192,7 +192,7 @@ def diff(
 
     with screen.working("comparing"):
         from perdure.compare import diff as comparing
-        from perdure.report import grid
+        from perdure.report import sheet
 
         one, other = comparing.State.of(a), comparing.State.of(b)
         found = comparing.of(one, other)
@@ -203,7 +203,7 @@ def diff(
         _show(found)
     if shown.lines and (out is not None or not as_json):
         place = out or files.free(Path("diff.png"))
-        typer.echo(f"pictures: {grid.draw(shown, place)}", err=as_json)
+        typer.echo(f"pictures: {sheet.draw(shown, place)}", err=as_json)
 
 
 def _show(found: "Diff") -> None:

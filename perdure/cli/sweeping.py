@@ -211,7 +211,7 @@ def compare(
         screen.console.print(tables.main_table(found, shown))
     if table:
         screen.console.print(tables.published_table(table))
-    for sentence in tables.sentences(found, table):
+    for sentence in tables.conclusions(found, table):
         screen.say(sentence)
     screen.say(f"compare: {path.absolute().as_uri()}")
     if drawn:

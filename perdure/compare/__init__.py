@@ -66,7 +66,7 @@ def _difference(study: Study, measure: str, figure: str) -> dict[str, Any]:
 def _published(beside: Beside) -> dict[str, Any]:
     orders = [
         {"measure": o.measure, "figure": o.figure, "published": list(o.there), "here": list(o.tiers), "tau": o.tau}
-        for o in beside.orders
+        for o in beside.rankings
     ]
     table, others = beside.table, [line.row for line in beside.lines if line.other]
     return _plain({

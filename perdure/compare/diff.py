@@ -20,8 +20,8 @@ from perdure.memory import Memory
 from perdure.memory.delta import Delta
 from perdure.method import Method, Wanted
 from perdure.plan import portable
-from perdure.report import sheet
-from perdure.report.samples import Grid
+from perdure.report import states
+from perdure.report.samples import Sheet
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,14 @@ def of(a: State, b: State) -> Diff:
     return Diff((a.name, b.name), lessons, shared, told, (both, alone, other_alone), weights, words, scores, notes)
 
 
-def pictures(a: State, b: State) -> Grid:
+def pictures(a: State, b: State) -> Sheet:
     """Every concept of either, drawn by both; a state draws what it does not know where that was asked of it."""
     pairs = []
     for name in dict.fromkeys((*a.concepts, *b.concepts)):
         holder = b if name in b.concepts else a
-        pairs.append(sheet.pair(holder.lineage, name, a.row.cell(name), b.row.cell(name)))
+        pairs.append(states.pair(holder.lineage, name, a.row.cell(name), b.row.cell(name)))
     heads = [f"{one.lineage.folder.absolute().name}@{one.number}" for one in (a, b)]
-    return sheet.grid(f"{a.name} and {b.name}", pairs, (heads[0], heads[1]))
+    return states.sheet(f"{a.name} and {b.name}", pairs, (heads[0], heads[1]))
 
 
 def _weights(a: State, b: State, both: list[str], notes: list[str]) -> tuple[tuple[Weights, ...], list[str]]:

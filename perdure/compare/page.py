@@ -8,15 +8,15 @@ from pathlib import Path
 from markupsafe import Markup
 
 from perdure import report
-from perdure.compare import drawings, statistics, words
-from perdure.compare.drawings import Chart
+from perdure.compare import charts, sentences, statistics
+from perdure.compare.charts import KeyedChart
 from perdure.compare.published import Beside
 from perdure.compare.statistics import Difference, Spread
-from perdure.compare.study import COMPARED, COST, FAILING, FIGURES, SCENE, Figure, Study, figures_of
-from perdure.report import charts, samples
-from perdure.report.charts import Look
-from perdure.report.samples import Grid
-from perdure.report.summary import ARROWS, plain
+from perdure.compare.study import COMPARED, COST, FAILING, FIGURES, SCENE, Study, figures_of
+from perdure.report import samples
+from perdure.report.charts import Look, save, themed
+from perdure.report.samples import Sheet
+from perdure.report.summary import ARROWS, Figure, plain
 from perdure.score import accuracy
 from perdure.score.matrix import FORMULAS
 from perdure.wording import short_number
@@ -68,9 +68,9 @@ class Section:
     primary: bool
     means: Means
     contests: tuple[Contest, ...]
-    trade_off: Chart | None
-    curves: tuple[Chart, ...]
-    fronts: tuple[Chart, ...]
+    trade_off: KeyedChart | None
+    curves: tuple[KeyedChart, ...]
+    fronts: tuple[KeyedChart, ...]
     sources: tuple[Sources, ...]
 
 
@@ -91,7 +91,7 @@ class Page:
     runs: tuple[tuple[str, str, str, str, str], ...]
     orders: tuple[str, ...]
     beside: "BesideView | None"
-    pictures: Grid | None = None
+    pictures: Sheet | None = None
     """The first concept that was taught, by every method, from runs of one order and seed."""
 
 
@@ -109,16 +109,16 @@ class BesideView:
 def view(study: Study, title: str, beside: Beside | None) -> Page:
     """All values of the page."""
     first = study.measures[0] if study.measures else ""
-    headline = f"Average by {first}: {words.finding(study, first, 'average')}" if first else "No scores yet."
+    headline = f"Average by {first}: {sentences.finding(study, first, 'average')}" if first else "No scores yet."
     if study.murky:
-        headline = f"Of {words.listed(list(study.murky))} scores do not hold: no finding."
+        headline = f"Of {sentences.listed(list(study.murky))} scores do not hold: no finding."
     numbers = {order: k for k, order in enumerate(study.orders, start=1)}
     runs = tuple(
         (e.row, str(numbers[e.order]), str(e.seed), _place(e.folder), str(e.run.lineage.facts.get("fingerprint", "")))
         for e in sorted(study.entries, key=lambda e: (study.rows.index(e.row), numbers[e.order], e.seed))
     )
     return Page(
-        title, headline, words.setting(study), tuple(words.cautions(study)), drawings.looks(study), study.bounds,
+        title, headline, sentences.setting(study), tuple(sentences.cautions(study)), charts.looks(study), study.bounds,
         tuple(_section(study, measure) for measure in study.measures), _means(study, COST),
         _means(study, FAILING), _means(study, SCENE), runs,
         tuple(" → ".join(order) for order in study.orders), _beside(study, beside) if beside else None,
@@ -126,7 +126,7 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
     )  # fmt: skip
 
 
-def _pictures(study: Study) -> Grid | None:
+def _pictures(study: Study) -> Sheet | None:
     """The first concept of the order and seed that most methods share, a row a method; None with fewer than two."""
     pairs = [entry.pair for entry in study.entries]
     most = max(dict.fromkeys(pairs), key=pairs.count)
@@ -138,7 +138,7 @@ def _pictures(study: Study) -> Grid | None:
 def render(page: Page) -> str:
     """The page as HTML in the look of the report; every name is escaped."""
     template = report.environment("perdure.compare").get_template("compare.html.j2")
-    return template.render(page=page, themed=charts.themed)
+    return template.render(page=page, themed=themed)
 
 
 def _place(folder: Path) -> str:
@@ -151,8 +151,8 @@ def _section(study: Study, measure: str) -> Section:
     figures = [f for f in FIGURES if f.key in COMPARED]
     return Section(
         measure, primary, _means(study, measure), tuple(_contest(study, measure, f) for f in figures),
-        drawings.trade_off(study, measure), tuple(drawings.curves(study, measure)),
-        tuple(drawings.fronts(study, measure)), tuple(_sources(study, measure, f) for f in figures),
+        charts.trade_off(study, measure), tuple(charts.curves(study, measure)),
+        tuple(charts.fronts(study, measure)), tuple(_sources(study, measure, f) for f in figures),
     )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def _formula(measure: str, key: str) -> str:
 def _cell(study: Study, measure: str, figure: Figure, row: str) -> Cell:
     spread = study.spread(measure, figure.key, row)
     fewer = spread.n if 0 < spread.n < len(study.of(row)) else None
-    return Cell(words.plus_minus(spread, figure.show), row == study.best(measure, figure.key), fewer)
+    return Cell(sentences.plus_minus(spread, figure.show), row == study.best(measure, figure.key), fewer)
 
 
 def _contest(study: Study, measure: str, figure: Figure) -> Contest:
@@ -185,14 +185,21 @@ def _contest(study: Study, measure: str, figure: Figure) -> Contest:
     better = study.better(measure, figure.key)
     about = f"{measure}, {figure.title}"
     rows = tuple(
-        (a, b, d, words.interval(d), words.p_value(d), drawings.forest(f"{about}, {a} minus {b}", d, reach, better))
+        (
+            a,
+            b,
+            d,
+            sentences.interval(d),
+            sentences.p_value(d),
+            charts.forest(f"{about}, {a} minus {b}", d, reach, better),
+        )
         for a, b, d in found
     )
     standing = study.standing(measure, figure.key)
     enough = standing.n >= statistics.least_orders()
     best = {row: f"{100 * share:.0f} %" if enough else "–" for row, share in standing.best.items()}
     ranks = tuple((row, f"{rank:.2f}", best[row]) for row, rank in standing.rank.items())
-    return Contest(figure.title, words.finding(study, measure, figure.key), rows, ranks, standing.n)
+    return Contest(figure.title, sentences.finding(study, measure, figure.key), rows, ranks, standing.n)
 
 
 def _sources(study: Study, measure: str, figure: Figure) -> Sources:
@@ -204,10 +211,10 @@ def _sources(study: Study, measure: str, figure: Figure) -> Sources:
         told = [plain(spread.std), plain(spread.over_orders), plain(spread.over_seeds)]
         squares = (effects.order, effects.seed, effects.residual) if effects else (math.nan,) * 3
         told += ["–" if math.isnan(s) else f"{s:.2e}" for s in squares]
-        told.append(_per_cent(effects.shares) if effects else "–")
+        told.append(_per_cent(effects.fractions) if effects else "–")
         told.append(_per_cent(effects.by_chance) if effects else "–")
         about = f"{measure}, {figure.title} of {row}"
-        rows.append((row, tuple(told), drawings.shares(about, effects.shares) if effects else Markup("")))
+        rows.append((row, tuple(told), charts.effects_bar(about, effects.fractions) if effects else Markup("")))
     return Sources(figure.title, tuple(rows))
 
 
@@ -219,24 +226,24 @@ def _beside(study: Study, beside: Beside) -> BesideView:
     headings = tuple(f"{m} {f} {ARROWS[study.better(m, beside.table.own_figure(f))]}" for m, f in beside.columns)
     lines = tuple(
         (
-            words.line_name(beside, line),
+            sentences.line_name(beside, line),
             line.row or "–",
-            tuple((words.published(*there), _here(here)) for there, here in line.cells),
+            tuple((sentences.published(*there), _here(here)) for there, here in line.cells),
         )
         for line in beside.lines
     )
-    orders = tuple(map(words.order_sentence, beside.orders))
-    return BesideView(beside, tuple(words.beside_sentences(beside)), headings, lines, orders)
+    rankings = tuple(map(sentences.ranking, beside.rankings))
+    return BesideView(beside, tuple(sentences.beside_sentences(beside)), headings, lines, rankings)
 
 
 def _here(spread: Spread | None) -> str:
-    return words.plus_minus(spread, short_number) if spread else "–"
+    return sentences.plus_minus(spread, short_number) if spread else "–"
 
 
 def write(study: Study, folder: Path) -> list[Path]:
     """Trade-off, curves and fronts of each measure as `KEY-MEASURE.svg`; returns their paths."""
     written = []
     for measure in study.measures:
-        found = [drawings.trade_off(study, measure), *drawings.curves(study, measure), *drawings.fronts(study, measure)]
-        written += [charts.save(chart.figure, folder / f"{chart.key}-{measure}.svg") for chart in found if chart]
+        found = [charts.trade_off(study, measure), *charts.curves(study, measure), *charts.fronts(study, measure)]
+        written += [save(chart.figure, folder / f"{chart.key}-{measure}.svg") for chart in found if chart]
     return written

@@ -60,7 +60,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Order:
+class Ranking:
     """How the means come, best first, there and here, by one figure; `tau` is Kendall's of the means, in [-1, 1].
 
     `tiers`: the methods here, parted only where that is settled (`Study.tiers`).
@@ -95,7 +95,7 @@ class Beside:
     columns: tuple[tuple[str, str], ...]
     """(measure, one of FIGURES)."""
     lines: tuple[Line, ...]
-    orders: tuple[Order, ...]
+    rankings: tuple[Ranking, ...]
 
 
 @cache
@@ -131,8 +131,8 @@ def beside(study: Study, name: str | None = None) -> Beside | None:
         lines.append(Line(method, rows.get(method), _cells(study, table, method, rows.get(method), columns)))
         lines += [Line(method, row, _cells(study, table, None, row, columns), other=True)
                   for row, name in others.items() if name == method]  # fmt: skip
-    orders = [order for m, f in columns if (order := _order(study, table, rows, m, f))]
-    return Beside(table, planned == table.name and _alike(study, table), columns, tuple(lines), tuple(orders))
+    rankings = [one for m, f in columns if (one := _ranking(study, table, rows, m, f))]
+    return Beside(table, planned == table.name and _alike(study, table), columns, tuple(lines), tuple(rankings))
 
 
 def _alike(study: Study, table: Table) -> bool:
@@ -169,7 +169,7 @@ def _cells(
     )
 
 
-def _order(study: Study, table: Table, rows: dict[str, str], measure: str, figure: str) -> Order | None:
+def _ranking(study: Study, table: Table, rows: dict[str, str], measure: str, figure: str) -> Ranking | None:
     """The order of the methods that both have; None below two."""
     pairs = {m: (table.value(m, measure, figure)[0], study.spread(measure, table.own_figure(figure), row).mean)
              for m, row in rows.items()}  # fmt: skip
@@ -177,11 +177,11 @@ def _order(study: Study, table: Table, rows: dict[str, str], measure: str, figur
     if len(pairs) < 2:
         return None
     there, here = ({m: both[k] for m, both in pairs.items()} for k in (0, 1))
-    tau = statistics.agreement(list(there.values()), list(here.values()))
+    tau = statistics.kendall(list(there.values()), list(here.values()))
     methods = {rows[method]: method for method in pairs}
     tiers = study.tiers(measure, table.own_figure(figure), list(methods))
     ranked = _ranked(there, study.better(measure, table.own_figure(figure)))
-    return Order(measure, figure, ranked, tuple(tuple(methods[row] for row in tier) for tier in tiers), tau)
+    return Ranking(measure, figure, ranked, tuple(tuple(methods[row] for row in tier) for tier in tiers), tau)
 
 
 def _ranked(values: dict[str, float], better: Direction) -> tuple[str, ...]:

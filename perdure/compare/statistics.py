@@ -64,15 +64,15 @@ class Effects:
         return self.orders - 1, self.seeds - 1, (self.orders - 1) * (self.seeds - 1)
 
     @property
-    def shares(self) -> tuple[float, float, float]:
-        """Shares of the total of order, seed and residual, in [0, 1]; NaN where nothing varies."""
+    def fractions(self) -> tuple[float, float, float]:
+        """Fractions of the total of order, seed and residual, in [0, 1]; NaN where nothing varies."""
         parts = (self.order, self.seed, self.residual)
         order, seed, residual = (part / self.total if self.total > 0 else math.nan for part in parts)
         return order, seed, residual
 
     @property
     def by_chance(self) -> tuple[float, float, float]:
-        """The shares to be expected were there no effect of either: in proportion to the degrees of freedom."""
+        """The fractions to be expected were there no effect of either: in proportion to the degrees of freedom."""
         order, seed, residual = (part / sum(self.freedom) for part in self.freedom)
         return order, seed, residual
 
@@ -147,17 +147,17 @@ def probability_best(table: np.ndarray, better: Direction, resamples: int = RESA
     if not orders:
         return np.full(methods, np.nan)
     drawn = np.random.default_rng(seed).multinomial(orders, np.full(orders, 1 / orders), size=resamples) / orders
-    return shares_best(drawn @ (table if better == "higher" else -table))
+    return best_fractions(drawn @ (table if better == "higher" else -table))
 
 
-def shares_best(means: np.ndarray) -> np.ndarray:
-    """Shares of draws in which each method's mean is the highest, (draws, methods) -> (methods,); ties share one."""
+def best_fractions(means: np.ndarray) -> np.ndarray:
+    """Fraction of draws in which each method's mean is the highest, (draws, methods) -> (methods,); ties share one."""
     first = np.isclose(means, means.max(axis=1, keepdims=True), rtol=0, atol=1e-12)
-    shares: np.ndarray = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
-    return shares
+    found: np.ndarray = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
+    return found
 
 
-def agreement(a: Sequence[float], b: Sequence[float]) -> float:
+def kendall(a: Sequence[float], b: Sequence[float]) -> float:
     """Kendall's tau-b of two rankings of the same methods, in [-1, 1]; NaN below two, or where one is all ties."""
     if len(a) < 2 or len(set(a)) < 2 or len(set(b)) < 2:
         return math.nan

@@ -1,7 +1,7 @@
 """Runs -> values by measure, figure, row and pair; means, differences and ranks of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,34 +16,17 @@ from perdure.errors import PlanError, did_you_mean
 from perdure.plan import fingerprint
 from perdure.report import reading, scenes, summary, tables
 from perdure.report.reading import Run
+from perdure.report.summary import Figure
 from perdure.score import accuracy, matrix
 from perdure.score.matrix import Direction
 
-
-@dataclass(frozen=True)
-class Figure:
-    """A column: how it is called, what it says, and how one value is written."""
-
-    key: str
-    title: str
-    meaning: str
-    show: Callable[[float], str]
-
-
+_OF_RUN = {figure.key: figure for figure in summary.FIGURES}
 FIGURES = (
-    Figure("average", "Average", "mean score of all concepts after the last lesson", summary.plain),
-    Figure("forgetting", "Forgetting", "best score since its own lesson minus last, over the T − 1 earlier concepts",
-           summary.plain),
-    Figure("forgetting_reference", "Forgetting (T)", "the same divided by all T concepts, as the published code does",
-           summary.plain),
-    Figure("shift", "Shift", "distance from what was drawn right after the own lesson", summary.plain),
-    Figure("learning", "Learning", "mean score right after each concept's own lesson", summary.plain),
-    Figure("gain_over_base", "Gain over base", "last score minus the untouched base's", summary.signed),
-    Figure("backward_transfer", "Backward transfer", "last score minus the score right after learning", summary.signed),
-    Figure("forward_transfer", "Forward transfer", "score just before its lesson minus the base's", summary.signed),
+    *map(_OF_RUN.__getitem__, ("average", "forgetting", "forgetting_reference", "shift", "learning", "gain_over_base")),
+    *map(_OF_RUN.__getitem__, ("backward_transfer", "forward_transfer")),
     Figure("running_average", "Average along the way", "mean over lessons of the mean score so far", summary.plain),
     Figure("retention", "Retention", "last score divided by the score right after learning", summary.plain),
-)  # fmt: skip
+)
 CLASS_FIGURES = (
     Figure("forgetting_per_step", "Forgetting a step", "mean drop from one task to the next, as CODA-Prompt counts",
            summary.signed),
@@ -51,9 +34,7 @@ CLASS_FIGURES = (
 )  # fmt: skip
 """Further ones of accuracies."""
 COSTS = (
-    Figure("carried", "Carried", "bytes that the next lesson needs of all earlier ones, at the end", wording.size),
-    Figure("stored", "Stored", "bytes of tensors that the lineage keeps on disk", wording.size),
-    Figure("seconds", "Per lesson", "seconds of training per lesson", summary.seconds),
+    *summary.COSTS,
     Figure("fusing", "Fusing", "seconds of consolidating the last lesson", summary.seconds),
     Figure(
         "fusing_memory", "Memory of fusing", "main and device memory that this took beyond what was held", wording.size

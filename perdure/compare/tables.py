@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from perdure.compare import words
+from perdure.compare import sentences
 from perdure.compare.published import Beside
 from perdure.compare.statistics import Spread
 from perdure.compare.study import FIGURES, Study
@@ -144,24 +144,24 @@ def main_table(study: Study, measure: str) -> Table:
     for bare, base in study.bases.items():
         table.add_row(Text(bare), "", short_number(base[measure]), "", "", "")
     for row in study.rows:
-        cells = [words.plus_minus(study.spread(measure, f.key, row), short_number) for f in figures]
+        cells = [sentences.plus_minus(study.spread(measure, f.key, row), short_number) for f in figures]
         rank = f"{ranks[row]:.1f}" if row in ranks else "–"
         name = Text(f"{row} (bound)" if row in study.bounds else row)
         table.add_row(name, str(len(study.of(row))), *cells, rank)
     return table
 
 
-def sentences(study: Study, beside: Beside | None) -> list[str]:
+def conclusions(study: Study, beside: Beside | None) -> list[str]:
     """What can be told apart, what to beware of, and how publications compare."""
     told = [
-        f"{figure.title} by {measure}: {words.finding(study, measure, figure.key)}"
+        f"{figure.title} by {measure}: {sentences.finding(study, measure, figure.key)}"
         for measure in study.primaries
         for figure in FIGURES
         if figure.key in ("average", "forgetting") and any(study.spread(measure, figure.key, r).n for r in study.rows)
     ]
-    told += words.cautions(study)
+    told += sentences.cautions(study)
     if beside:
-        told += [*words.beside_sentences(beside), *map(words.order_sentence, beside.orders)]
+        told += [*sentences.beside_sentences(beside), *map(sentences.ranking, beside.rankings)]
     return told
 
 
@@ -174,10 +174,10 @@ def published_table(beside: Beside) -> Table:
     for measure, figure in beside.columns:
         table.add_column(Text(f"{measure}\n{figure}"), justify="right", no_wrap=True)
     for line in beside.lines:
-        name = words.line_name(beside, line)
+        name = sentences.line_name(beside, line)
         if not line.other:
-            table.add_row(name, "publ.", *(words.published(*there) for there, _ in line.cells))
+            table.add_row(name, "publ.", *(sentences.published(*there) for there, _ in line.cells))
         if line.row:
-            here = [words.plus_minus(spread, short_number) if spread else "–" for _, spread in line.cells]
+            here = [sentences.plus_minus(spread, short_number) if spread else "–" for _, spread in line.cells]
             table.add_row(name if line.other else "", "here", *here)
     return table

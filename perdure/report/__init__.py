@@ -8,7 +8,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from perdure import files, wording
 from perdure.lineage import Lineage
-from perdure.report import classes, lines, reading, samples, scenes, tables, view
+from perdure.report import classes, reading, samples, scenes, tables, trends, view
 from perdure.score.matrix import FORMULAS
 
 
@@ -36,7 +36,7 @@ def environment(*packages: str) -> Environment:
         loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "perdure.report")]), autoescape=True,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.globals.update(picture=cache(samples.picture), number=wording.short_number, bar=_bar)
+    made.globals.update(picture=cache(samples.inline_image), number=wording.short_number, bar=_bar)
     return made
 
 
@@ -45,7 +45,7 @@ def render(page: view.Page) -> str:
     own = environment()
     own.globals.update(
         formulas=FORMULAS, failing_headings=tables.FAILING_HEADINGS, scene_headings=scenes.HEADINGS,
-        budget_headings=lines.BUDGET_HEADINGS, size=wording.size,
+        budget_headings=trends.BUDGET_HEADINGS, size=wording.size,
     )  # fmt: skip
     return own.get_template("report.html.j2").render(page=page)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from perdure.report.charts import blank, inline, room, styled, tip
-from perdure.report.palette import HATCH, MARK, PAPER, SCALE, SOFT, Rgb, css, ink_on, sequential, share_of
+from perdure.report.palette import HATCH, MARK, PAPER, SCALE, SOFT, Rgb, css, fraction_of, ink_on, sequential
 from perdure.wording import short_number, shortened
 
 NUMBERS_FROM = 34
@@ -68,7 +68,7 @@ def heat_on(
     axes.patch.set(visible=True, facecolor="none", hatch="////", edgecolor=HATCH, linewidth=0)
     colours = np.zeros((*S.shape, 4))
     for i, j in zip(*np.nonzero(np.isfinite(S)), strict=True):
-        colour = sequential(share_of(float(S[i, j]), *limits, better), scale)
+        colour = sequential(fraction_of(float(S[i, j]), *limits, better), scale)
         colours[i, j] = (*(channel / 255 for channel in colour), 1)
         if names:
             cell = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=css(colour), clip_on=False)

@@ -42,7 +42,7 @@ def sequential(share: float, scale: Sequence[Rgb] = SCALE) -> Rgb:
     return red, green, blue
 
 
-def share_of(value: float, low: float, high: float, better: str = "higher") -> float:
+def fraction_of(value: float, low: float, high: float, better: str = "higher") -> float:
     """Where a value lies in [low, high], in [0, 1]; 1 is the better end. 0.5 where the range is a point."""
     if not math.isfinite(value) or high <= low:
         return 0.5

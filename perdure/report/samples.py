@@ -13,23 +13,23 @@ from PIL import Image
 
 from perdure import files
 from perdure.errors import LineageError
-from perdure.report.palette import share_of
+from perdure.report.palette import fraction_of
 from perdure.report.reading import Run
 
 MOST = 8
-"""Lessons (and concepts) shown at most in one grid."""
+"""Lessons (and concepts) shown at most in one sheet."""
 
 State = Literal["reference", "base", "before", "own", "after", "empty"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One place of the grid. `share`: where its score lies in the measure's range, 1 the better end."""
+    """One place of a sheet. `fraction`: where its score lies in the measure's range, 1 the better end."""
 
     state: State
     path: Path | None
     score: float
-    share: float
+    fraction: float
     alt: str
     doubt: str = ""
     """Why the score proves nothing; empty where it holds."""
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the grid. `head`: the concept, or the run's label where a grid compares runs."""
+    """One row of a sheet. `head`: the concept, or the run's label where a sheet compares runs."""
 
     head: str
     kind: str
@@ -55,8 +55,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A whole grid; `note` says what was left out."""
+class Sheet:
+    """A whole sheet; `note` says what was left out."""
 
     label: str
     columns: tuple[Column, ...]
@@ -82,8 +82,8 @@ def ranges(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def grid(run: Run, limits: dict[str, tuple[float, float]], image: int = 0, most: int = MOST) -> Grid:
-    """The grid of one run. `image`: which of a cell's fixed (prompt, latent) pairs is shown."""
+def sheet(run: Run, limits: dict[str, tuple[float, float]], image: int = 0, most: int = MOST) -> Sheet:
+    """The sheet of one run. `image`: which of a cell's fixed (prompt, latent) pairs is shown."""
     lessons = [i + 1 for i in pick(run.lessons, most)]
     taught = [name for i in lessons for name in run.rows[i].concepts]
     names = [taught[j] for j in pick(len(taught), most)]
@@ -94,7 +94,7 @@ def grid(run: Run, limits: dict[str, tuple[float, float]], image: int = 0, most:
             f"Shown: {len(names)} of {len(run.concepts)} concepts and "
             f"{len(lessons)} of {run.lessons} lessons, evenly spread."
         )
-    return Grid(run.label, _columns(run, lessons), lines, note)
+    return Sheet(run.label, _columns(run, lessons), lines, note)
 
 
 def comparison(
@@ -103,7 +103,7 @@ def comparison(
     limits: dict[str, tuple[float, float]],
     image: int = 0,
     most: int = MOST,
-) -> Grid | None:
+) -> Sheet | None:
     """One concept, a row for each run that taught it one by one; None where these are fewer than two."""
     runs = [run for run in runs if concept in run.concepts and not run.joint]
     if len(runs) < 2:
@@ -114,7 +114,7 @@ def comparison(
     note = ""
     if len(lessons) < longest.lessons:
         note = f"Shown: {len(lessons)} of {longest.lessons} lessons, evenly spread."
-    return Grid(concept, _columns(longest, lessons), lines, note)
+    return Sheet(concept, _columns(longest, lessons), lines, note)
 
 
 def reference_of(run: Run, concept: str) -> Path | None:
@@ -159,13 +159,13 @@ def sample(
     own = run.own_row(concept)
     state: State = "base" if row == 0 else "before" if row < own else "own" if row == own else "after"
     score = run.score(measure, row, concept)
-    share = 0.0
+    fraction = 0.0
     if measure in limits:
-        share = share_of(score, *limits[measure], run.direction(measure))
+        fraction = fraction_of(score, *limits[measure], run.direction(measure))
     when = "by the untouched base" if row == 0 else f"after lesson {row}"
     alt = f"{concept} drawn {when}" + (f", {measure} {score:.3f}" if np.isfinite(score) else "")
     doubt = "; ".join(doubt.told for doubt in run.doubts(row, concept))
-    return Sample(state, cell.images[image], score, share, alt, doubt)
+    return Sample(state, cell.images[image], score, fraction, alt, doubt)
 
 
 CRISP = 64
@@ -175,7 +175,7 @@ SHRUNK = 160
 
 
 @dataclass(frozen=True)
-class Picture:
+class InlineImage:
     """A picture ready for an `img` element. `crisp`: enlarge without smoothing."""
 
     uri: str
@@ -184,7 +184,7 @@ class Picture:
     height: int
 
 
-def picture(path: Path) -> Picture | None:
+def inline_image(path: Path) -> InlineImage | None:
     """A file as a data URI; None where it cannot be read, for a report must not fail for one lost picture."""
     try:
         seen = path.stat()
@@ -194,13 +194,13 @@ def picture(path: Path) -> Picture | None:
 
 
 @lru_cache(maxsize=4096)
-def _made(path: Path, changed: int, size: int) -> Picture:
+def _made(path: Path, changed: int, size: int) -> InlineImage:
     """The picture of a file that was last `changed` then: the next report of a run shows most of them again."""
     image = files.read_png(path)
     crisp = max(image.size) <= CRISP
     image.thumbnail((SHRUNK, SHRUNK), Image.Resampling.LANCZOS)
     kind, data = _lossless(image) if crisp else ("webp", _encoded(image, "webp", quality=82, method=4))
-    return Picture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", crisp, *image.size)
+    return InlineImage(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", crisp, *image.size)
 
 
 def _lossless(image: Image.Image) -> tuple[str, bytes]:

@@ -13,9 +13,9 @@ from perdure import files
 from perdure.plan.sections import How
 from perdure.report import heat, samples
 from perdure.report.charts import inline
-from perdure.report.palette import share_of
+from perdure.report.palette import fraction_of
 from perdure.report.reading import Run
-from perdure.report.samples import Column, Grid, Line, Sample
+from perdure.report.samples import Column, Line, Sample, Sheet
 from perdure.wording import short_number
 
 HEADINGS = (
@@ -40,7 +40,7 @@ class Scenes:
 
     measure: str
     table: tuple[tuple[Run, str, tuple[str, ...]], ...]
-    grids: tuple[Grid, ...]
+    sheets: tuple[Sheet, ...]
     legend: Markup
     maps: tuple[tuple[Run, Markup], ...]
 
@@ -59,7 +59,7 @@ def section(runs: Sequence[Run]) -> Scenes | None:
     return Scenes(
         measure=measure,
         table=tuple((run, how, _entries(run, how)) for how in HOWS for run in runs if _drawn(run, how)),
-        grids=tuple(_grid(run, limits, measure) for run in runs),
+        sheets=tuple(_sheet(run, limits, measure) for run in runs),
         legend=heat.bar(limits, measure, better),
         maps=tuple((run, _map(run, limits, better, measure)) for run in runs) if values.size else (),
     )
@@ -116,7 +116,7 @@ def _map(run: Run, limits: tuple[float, float], better: str, measure: str) -> Ma
     return inline(heat.heat_map(S, rows, list(sets), limits, better, [o for o in own if np.isfinite(S[o])]), title)
 
 
-def _grid(run: Run, limits: tuple[float, float], measure: str) -> Grid:
+def _sheet(run: Run, limits: tuple[float, float], measure: str) -> Sheet:
     """Sets downwards, lessons across: the first picture of each, always the same prompt and latent."""
     sets = run.scenes
     all_lessons = sorted({number for own in sets.values() for number in own})
@@ -128,7 +128,7 @@ def _grid(run: Run, limits: tuple[float, float], measure: str) -> Grid:
     if len(lessons) < len(all_lessons) or len(names) < len(sets):
         note = f"Shown: {len(names)} of {len(sets)} sets and {len(lessons)} of {len(all_lessons)} lessons."
     real = [Column("reference", f"concept {number} of the set") for number in range(1, most + 1)]
-    return Grid(run.label, (*real, *(Column(f"lesson {i}", run.rows[i].name) for i in lessons)), lines, note)
+    return Sheet(run.label, (*real, *(Column(f"lesson {i}", run.rows[i].name) for i in lessons)), lines, note)
 
 
 def _line(
@@ -147,7 +147,7 @@ def _line(
             continue
         score = _least(own[number])
         path: Path = files.within(run.rows[number].folder / "scenes" / name, own[number]["images"][0]["file"])
-        share = share_of(score, *limits, run.direction(measure)) if math.isfinite(score) else 0.0
+        fraction = fraction_of(score, *limits, run.direction(measure)) if math.isfinite(score) else 0.0
         state: samples.State = "own" if number == min(own) else "after"
-        places.append(Sample(state, path, score, share, f"{name} drawn after lesson {number}"))
+        places.append(Sample(state, path, score, fraction, f"{name} drawn after lesson {number}"))
     return Line(name, "set", first["images"][0]["prompt"] if first["images"] else "", measure, tuple(places))

@@ -1,92 +1,92 @@
-"""Two states of a model side by side: every concept drawn by both from the same prompts and the same noise."""
+"""A sheet of samples as one PNG picture, for readmes, slides and papers. Same lineage, same bytes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import io
+import math
 from pathlib import Path
 
-from perdure.lineage import Lineage
-from perdure.lineage.rows import Cell, Row
-from perdure.report.palette import share_of
-from perdure.report.samples import Column, Grid, Line, Sample, State
+from PIL import Image, ImageDraw, ImageFont
 
-FILE = "sheet.png"
-"""The sheet of a refused lesson, in its folder."""
-PROMPTS = 3
-"""Of a concept that a sheet shows at most."""
+from perdure import files
+from perdure.report.palette import INK, MARK, PAPER, RULE, SOFT, css, sequential
+from perdure.report.samples import Line, Sample, Sheet
+from perdure.wording import short_number
 
-
-@dataclass(frozen=True)
-class Pair:
-    """One concept on both sides; None where a side did not draw it. `new`: the right side has just learnt it."""
-
-    name: str
-    kind: str
-    reference: Path | None
-    left: Cell | None
-    right: Cell | None
-    new: bool = False
+GAP, HEAD, FOOT, EDGE = 10, 48, 22, 20
+DIMMED = 0.62
+"""How far pictures from before a concept's own lesson fade into the paper."""
 
 
-def of_lesson(lineage: Lineage, before: Row, after: Row) -> Grid:
-    """Every concept before and after a lesson; what is new there was drawn before by the base."""
-    names = [*(name for name in lineage.concepts if name not in after.concepts), *after.concepts]
-    pairs = [
-        pair(lineage, name, before.cell(name) or lineage.base_row.cell(name), after.cell(name), name in after.concepts)
-        for name in names
-    ]
-    return grid(after.title, pairs, ("before", "after"))
+def draw(sheet: Sheet, path: Path, side: int = 128) -> Path:
+    """Draw a sheet with its headings and scores, and write it as PNG."""
+    left = _left(sheet)
+    width = left + len(sheet.columns) * (side + GAP) + 2 * EDGE
+    height = HEAD + len(sheet.lines) * (side + FOOT + GAP) + 2 * EDGE
+    canvas = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for k, column in enumerate(sheet.columns):
+        x = EDGE + left + k * (side + GAP)
+        _text(pen, (x, EDGE), column.title, 15, INK, side)
+        _text(pen, (x, EDGE + 19), column.subtitle, 13, SOFT, side)
+    for i, line in enumerate(sheet.lines):
+        _line(canvas, pen, line, left, EDGE + HEAD + i * (side + FOOT + GAP), side)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "png", optimize=True)
+    files.write_bytes(path, buffer.getvalue())
+    return path
 
 
-def pair(lineage: Lineage, name: str, left: Cell | None, right: Cell | None, new: bool = False) -> Pair:
-    """One concept of a lineage, with its reference picture."""
-    folder, kind = lineage.concept_folder(name), lineage.concept_facts(name)["concept"]["kind"]
-    real = next((p for p in (folder / "ref-0.png", folder / "train-0.png") if p.is_file() and not p.is_symlink()), None)
-    return Pair(name, kind, real, left, right, new)
+def _left(sheet: Sheet) -> int:
+    widest = max((_font(16).getlength(line.head) for line in sheet.lines), default=0)
+    return round(min(widest, 220)) + 18
 
 
-def grid(label: str, pairs: Sequence[Pair], heads: tuple[str, str]) -> Grid:
-    """A line a concept: a reference, then the first picture of up to three prompts, left and right side by side."""
-    most = min(PROMPTS, max((len(_prompts(one)) for one in pairs), default=0))
-    columns = [Column(head, f"prompt {k}" if most > 1 else "") for k in range(1, most + 1) for head in heads]
-    lines = tuple(_line(one, most, heads) for one in pairs)
-    return Grid(label, (Column("reference", "the real thing"), *columns), lines, "")
+def _line(canvas: Image.Image, pen: ImageDraw.ImageDraw, line: Line, left: int, y: int, side: int) -> None:
+    _text(pen, (EDGE, y + side // 2 - 18), line.head, 16, INK, left - 12)
+    _text(pen, (EDGE, y + side // 2 + 3), line.measure, 13, SOFT, left - 12)
+    for k, sample in enumerate(line.samples):
+        _place(canvas, pen, sample, EDGE + left + k * (side + GAP), y, side)
 
 
-def _prompts(pair: Pair) -> dict[str, tuple[int | None, int | None]]:
-    """Prompt -> the number of its first picture on each side, for the prompts of either."""
-    sides = [
-        {image["prompt"]: k for k, image in reversed([*enumerate(cell.record["images"])])} if cell else {}
-        for cell in (pair.left, pair.right)
-    ]
-    left, right = sides
-    prompts = sorted({**right, **left}, key=lambda prompt: right.get(prompt, left.get(prompt, 0)))
-    return {prompt: (left.get(prompt), right.get(prompt)) for prompt in prompts}
+def _place(canvas: Image.Image, pen: ImageDraw.ImageDraw, sample: Sample, x: int, y: int, side: int) -> None:
+    if sample.path is None:
+        pen.rectangle((x, y, x + side - 1, y + side - 1), outline=RULE)
+        return
+    picture = _fitted(sample.path, side)
+    if sample.state == "before":
+        picture = Image.blend(picture, Image.new("RGB", picture.size, PAPER), DIMMED)
+    canvas.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
+    if sample.state == "own":
+        pen.rectangle((x - 4, y - 4, x + side + 3, y + side + 3), outline=MARK, width=3)
+    if sample.state == "reference" and not math.isfinite(sample.score):
+        return
+    text = short_number(sample.score)
+    _text(pen, (x, y + side + 5), text, 13, MARK if sample.state == "own" else INK, side)
+    start = x + 44
+    pen.rectangle((start, y + side + 11, x + side - 1, y + side + 14), fill=RULE)
+    end = start + max(2, round((x + side - 1 - start) * sample.fraction))
+    pen.rectangle((start, y + side + 11, end, y + side + 14), fill=css(sequential(0.25 + 0.75 * sample.fraction)))
 
 
-def _line(pair: Pair, most: int, heads: tuple[str, str]) -> Line:
-    nothing = float("nan")
-    measure = next((next(iter(cell.scores), "") for cell in (pair.right, pair.left) if cell), "")
-    chosen = list(_prompts(pair).items())[:most]
-    states: tuple[State, State] = ("base", "own") if pair.new else ("after", "after")
-    places = [
-        _place(cell, number, measure, state, f"{pair.name}, {head}")
-        for _, numbers in chosen
-        for cell, number, state, head in zip((pair.left, pair.right), numbers, states, heads, strict=True)
-    ]
-    scores = sorted(place.score for place in places if place.score == place.score)
-    better = next(
-        (c.record["measures"][measure]["direction"] for c in (pair.right, pair.left) if c and measure), "higher"
-    )
-    scaled = [replace(p, share=share_of(p.score, scores[0], scores[-1], better)) if scores else p for p in places]
-    empty = [Sample("empty", None, nothing, 0.0, f"{pair.name}: not drawn")] * (2 * most - len(places))
-    real = Sample("reference", pair.reference, nothing, 0.0, f"{pair.name}, a real picture")
-    return Line(pair.name, pair.kind, chosen[0][0] if chosen else "", measure, (real, *scaled, *empty))
+def _fitted(path: Path, side: int) -> Image.Image:
+    """A picture inside a square: small ones enlarged pixel by pixel where that fits, large ones shrunk."""
+    picture = files.read_png(path)
+    longest = max(picture.size)
+    times = side / longest
+    how = Image.Resampling.NEAREST if times == int(times) else Image.Resampling.LANCZOS
+    size = (max(1, round(picture.width * times)), max(1, round(picture.height * times)))
+    return picture.resize(size, how)
 
 
-def _place(cell: Cell | None, number: int | None, measure: str, state: State, alt: str) -> Sample:
-    """A picture with its own score, or where single pictures have none with that of all like it."""
-    if cell is None or number is None:
-        return Sample("empty", None, float("nan"), 0.0, f"{alt}: not drawn")
-    each = cell.record.get("each", {}).get(measure)
-    score = each[number] if each else cell.scores.get(measure, float("nan"))
-    return Sample(state, cell.images[number], score, 0.0, alt)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _text(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, ink: str, room: float) -> None:
+    """One line of text, cut with an ellipsis where it does not fit."""
+    font = _font(size)
+    text = text.replace("−", "-")
+    if font.getlength(text) > room:
+        while text and font.getlength(f"{text}...") > room:
+            text = text[:-1]
+        text = f"{text}..."
+    pen.text(at, text, fill=ink, font=font)

@@ -49,7 +49,9 @@ class Table:
 
 
 @dataclass(frozen=True)
-class _Figure:
+class Figure:
+    """A column: how it is called, what it says, how a value is written, and which way is better if always the same."""
+
     key: str
     title: str
     meaning: str
@@ -77,43 +79,43 @@ def seconds(value: float) -> str:
 
 
 FIGURES = (
-    _Figure("average", "Average", "mean score of all concepts after the last lesson", plain),
-    _Figure(
-        "forgetting",
-        "Forgetting",
-        "best score since its own lesson minus last, mean of earlier concepts",
+    Figure("average", "Average", "mean score of all concepts after the last lesson", plain),
+    Figure(
+        "forgetting", "Forgetting", "best score since its own lesson minus last, over the T − 1 earlier concepts", plain
+    ),
+    Figure(
+        "forgetting_reference",
+        "Forgetting (T)",
+        "the same, divided by all T concepts, as the published code does",
         plain,
     ),
-    _Figure("forgetting_reference", "Forgetting (T)", "the same, divided by all T concepts", plain),
-    _Figure("backward_transfer", "Backward transfer", "last score minus the score right after learning", signed),
-    _Figure("shift", "Shift", "distance from what was drawn right after its own lesson, earlier concepts", plain),
-    _Figure("learning", "Learning", "mean score right after each concept's own lesson", plain),
-    _Figure("forward_transfer", "Forward transfer", "score just before its lesson minus the base's", signed),
-    _Figure("gain_over_base", "Gain over base", "last score minus the untouched base's", signed),
+    Figure("backward_transfer", "Backward transfer", "last score minus the score right after learning", signed),
+    Figure("shift", "Shift", "distance from what was drawn right after its own lesson, earlier concepts", plain),
+    Figure("learning", "Learning", "mean score right after each concept's own lesson", plain),
+    Figure("forward_transfer", "Forward transfer", "score just before its lesson minus the base's", signed),
+    Figure("gain_over_base", "Gain over base", "last score minus the untouched base's", signed),
 )
 CLASS_FIGURES = (
-    _Figure("average", "A_N", "accuracy over all test pictures after the last task", plain),
-    _Figure("running_average", "Average incremental", "mean over tasks of the accuracy over all classes so far", plain),
-    _Figure("forgetting", "F_N, best", "best accuracy since its own task minus last, earlier tasks", plain),
-    _Figure(
-        "forgetting_own", "F_N, own", "accuracy right after its own task minus last, mean of earlier tasks", signed
-    ),
-    _Figure("forgetting_per_step", "F_N, a step", "drop from one task to the next, earlier tasks", signed),
-    _Figure("backward_transfer", "Backward transfer", "last accuracy minus that right after its own task", signed),
-    _Figure("learning", "Learning", "mean accuracy right after each task's own lesson", plain),
-    _Figure("gain_over_base", "Gain over base", "last accuracy minus the base's by nearest class means", signed),
+    Figure("average", "A_N", "accuracy over all test pictures after the last task", plain),
+    Figure("running_average", "Average incremental", "mean over tasks of the accuracy over all classes so far", plain),
+    Figure("forgetting", "F_N, best", "best accuracy since its own task minus last, earlier tasks", plain),
+    Figure("forgetting_own", "F_N, own", "accuracy right after its own task minus last, mean of earlier tasks", signed),
+    Figure("forgetting_per_step", "F_N, a step", "drop from one task to the next, earlier tasks", signed),
+    Figure("backward_transfer", "Backward transfer", "last accuracy minus that right after its own task", signed),
+    Figure("learning", "Learning", "mean accuracy right after each task's own lesson", plain),
+    Figure("gain_over_base", "Gain over base", "last accuracy minus the base's by nearest class means", signed),
 )
 """Of a classifier: F_N in three readings, of which only figures of the same one can be compared."""
 COSTS = (
-    _Figure(
+    Figure(
         "carried",
         "Carried",
         "bytes that the next lesson needs of all earlier ones, at the end",
         wording.size,
         "lower",
     ),
-    _Figure("stored", "Stored", "bytes of tensors that the whole lineage keeps on disk", wording.size, "lower"),
-    _Figure("seconds", "Per lesson", "seconds of training per lesson", seconds, "lower"),
+    Figure("stored", "Stored", "bytes of tensors that the whole lineage keeps on disk", wording.size, "lower"),
+    Figure("seconds", "Per lesson", "seconds of training per lesson", seconds, "lower"),
 )
 
 
@@ -162,7 +164,7 @@ def contenders(runs: Sequence[Run]) -> list[Run]:
     return found if len(found) > 1 and len({run.lessons for run in found}) == 1 else []
 
 
-def _best(runs: Sequence[Run], values: Sequence[Mapping[str, float]], figure: _Figure, better: str) -> str | None:
+def _best(runs: Sequence[Run], values: Sequence[Mapping[str, float]], figure: Figure, better: str) -> str | None:
     """The best value as shown; None where there is no comparison, or all are equal."""
     labels = {run.label for run in contenders(runs)}
     found = [v[figure.key] for run, v in zip(runs, values, strict=True) if run.label in labels]
@@ -177,7 +179,7 @@ def _better(key: str, direction: str, formulas: Mapping[str, Formula]) -> str:
     return direction if key in ("average", "learning") else formulas[key].direction
 
 
-def _heading(figure: _Figure, better: str, formulas: Mapping[str, Formula]) -> Heading:
+def _heading(figure: Figure, better: str, formulas: Mapping[str, Formula]) -> Heading:
     known = formulas.get(figure.key)
     formula, source = (known.formula, known.source) if known else ("", "")
     return Heading(figure.title, ARROWS[better], formula, source, figure.meaning)

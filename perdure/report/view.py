@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from perdure.lineage.rows import Row
 from perdure.plan import portable, yaml_file
-from perdure.report import classes, heat, lines, samples, scenes, sheet, summary, tables, weights
+from perdure.report import classes, heat, samples, scenes, states, summary, tables, trends, weights
 from perdure.report.charts import Chart, inline, look_of, spark
 from perdure.report.reading import Run, measures_of, primaries
+from perdure.report.sentences import Finding, finding, lacking, shared
 from perdure.report.tables import Failings
-from perdure.report.words import Finding, finding, lacking, shared
 
 KEPT = 4
 """Pictures of a concept's training and reference sets that a lineage keeps."""
@@ -58,9 +58,9 @@ class Page:
     failings: tuple[Failings, ...]
     other_tables: tuple[summary.Table, ...]
     confusions: tuple[classes.Confusion, ...]
-    comparison: samples.Grid | None
-    grids: tuple[samples.Grid, ...]
-    refused: tuple[tuple[Run, Row, samples.Grid], ...]
+    comparison: samples.Sheet | None
+    sheets: tuple[samples.Sheet, ...]
+    refused: tuple[tuple[Run, Row, samples.Sheet], ...]
     pictures_per_cell: int
     scenes: scenes.Scenes | None
     heats: tuple[Heat, ...]
@@ -71,7 +71,7 @@ class Page:
     shared: tuple[str, ...]
     concepts: tuple[ConceptView, ...]
     bytes_chart: Chart | None
-    budget: tuple[lines.Budget, ...]
+    budget: tuple[trends.Budget, ...]
     losses: tuple[tuple[Run, tuple[tuple[str, str, Markup], ...]], ...]
     measures: dict[str, dict[str, Any]]
     sampling: dict[str, Any]
@@ -95,21 +95,21 @@ def page(runs: Sequence[Run], title: str) -> Page:
         other_tables=tuple(summary.table(runs, m) for m in measures if m not in first),
         confusions=classes.confusions(runs),
         comparison=samples.comparison(drawing, started.concepts[0], limits) if started else None,
-        grids=tuple(samples.grid(run, limits) for run in drawing if run.lessons),
+        sheets=tuple(samples.sheet(run, limits) for run in drawing if run.lessons),
         refused=tuple(
-            (r, row, sheet.of_lesson(r.lineage, r.lineage.rows[-1], row)) for r in drawing for row in r.refused
+            (r, row, states.of_lesson(r.lineage, r.lineage.rows[-1], row)) for r in drawing for row in r.refused
         ),
         pictures_per_cell=max((len(cell.images) for run in runs for cell in list(run.cells.values())[:1]), default=0),
         scenes=scenes.section(runs),
         heats=tuple(_heat(runs, m, limits[m]) for m in measures if m in limits),
-        curves=lines.curves(runs, first, colours),
+        curves=trends.curves(runs, first, colours),
         weights=weights.section(runs, colours),
         exported=tuple(run for run in runs if run.exports),
         lacking=lacking(runs),
         shared=shared(runs),
         concepts=_concepts(runs),
-        bytes_chart=lines.bytes_chart(runs, colours),
-        budget=tuple(lines.budget(run) for run in runs if run.lessons),
+        bytes_chart=trends.bytes_chart(runs, colours),
+        budget=tuple(trends.budget(run) for run in runs if run.lessons),
         losses=tuple((run, _losses(run, look_of(colours[run.label]).colour)) for run in runs if run.lessons),
         measures={m: record for run in reversed(runs) for m, record in run.measure_records.items()},
         sampling=runs[0].lineage.settings.get("sampling", {}),
@@ -134,7 +134,7 @@ def matrix(run: Run, measure: str, limits: tuple[float, float]) -> Figure:
     shown = [j for j, name in enumerate(run.concepts) if run.has(measure, name)]
     S = run.scores[measure][:, shown]
     names = [run.concepts[j] for j in shown]
-    rows = ["base", *(f"{i} {lines.taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1))]
+    rows = ["base", *(f"{i} {trends.taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1))]
     own = [(run.own_row(name), j) for j, name in enumerate(names) if np.isfinite(S[run.own_row(name), j])]
     return heat.heat_map(S, rows, names, limits, run.direction(measure), own)
 
@@ -174,7 +174,7 @@ def _losses(run: Run, colour: str) -> tuple[tuple[str, str, Markup], ...]:
     for i in (k + 1 for k in samples.pick(run.lessons)):
         row = run.rows[i]
         losses = [float(step["loss"]) for step in row.losses()]
-        name = f"{i} {lines.taught(row.concepts)}"
+        name = f"{i} {trends.taught(row.concepts)}"
         last = row.record.get("final_loss")
         tail = "" if last is None or not math.isfinite(last) else f", last {last:.3f}"
         drawn = spark(losses, colour)

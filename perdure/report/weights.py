@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from markupsafe import Markup
 
-from perdure.analysis.record import ALL, KINDS, MEASURES, Analysis
+from perdure.analysis.record import ALL, KINDS, PAIR_FIGURES, Analysis
 from perdure.report import heat, samples
 from perdure.report.charts import Chart, Series, inline, line_chart, look_of
 from perdure.report.palette import DIVERGING, SCALE, Rgb
@@ -51,7 +51,7 @@ def section(runs: Sequence[Run], colours: dict[str, int]) -> Weights | None:
     chosen = [run for run in runs if run.label in known]
     if not chosen:
         return None
-    maps = [found for measure in MEASURES if (found := _maps(chosen, known, measure)) is not None]
+    maps = [found for measure in PAIR_FIGURES if (found := _maps(chosen, known, measure)) is not None]
     placed = [run for run in chosen if len(known[run.label].parts) > 1]
     bounds = _place_limits([_places(known[run.label]) for run in placed])
     longest = max(len(found.lessons) for found in known.values())
@@ -73,7 +73,7 @@ def _maps(runs: Sequence[Run], known: dict[str, Analysis], measure: str) -> Maps
         return None
     found = [known[run.label].parts[ALL].off_diagonal(measure) for run in runs]
     bounds = float(np.nanmin(np.concatenate(found))), float(np.nanmax(np.concatenate(found)))
-    about = MEASURES[measure]
+    about = PAIR_FIGURES[measure]
     if about.signed:
         bounds = (-max(map(abs, bounds)), max(map(abs, bounds)))
     scale = DIVERGING if about.signed else SCALE

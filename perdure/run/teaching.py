@@ -31,7 +31,7 @@ from perdure.memory import Memory
 from perdure.photos.pictures import Picture
 from perdure.plan import JOINT, Concept, Plan, build, describe, fingerprint, yaml_file
 from perdure.progress import Advance
-from perdure.report import grid, sheet
+from perdure.report import sheet, states
 from perdure.run import harm, helpers
 from perdure.run.trackers import NOBODY, Tracker
 
@@ -254,11 +254,11 @@ def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:
 def _refused(lineage: Lineage, staged: Row, told: Sequence[str], gate: float) -> GateRefused:
     """Set a lesson aside with a sheet of every concept before and after it; the refusal in words."""
     name = lineage.folder
-    grid.draw(sheet.of_lesson(lineage, lineage.rows[-1], staged), staged.folder / sheet.FILE)
+    sheet.draw(states.of_lesson(lineage, lineage.rows[-1], staged), staged.folder / states.FILE)
     kept = history.refuse(lineage, staged)
     return GateRefused(
         f"lesson refused, the model is unchanged: {'; '.join(told)}; the gate allows a drop of {gate:g}. "
-        f"It is kept beside the model until the next lesson, with its pictures ({kept.folder / sheet.FILE}): "
+        f"It is kept beside the model until the next lesson, with its pictures ({kept.folder / states.FILE}): "
         f"`perdure accept {name}` takes it all the same, `perdure retry {name} --set training.steps=N` teaches it "
         f"again from the same start, `perdure drop {name}` drops it"
     )

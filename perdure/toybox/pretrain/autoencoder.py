@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures, to_pixels, to_tensor
-from perdure.toybox.pretrain.draws import Order, numpy_draws, torch_draws
+from perdure.toybox.pretrain.draws import Shuffle, numpy_draws, torch_draws
 from perdure.toybox.pretrain.files import log_line
 from perdure.toybox.pretrain.filters import random_filter
 from perdure.toybox.pretrain.photos import TRAINING_PHOTOS, load_photos, random_picture
@@ -129,7 +129,7 @@ class Batches:
     def __init__(self, recipe: Recipe, work: Path, photos: Path | None) -> None:
         self._recipe = recipe
         self._pictures = Pictures(work, recipe.seed, TRAIN, recipe.data)
-        self._order = Order(recipe.seed, "autoencoder/order", recipe.data.count)
+        self._order = Shuffle(recipe.seed, "autoencoder/order", recipe.data.count)
         self._photos = load_photos(photos, TRAINING_PHOTOS) if photos else []
 
     def toy(self, start: int, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from perdure.toybox.pretrain.contrast import distorted, paired_loss
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
-from perdure.toybox.pretrain.draws import Order, torch_draws
+from perdure.toybox.pretrain.draws import Shuffle, torch_draws
 from perdure.toybox.pretrain.files import log_line
 from perdure.toybox.pretrain.precision import half_precision
 from perdure.toybox.pretrain.recipe import Recipe
@@ -71,7 +71,7 @@ def train_clip(
     trainer.plan_decay(decay)
     pictures = Pictures(work, recipe.seed, TRAIN, recipe.data)
     probe = Pictures(work, recipe.seed, HELD_OUT, recipe.data)
-    order = Order(recipe.seed, "clip/order", pictures.drawn())
+    order = Shuffle(recipe.seed, "clip/order", pictures.drawn())
     questions = [encode(tokenizer, list(question.sentences)) for question in QUESTIONS]
     last = trainer.last_step(until)
     while trainer.step < last:

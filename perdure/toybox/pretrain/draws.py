@@ -22,7 +22,7 @@ def torch_draws(seed: int, purpose: str, *position: int | str) -> torch.Generato
     return torch.Generator().manual_seed(draw_seed(seed, purpose, *position))
 
 
-class Order:
+class Shuffle:
     """Which items a run sees: item `position` of an endless sequence of permutations of `count` items.
 
     With `in_order` the first of them is the identity.

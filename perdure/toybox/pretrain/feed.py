@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from perdure.toybox.pretrain.data import HELD_OUT, TRAIN, Pictures
-from perdure.toybox.pretrain.draws import Order, torch_draws
+from perdure.toybox.pretrain.draws import Shuffle, torch_draws
 from perdure.toybox.pretrain.files import log_line, write_array
 from perdure.toybox.pretrain.processes import rank_and_count
 from perdure.toybox.pretrain.recipe import Recipe
@@ -94,7 +94,7 @@ class Feed:
         self._batch, self._drop, self._times_of = batch, caption_drop, times_of
         self._latents = Latents(work, recipe, TRAIN)
         self._pictures = Pictures(work, recipe.seed, TRAIN, recipe.data)
-        self._order = Order(recipe.seed, f"{name}/order", recipe.data.count, in_order)
+        self._order = Shuffle(recipe.seed, f"{name}/order", recipe.data.count, in_order)
         self._rank, self._count = rank_and_count()
         self.probe = self._held_out(work)
 

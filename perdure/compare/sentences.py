@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 
 from perdure.compare import statistics
-from perdure.compare.published import Beside, Line, Order
+from perdure.compare.published import Beside, Line, Ranking
 from perdure.compare.statistics import Difference, Spread
 from perdure.compare.study import COMPARED, Study
+from perdure.report.sentences import lacking
 from perdure.report.summary import signed
-from perdure.report.words import lacking
 from perdure.wording import short_number
 
 MOST = 3
@@ -144,14 +144,14 @@ def cautions(study: Study) -> list[str]:
     return told
 
 
-def order_sentence(order: Order) -> str:
+def ranking(found: Ranking) -> str:
     """How the published means and those found here come, and what of that is settled here."""
-    here = [method for tier in order.tiers for method in tier]
-    means = "the same" if tuple(here) == order.there else ", ".join(here)
-    settled = " > ".join(" ~ ".join(tier) for tier in order.tiers) if len(order.tiers) > 1 else "nothing"
-    tau = f"{order.tau:.2f}".replace("-", "−") if math.isfinite(order.tau) else "undefined"
+    here = [method for tier in found.tiers for method in tier]
+    means = "the same" if tuple(here) == found.there else ", ".join(here)
+    settled = " > ".join(" ~ ".join(tier) for tier in found.tiers) if len(found.tiers) > 1 else "nothing"
+    tau = f"{found.tau:.2f}".replace("-", "−") if math.isfinite(found.tau) else "undefined"
     return (
-        f"{order.figure} by {order.measure}, means from best to worst: published {', '.join(order.there)}; "
+        f"{found.figure} by {found.measure}, means from best to worst: published {', '.join(found.there)}; "
         f"here {means} (Kendall's tau {tau} over {len(here)} methods); settled here: {settled}"
     )
 

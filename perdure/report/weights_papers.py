@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from perdure import files
-from perdure.analysis.record import ALL, MEASURES, Analysis, Part
+from perdure.analysis.record import ALL, PAIR_FIGURES, Analysis, Part
 from perdure.report.charts import blank, save, styled
 from perdure.report.heat import heat_on
 from perdure.report.palette import DIVERGING, SCALE
@@ -35,13 +35,13 @@ def write(found: Analysis, folder: Path) -> list[Path]:
 def pairs_csv(found: Analysis) -> str:
     """One line for each pair of different lessons in all layers, each kind of layer, and each layer."""
     rows = (
-        (where, found.lessons[i], found.lessons[j], *(_text(part.pairs[m][i, j]) for m in MEASURES))
+        (where, found.lessons[i], found.lessons[j], *(_text(part.pairs[m][i, j]) for m in PAIR_FIGURES))
         for where, part in _everywhere(found)
         for i in range(len(found.lessons))
         for j in range(len(found.lessons))
         if i != j
     )
-    return csv_text(("where", "lesson", "other", *MEASURES), rows)
+    return csv_text(("where", "lesson", "other", *PAIR_FIGURES), rows)
 
 
 def lessons_csv(found: Analysis) -> str:
@@ -115,7 +115,7 @@ def _heat(
 ) -> None:
     """A heat map on a scale of its own, which its title tells."""
     finite = matrix[np.isfinite(matrix)]
-    signed = title in MEASURES and MEASURES[title].signed
+    signed = title in PAIR_FIGURES and PAIR_FIGURES[title].signed
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if signed:
         low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))

@@ -15,10 +15,23 @@ from perdure import wording
 from perdure.compare.gathering import Entry
 from perdure.compare.statistics import Difference
 from perdure.compare.study import COST, Study
-from perdure.report import charts, lines, summary
-from perdure.report.charts import Look, blank, inline, look_of, name_at_the_right, room, ruled, styled, tip
+from perdure.report import summary
+from perdure.report.charts import (
+    Chart,
+    Look,
+    blank,
+    inline,
+    look_of,
+    name_at_the_right,
+    room,
+    ruled,
+    stroke,
+    styled,
+    tip,
+)
 from perdure.report.palette import METHODS, PANEL, RULE, SOFT
 from perdure.report.reading import Run
+from perdure.report.trends import means
 from perdure.wording import short_number
 
 ARROWS = {"higher": "higher is better", "lower": "lower is better"}
@@ -27,7 +40,7 @@ LOG_FROM = 20.0
 
 
 @dataclass(frozen=True)
-class Chart(charts.Chart):
+class KeyedChart(Chart):
     """A chart of one measure. `key`: its name among them."""
 
     key: str
@@ -39,7 +52,7 @@ def looks(study: Study) -> dict[str, Look]:
 
 
 @styled
-def trade_off(study: Study, measure: str) -> Chart | None:
+def trade_off(study: Study, measure: str) -> KeyedChart | None:
     """Learning against forgetting: a small mark a run, a large one the row's mean. None without two lessons."""
     look, points = looks(study), _points(study, (measure, "learning"), (measure, "forgetting"))
     if not points:
@@ -55,10 +68,10 @@ def trade_off(study: Study, measure: str) -> Chart | None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: short_number(value)))
     _finished(axes, [(row, look[row], float(np.mean(found, axis=0)[1])) for row, found in points.items()])
     note = "A small mark is a run (one order, one seed), a large one a method's mean."
-    return Chart(f"Stability against plasticity by {measure}", note, figure, "trade-off")
+    return KeyedChart(f"Stability against plasticity by {measure}", note, figure, "trade-off")
 
 
-def curves(study: Study, measure: str) -> list[Chart]:
+def curves(study: Study, measure: str) -> list[KeyedChart]:
     """The mean of the concepts learnt so far, and the first concept's score, lesson by lesson, mean ± deviation."""
     entries = [e for e in study.entries if not e.run.joint and measure in e.run.scores]
     if not entries:
@@ -68,15 +81,15 @@ def curves(study: Study, measure: str) -> list[Chart]:
     taught = "" if len(study.orders) == 1 else " Every order has a first concept of its own."
     spread = "Line: mean over runs; band: one standard deviation (ddof = 1) up and down."
     found = (
-        ("mean", so_far, spread, lambda run: lines.means(run, measure)),
+        ("mean", so_far, spread, lambda run: means(run, measure)),
         ("first", first, spread + taught, lambda run: _first(run, measure)),
     )
     drawn = ((key, title, note, _banded(study, entries, measure, of)) for key, title, note, of in found)
-    return [Chart(f"{title}: {measure} after each lesson", note, figure, key) for key, title, note, figure in drawn
+    return [KeyedChart(f"{title}: {measure} after each lesson", note, figure, key) for key, title, note, figure in drawn
             if figure is not None]  # fmt: skip
 
 
-def fronts(study: Study, measure: str) -> list[Chart]:
+def fronts(study: Study, measure: str) -> list[KeyedChart]:
     """Average score against bytes carried and against seconds; the line joins what no other contender beats at both."""
     shown: tuple[tuple[str, str, Callable[[float], str]], ...] = (
         ("carried", "bytes carried after the last lesson", wording.size),
@@ -103,7 +116,7 @@ def forest(about: str, difference: Difference, reach: float, better: str) -> Mar
 
 
 @styled
-def shares(about: str, parts: Sequence[float]) -> Markup:
+def effects_bar(about: str, parts: Sequence[float]) -> Markup:
     """Shares of order, seed and rest as one bar."""
     if not all(map(math.isfinite, parts)):
         return Markup("")
@@ -136,7 +149,7 @@ def _finished(axes: Axes, names: Sequence[tuple[str, Look, float]]) -> None:
 
 def _mark(axes: Axes, x: float, y: float, look: Look, size: float, told: str, faint: bool = False) -> None:
     """A mark in a row's look; it tells its numbers."""
-    (mark,) = axes.plot([x], [y], **{**charts.stroke(look), "markersize": size}, alpha=0.45 if faint else 1)
+    (mark,) = axes.plot([x], [y], **{**stroke(look), "markersize": size}, alpha=0.45 if faint else 1)
     mark.set_gid(tip(told))
 
 
@@ -167,7 +180,7 @@ def _banded(study: Study, entries: Sequence[Entry], measure: str, of: Callable[[
         axes.fill_between(
             range(len(middle)), middle - spread, middle + spread, color=own.colour, alpha=0.13, linewidth=0
         )
-        axes.plot(range(len(middle)), middle, **{**charts.stroke(own), "markersize": 7}, clip_on=False)
+        axes.plot(range(len(middle)), middle, **{**stroke(own), "markersize": 7}, clip_on=False)
         ends.append((row, own, float(middle[np.flatnonzero(np.isfinite(middle))[-1]])))
     last = max(map(len, middles.values())) - 1
     start = min(int(np.flatnonzero(np.isfinite(middle))[0]) for middle in middles.values())
@@ -178,7 +191,7 @@ def _banded(study: Study, entries: Sequence[Entry], measure: str, of: Callable[[
 
 
 @styled
-def _front(study: Study, measure: str, cost: str, name: str, show: Callable[[float], str]) -> Chart | None:
+def _front(study: Study, measure: str, cost: str, name: str, show: Callable[[float], str]) -> KeyedChart | None:
     points = _points(study, (COST, cost), (measure, "average"))
     if not points:
         return None
@@ -202,7 +215,7 @@ def _front(study: Study, measure: str, cost: str, name: str, show: Callable[[flo
     axes.margins(y=0.08)
     _finished(axes, [(row, look[row], float(centre[1])) for row, centre in centres.items()])
     note = f"Bars: one standard deviation. Beaten by no other at both: {', '.join(best)}." if best else ""
-    return Chart(f"Average {measure} against {name}", note, figure, cost)
+    return KeyedChart(f"Average {measure} against {name}", note, figure, cost)
 
 
 def pareto(points: dict[str, tuple[float, float]], better: str) -> list[str]:

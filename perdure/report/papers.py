@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from perdure.lineage import Lineage
-from perdure.report import charts, grid, lines, reading, samples, view
-from perdure.report.palette import share_of
+from perdure.report import charts, reading, samples, sheet, trends, view
+from perdure.report.palette import fraction_of
 from perdure.report.reading import Run
-from perdure.report.samples import Column, Grid, Line, Sample
+from perdure.report.samples import Column, Line, Sample, Sheet
 
 
 def heatmap(lineage: Lineage, measure: str, path: Path) -> Path:
@@ -27,7 +27,7 @@ def curves(lineages: Sequence[Lineage], measure: str, folder: Path) -> list[Path
     """
     runs = [run for run in reading.read(lineages) if measure in run.scores and run.lessons]
     _check(runs, measure)
-    shown = lines.curves(runs, [measure], {run.label: number for number, run in enumerate(runs)})
+    shown = trends.curves(runs, [measure], {run.label: number for number, run in enumerate(runs)})
     names = [folder / f"curves-{key}-{measure}.png" for key in ("first", "mean", "learning")]
     return [charts.save(chart.figure, path) for chart, path in zip(shown, names, strict=True)]
 
@@ -43,23 +43,23 @@ MOST_SAMPLES = 10
 
 
 def write(lineages: Sequence[Lineage], folder: Path) -> list[Path]:
-    """Grids, score matrices, before-and-after sheets and curves as PNG; returns their paths."""
+    """Sheets of samples, score matrices, before-and-after sheets and curves as PNG; returns their paths."""
     runs = reading.read(lineages)
     written = []
     for run in runs:
         if not run.joint:
             written += [
-                grid.draw(samples.grid(run, samples.ranges([run])), folder / f"grid-{run.label}.png"),
-                grid.draw(before_after(run), folder / f"before-after-{run.label}.png"),
+                sheet.draw(samples.sheet(run, samples.ranges([run])), folder / f"grid-{run.label}.png"),
+                sheet.draw(before_after(run), folder / f"before-after-{run.label}.png"),
             ]
         written += [heatmap(run.lineage, m, folder / f"scores-{run.label}-{m}.png") for m in run.scores]
     written += [path for measure in reading.measures_of(runs) for path in curves(lineages, measure, folder)]
     first = next(run.concepts[0] for run in runs)
     compared = samples.comparison(runs, first, samples.ranges(runs))
-    return written if compared is None else [*written, grid.draw(compared, folder / f"compared-{first}.png")]
+    return written if compared is None else [*written, sheet.draw(compared, folder / f"compared-{first}.png")]
 
 
-def before_after(run: Run, image: int = 0, most: int = MOST_SAMPLES) -> Grid:
+def before_after(run: Run, image: int = 0, most: int = MOST_SAMPLES) -> Sheet:
     """A column a concept: a reference, what the base drew, and what was drawn right after the concept's own lesson.
 
     Below each picture the mean score of all pictures like it; below a reference the likeness of references to one
@@ -77,11 +77,11 @@ def before_after(run: Run, image: int = 0, most: int = MOST_SAMPLES) -> Grid:
         Line(head, "", "", run.primary(names[0]) or "", tuple(column[i] for column in columns))
         for i, head in enumerate(heads)
     )
-    return Grid(run.label, tuple(Column(name, run.facts[name]["concept"]["class"]) for name in names), lines, "")
+    return Sheet(run.label, tuple(Column(name, run.facts[name]["concept"]["class"]) for name in names), lines, "")
 
 
 def _reference(run: Run, name: str, limits: dict[str, tuple[float, float]]) -> Sample:
     measure = run.primary(name)
     ceiling = run.ceiling(measure, name) if measure else float("nan")
-    share = share_of(ceiling, *limits[measure], run.direction(measure)) if measure in limits else 0.0
-    return Sample("reference", samples.reference_of(run, name), ceiling, share, f"{name}, a real picture")
+    fraction = fraction_of(ceiling, *limits[measure], run.direction(measure)) if measure in limits else 0.0
+    return Sample("reference", samples.reference_of(run, name), ceiling, fraction, f"{name}, a real picture")
