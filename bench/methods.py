@@ -24,7 +24,7 @@ def main() -> None:
     found: dict[str, list[Pace]] = {label: [] for label in own}
     for _ in range(TURNS + 1):
         for label, narrowed in own.items():
-            found[label].append(pace.measure(Tools(narrowed, backbone), drawing=False))
+            found[label].append(pace.of(Tools(narrowed, backbone), drawing=False))
     print(f"{'':24}a step   before and after the steps, in steps of {PLAIN}")
     for label, turns in found.items():
         pairs = list(zip(turns, found[PLAIN], strict=True))[1:]  # the first turn warms up

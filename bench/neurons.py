@@ -15,7 +15,7 @@ from perdure.lesson import examples
 from perdure.lesson.model import LessonModel
 from perdure.memory.delta import Delta
 from perdure.method import WordSpec
-from perdure.parts import importance
+from perdure.parts import neurons
 from perdure.parts.neurons import CALIBRATION, NOISES, SAMPLES, Choice, Masks, Scores, concept_masks
 from perdure.photos import pictures
 
@@ -52,7 +52,7 @@ def line(halves: list[tuple[Scores, Scores]], prompts: list[Scores], choice: Cho
 
     general = []
     for count in PROMPTS:
-        pairs = [masks(importance.mean(pair), count) for pair in halves]
+        pairs = [masks(neurons.mean(pair), count) for pair in halves]
         general.append(mean(1 - float(kept.sum() / base.sum()) for base, kept in pairs))
     base = mean(overlap(one[0], two[0]) for one, two in combinations(pairs, 2))
     split = [tuple(masks(half, PROMPTS[-1])[1] for half in pair) for pair in halves]
@@ -72,12 +72,12 @@ def main() -> None:
     for model in models(backbone, shapes):
         batches = model.batches("importance", SAMPLES, 1)
         for kind in KINDS:
-            scores = [importance.pick(kind)(model, weights, batch) for batch in batches]
-            halves[kind].append((importance.mean(scores[::2]), importance.mean(scores[1::2])))
+            scores = [neurons.pick(kind)(model, weights, batch) for batch in batches]
+            halves[kind].append((neurons.mean(scores[::2]), neurons.mean(scores[1::2])))
     noised = model.general(CALIBRATION, NOISES)
     print(f"{'general at':>41} {' '.join(f'{count:6}' for count in PROMPTS)}  base, two   density       own   other")
     for kind in KINDS:
-        prompts = [importance.mean(importance.pick(kind)(model, weights, b) for b in copies) for copies in noised]
+        prompts = [neurons.mean(neurons.pick(kind)(model, weights, b) for b in copies) for copies in noised]
         rules = [("vote", 0.5), ("vote", 1.0), ("difference", 0.5)]
         for among, (general, vote) in product(("layer", "row", "all"), rules):
             choice = Choice(kind, among, "element", 0.12, general, vote, None)  # type: ignore[arg-type]

@@ -90,7 +90,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Share:
+class Portion:
     """Which of `count` equal parts of a batch is at hand: several processes can share out the batches of a lesson.
 
     By default, and on one process, all of it. Gradients are averaged over the parts, so a loss that is a mean over
@@ -111,7 +111,7 @@ class Share:
         return len(rows) * self.count
 
 
-WHOLE = Share()
+WHOLE = Portion()
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Step:
     number: int
     batch: Any
     predicted: Tensor
-    share: Share = WHOLE
+    portion: Portion = WHOLE
     """The part of the step's batch that is at hand."""
 
 

@@ -15,11 +15,11 @@ PUBLIC = {
     "perdure.memory": ("Memory", "load", "save"),
     "perdure.memory.delta": ("Change", "Delta"),
     "perdure.method": (
-        "get", "Method", "Spec", "WordSpec", "Weights", "Adapter", "Context", "Model", "Protection", "Step", "Share",
+        "get", "Method", "Spec", "WordSpec", "Weights", "Adapter", "Context", "Model", "Protection", "Step", "Portion",
         "Consolidate", "Wanted",
     ),
     "perdure.parts": (
-        "adapter", "start", "guard", "consolidate", "rehearsal", "neurons", "classifier", "elastic", "head",
+        "adapter", "start", "guard", "consolidate", "rehearsal", "neurons", "classifier", "head",
     ),
     "perdure.score": ("names", "load"),
     "perdure.score.measure": ("Measure",),

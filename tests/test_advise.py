@@ -351,7 +351,7 @@ def test_the_next_command_begins_a_model_with_the_same_settings():
     from perdure.plan import defaults, yaml_file
 
     asked = plan.build({**TOYBOX, "methods": [{"name": "magmax", "operand": "delta"}], "training": {"steps": 7}})
-    line = shlex.split(asking.init_line(asked, asked.methods[0]))
+    line = shlex.split(asking.init_command(asked, asked.methods[0]))
     assert line[:3] == ["perdure", "init", "mymodel"]
     sets = tuple(value for key, value in zip(line, line[1:], strict=False) if key == "--set")
     base = {"base": "toybox", "method": "merge_init"}

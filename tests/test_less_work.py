@@ -28,7 +28,7 @@ from perdure.drawing.tools import Tools
 from perdure.errors import GateRefused, PlanError, TrainingError
 from perdure.lesson.trained import Trained
 from perdure.lineage import Lineage, history
-from perdure.lineage.shared import Shared
+from perdure.lineage.commons import Commons
 from perdure.plan import Concept, catalogue, workload
 from perdure.report import reading
 from perdure.run import teaching
@@ -280,12 +280,12 @@ def test_an_index_never_leads_outside(kinds, tmp_path):
     shutil.copytree(out / "naive", tmp_path / "other")
     (place,) = [p for p in (out / ".shared/cells").glob("*") if files.read_json(p)["row"] == "002-cat"][:1]
     known = files.read_json(place)
-    assert Shared(out).cell(place.stem) is not None
+    assert Commons(out).cell(place.stem) is not None
     for wrong in ({"lineage": ["..", "other"]}, {"row": "../001-dog"}, {"concept": "../dog"}, {"lineage": []}):
         files.write_json(place, {**known, **wrong})
-        assert Shared(out).cell(place.stem) is None
+        assert Commons(out).cell(place.stem) is None
     files.write_json(place, {**known, "row": "001-dog", "concept": "dog"})  # of another content
-    assert Shared(out).cell(place.stem) is None
+    assert Commons(out).cell(place.stem) is None
 
 
 CHANGES = (

@@ -9,7 +9,8 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from perdure import method
 from perdure.bases import loading
 from perdure.method import Method
-from perdure.parts import guard, importance
+from perdure.parts import guard
+from perdure.parts import neurons as chosen_by
 from perdure.parts.adapter import neurons
 from perdure.parts.consolidate import add
 from perdure.parts.neurons import CALIBRATION, NOISES, SAMPLES, Choice, concept_masks, concept_neurons, shuffled
@@ -74,7 +75,7 @@ def test_scores_in_the_second_lesson_are_those_of_base_and_delta(taught, pico):
             with context.model.laid(memory.delta()):
                 weights = {name: context.model.weight(name) for name in adapter.weights.shapes}
                 for batch in context.model.batches("importance", 2, 1):
-                    scores = {kind: importance.pick(kind)(context.model, weights, batch) for kind in kinds}
+                    scores = {kind: chosen_by.pick(kind)(context.model, weights, batch) for kind in kinds}
                     found.append((batch, memory, scores))
         return under
 
@@ -135,7 +136,7 @@ def test_tops_of_a_layer_of_its_rows_and_of_all():
     scores = {"p": torch.tensor([[9.0, 1, 8], [2, 3, 7]]), "q": torch.tensor([[0.1, 0.2, 0.3]])}
 
     def tops(share, among):
-        return {name: mask.tolist() for name, mask in importance.top(scores, share, among).items()}
+        return {name: mask.tolist() for name, mask in chosen_by.top(scores, share, among).items()}
 
     yes, no = True, False
     assert tops(1 / 3, "layer") == {"p": [[yes, no, yes], [no, no, no]], "q": [[no, no, yes]]}
@@ -147,12 +148,12 @@ def test_tops_of_a_layer_of_its_rows_and_of_all():
 
 def test_rows_and_columns_are_ranked_by_their_means():
     score = {"p": torch.tensor([[1.0, 9], [2, 1]])}
-    assert importance.lines(score, "element")["p"] is score["p"]
-    assert importance.lines(score, "row")["p"].tolist() == [[5], [1.5]]
-    assert importance.lines(score, "col")["p"].tolist() == [[1.5, 5]]
+    assert chosen_by.ranked_by(score, "element")["p"] is score["p"]
+    assert chosen_by.ranked_by(score, "row")["p"].tolist() == [[5], [1.5]]
+    assert chosen_by.ranked_by(score, "col")["p"].tolist() == [[1.5, 5]]
     for among in ("layer", "row", "all"):
-        assert importance.top(importance.lines(score, "row"), 0.5, among)["p"].tolist() == [[True], [False]]
-        assert importance.top(importance.lines(score, "col"), 0.5, among)["p"].tolist() == [[False, True]]
+        assert chosen_by.top(chosen_by.ranked_by(score, "row"), 0.5, among)["p"].tolist() == [[True], [False]]
+        assert chosen_by.top(chosen_by.ranked_by(score, "col"), 0.5, among)["p"].tolist() == [[False, True]]
 
 
 OWN = {"p": torch.tensor([[8.0, 7, 6, 5, 1, 2, 3, 4]])}

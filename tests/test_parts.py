@@ -13,10 +13,10 @@ from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.method import Method, Wanted, Word, WordSpec
+from perdure.methods.cidm import elastic_aggregation
 from perdure.parts import classifier, guard
 from perdure.parts.adapter import Masked, lora, masked_lora
 from perdure.parts.consolidate import add
-from perdure.parts.elastic import elastic_aggregation
 from perdure.parts.start import fresh_masked
 from perdure.photos import pictures
 from perdure.wording import FIRST

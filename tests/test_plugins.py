@@ -210,7 +210,7 @@ def test_orders_of_a_sweep_travel_to_other_processes(mine, plan_data, tmp_path):
     assert [r.fingerprint for r in grid.load(tmp_path / "again.yaml").runs] == [r.fingerprint for r in made.runs]
     (_, theirs) = made.runs
     folder = tmp_path / "sweep" / theirs.name
-    orders = tree.orders(tmp_path / "sweep", {folder: theirs}, {folder: 0})
+    orders = tree.stretches(tmp_path / "sweep", {folder: theirs}, {folder: 0})
     for order in pickle.loads(pickle.dumps(orders)):
         assert worker.carry_out(order, "cpu") is None
     assert Lineage(folder).concepts == ["dog", "cat"]

@@ -441,7 +441,7 @@ def test_parts_of_numbers_and_colours():
     ]
     lightness = [sum(palette.sequential(k / 20)) for k in range(21)]
     assert lightness == sorted(lightness, reverse=True)
-    assert palette.share_of(1, 0, 4, "lower") == 0.75 and palette.share_of(1, 1, 1) == 0.5
+    assert palette.fraction_of(1, 0, 4, "lower") == 0.75 and palette.fraction_of(1, 1, 1) == 0.5
     drawn = charts.inline(heat.heat_map(np.ones((2, 1)), ["evil<", "$b^$"], ["c"], (0, 1)), 'a "t"')
     assert "evil<" not in drawn and "$b^$" in drawn and 'aria-label="a &quot;t&quot;"' in drawn
     assert "var(--m1, " in charts.inline(charts.spark([3.0, 2.0, 1.0], palette.METHODS[1]), "t")

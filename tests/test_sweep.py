@@ -279,7 +279,7 @@ def test_drawn_styles_keep_the_class_of_each_picture_and_may_have_rare_tokens():
 
 def orders_of(data, root, done=None):
     homes = places.homes(root, grid.build(data).runs)
-    return tree.orders(root, homes, {folder: (done or {}).get(one.title, 0) for folder, one in homes.items()})
+    return tree.stretches(root, homes, {folder: (done or {}).get(one.title, 0) for folder, one in homes.items()})
 
 
 def test_runs_that_begin_alike_share_their_first_lessons(tiny, tmp_path):
@@ -591,7 +591,7 @@ def test_a_missing_extra_is_named(perdure, tiny, tmp_path, monkeypatch, engine, 
 
 def test_a_method_is_timed_before_there_are_lessons(tiny, ran, tmp_path):
     todo = sweep.task(grid.build(tiny), tmp_path)
-    found = worker.paces(todo.orders, "cpu")
+    found = worker.paces(todo.stretches, "cpu")
     assert set(found) == {"merge_init", "naive", ""} and list(tmp_path.iterdir()) == []
     assert found["naive"].steps == 2 and found["naive"].training > 0 and found["naive"].drawing > 0
     finished = sweep.task(grid.load(places.grid_file(ran[0])), ran[0])
@@ -600,7 +600,7 @@ def test_a_method_is_timed_before_there_are_lessons(tiny, ran, tmp_path):
 
 def test_a_joint_run_is_one_lesson_as_long_as_all(tiny, tmp_path):
     todo = sweep.task(grid.build({**tiny, "plan": {**tiny["plan"], "joint": True}}), tmp_path)
-    (joint,) = [order for order in todo.orders if order.plan.joint]
+    (joint,) = [order for order in todo.stretches if order.plan.joint]
     assert status.work_of(joint, 0) == (3 * 2, 3 * 2)
 
 
@@ -608,7 +608,7 @@ def test_estimates_are_measured(ran):
     root, _ = ran
     todo = sweep.task(grid.load(places.grid_file(root)), root)
     statuses = todo.read()
-    assert status.seconds_left(todo.orders, {}, 1) == 0.0
+    assert status.seconds_left(todo.stretches, {}, 1) == 0.0
     spent = status.paces(statuses.values())
     assert spent[""].steps == 36 and spent["naive"].images == 3 * (2 + 4 + 6)
     new = {"name": "x", "plan": dict(todo.grid.resolved["plan"]), "axes": {"methods": ["naive"], "seeds": [7]}}

@@ -150,3 +150,10 @@ def test_the_embedded_base_has_one_thread_unless_told_otherwise(monkeypatch, pic
             assert ("as OMP_NUM_THREADS says" in doctor.threads()) == bool(told)
     finally:
         torch.set_num_threads(1)
+
+
+def test_the_machine_is_examined_without_posix(monkeypatch):
+    """`os.sysconf` is missing on Windows; what it said on POSIX is the twin of what is told."""
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    monkeypatch.delattr(os, "sysconf")
+    assert doctor.examine()["memory"] == f"{pages / 1e9:.0f} GB"

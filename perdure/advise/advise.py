@@ -15,7 +15,7 @@ from perdure.drawing.content import Known
 from perdure.drawing.tools import Tools
 from perdure.errors import PlanError
 from perdure.lineage import Lineage
-from perdure.lineage.shared import Shared
+from perdure.lineage.commons import Commons
 from perdure.photos import pictures
 from perdure.plan import Plan
 from perdure.progress import Watch, silent
@@ -52,7 +52,7 @@ def advise(
         return before + clock() - began
 
     if known is None or used() < seconds:
-        tools = Tools(plan, helpers.load(plan, device), watch, Known(Shared(out)))
+        tools = Tools(plan, helpers.load(plan, device), watch, Known(Commons(out)))
         known = known or _begun(tools, plan, mark, seconds, used, out, tell)
         tell(f"{design.told(known.design, known.speed)} ({', '.join(known.labels)})")
         known = trial.conduct(known, taught(plan, known), tools, out, seconds, used, tell)
@@ -74,7 +74,7 @@ def _begun(
     tell: Callable[[str], None],
 ) -> Trial:  # fmt: skip
     """Measure and design. Raises PlanError where the budget is too short."""
-    speed, failed = trial.measure(
+    speed, failed = trial.speeds(
         tools, _with(plan, len(plan.concepts)), tell, enough=lambda: used() > MEASURING * seconds
     )
     made = design.choose(speed, plan, seconds, used())
@@ -97,7 +97,7 @@ def _written(plan: Plan, known: Trial, out: Path, seconds: float) -> Advice:
             f"--budget {design.duration(seconds)} ended before every method was run once; the same command with a "
             f"larger --budget goes on from there (about {design.duration(known.used + _missing(known, out))} in all)"
         )
-    Shared(out).forget()
+    Commons(out).forget()
     lineages = [{label: Lineage(trial.folder_of(out, n, label)) for label in known.labels} for n in complete]
     found = verdict.of(lineages)
     shown = report.build(list(lineages[-1].values()), out / f"round-{complete[-1]}", title=f"{plan.name}, last round")
@@ -128,7 +128,7 @@ def _next(plan: Plan, found: Verdict, out: Path) -> tuple[str, ...]:
         return ()
     choice = next(choice for choice in plan.methods if choice.label == found.choice)
     files.write_text(out / PLAN, asking.plan_text(plan, choice))
-    return f"perdure run {out / PLAN}", asking.init_line(plan, choice)
+    return f"perdure run {out / PLAN}", asking.init_command(plan, choice)
 
 
 def as_json(advice: Advice, known: Trial) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def plan_of(
     return made.model_copy(update={"concepts": made.sequence, "order": None, "joint": False})
 
 
-def _read(target: Path) -> tuple[dict[str, Any], yaml_file.Lines, Path, str]:
+def _read(target: Path) -> tuple[dict[str, Any], yaml_file.LineNumbers, Path, str]:
     if os.path.isdir(target):
         data = {"name": name_from(target.absolute().name), "concepts": {"folder": str(target.absolute())}}
         return data, {}, Path(), str(target)
@@ -105,7 +105,7 @@ def plan_text(plan: Plan, choice: MethodChoice) -> str:
     return plans.plan_text(plan.model_copy(update={"methods": (choice,)}))
 
 
-def init_line(plan: Plan, choice: MethodChoice, name: str = "mymodel") -> str:
+def init_command(plan: Plan, choice: MethodChoice, name: str = "mymodel") -> str:
     """The `perdure init` command of a model that is taught like this plan, with one method."""
     toybox = plan.base == plans.TOYBOX
     words = ["perdure", "init", name]

@@ -20,7 +20,7 @@ LEFT_OUT = (TrainingError, ModelError, PlanError)
 """What speaks against one method, and not against them all."""
 
 
-def measure(
+def speeds(
     tools: Tools,
     plan: Plan,
     tell: Callable[[str], None],
@@ -46,7 +46,7 @@ def measure(
         try:
             mine = replace(tools, plan=own)
             reading.accept([(own, ())])
-            found = pace.measure(mine, clock, drawing=not images)
+            found = pace.of(mine, clock, drawing=not images)
         except LEFT_OUT as error:
             failed[choice.label] = error
             continue

@@ -21,7 +21,7 @@ from accelerate.utils import broadcast, parse_flag_from_env, reduce
 from torch import Tensor
 
 from perdure.errors import ModelError, TrainingError
-from perdure.method import WHOLE, Share
+from perdure.method import WHOLE, Portion
 
 PATIENCE = timedelta(days=30)
 """How long a process waits for a call: the first may train alone in the meantime."""
@@ -53,9 +53,9 @@ class Processes:
         return self.helping is backbone and not self.joined
 
     @property
-    def share(self) -> Share:
+    def portion(self) -> Portion:
         """This process's share of a batch."""
-        return Share(self.number, self.count) if self.joined else WHOLE
+        return Portion(self.number, self.count) if self.joined else WHOLE
 
     # --- calling --------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from perdure import __version__, score
@@ -28,7 +29,7 @@ def examine() -> dict[str, Any]:
         "libraries": loading.versions(),
         "device": device(),
         "threads": threads(),
-        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
+        "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
         "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB",
         "network": "switched off (HF_HUB_OFFLINE)" if offline() else "allowed",
         "embedded base": outline.available(TOYBOX),

@@ -83,7 +83,7 @@ def sweep(
     if dry_run:
         _foretell(todo, make)
         return
-    statuses = _carry_out(todo, make) if todo.orders else list(todo.read().values())
+    statuses = _carry_out(todo, make) if todo.stretches else list(todo.read().values())
     screen.say(f"results: {root.absolute()}. Next: perdure compare {root}")
     _complain(statuses)
 
@@ -106,7 +106,7 @@ def sweep_status(
     if as_json:
         typer.echo(json.dumps(status.as_json(loaded, list(statuses.values())), indent=1))
         return
-    screen.console.print(view.table(sweep.Moment(statuses, status.seconds_left(todo.orders, statuses, 1))))
+    screen.console.print(view.table(sweep.Moment(statuses, status.seconds_left(todo.stretches, statuses, 1))))
     for one in statuses.values():
         if one.state == "failed":
             screen.say(f"{one.name}: {one.problem}")

@@ -103,7 +103,7 @@ class BesideView:
     sentences: tuple[str, ...]
     headings: tuple[str, ...]
     lines: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...]
-    orders: tuple[str, ...]
+    rankings: tuple[str, ...]
 
 
 def view(study: Study, title: str, beside: Beside | None) -> Page:

@@ -19,8 +19,8 @@ from perdure.bases.words import words_of
 from perdure.drawing.sample import Recall, in_force
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
+from perdure.lineage.commons import Commons, of_content
 from perdure.lineage.rows import Cell
-from perdure.lineage.shared import Shared, of_content
 from perdure.memory import tensors
 from perdure.plan import Concept, Plan, fingerprint, portable
 from perdure.score.measure import Measure
@@ -86,7 +86,7 @@ class Drawn:
 class Known:
     """What was drawn before, here and in the lineages beside: found by content. Features are kept for this process."""
 
-    shared: Shared | None = None
+    commons: Commons | None = None
     alone: AbstractContextManager[Any] = field(default_factory=RLock)
     """Held by the thread that asks a measure's model: one at a time."""
     _features: "OrderedDict[tuple[str, str], Tensor]" = field(default_factory=OrderedDict)
@@ -96,8 +96,8 @@ class Known:
         if not content:
             return None
         try:
-            if self.shared is not None:
-                found = self.shared.cell(content)
+            if self.commons is not None:
+                found = self.commons.cell(content)
             else:
                 own = (of_content(row, concept.name, content) for row in lineage.rows)
                 found = next(filter(None, own), None)
@@ -107,8 +107,8 @@ class Known:
 
     def note(self, content: str, lineage: Lineage, cell: Path) -> None:
         """Keep where a new cell lies."""
-        if self.shared is not None and content:
-            self.shared.note(content, lineage, cell)
+        if self.commons is not None and content:
+            self.commons.note(content, lineage, cell)
 
     def features(self, content: str, measure: Measure, images: Sequence[Image.Image]) -> Tensor:
         """A measure's features of the pictures of this content."""

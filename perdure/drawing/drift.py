@@ -9,8 +9,8 @@ from perdure.bases import calibration
 from perdure.drawing import content as contents
 from perdure.drawing.tools import Tools
 from perdure.lineage import Lineage
+from perdure.lineage.commons import linked
 from perdure.lineage.rows import building
-from perdure.lineage.shared import linked
 from perdure.memory import Memory
 from perdure.score import failings
 from perdure.score.measure import Measure

@@ -19,8 +19,8 @@ from perdure.drawing.sample import Recall, in_force
 from perdure.drawing.tools import THUMBNAIL, Tools, features_file
 from perdure.errors import LineageError
 from perdure.lineage import Lineage
+from perdure.lineage.commons import linked
 from perdure.lineage.rows import Row, building, taught_by
-from perdure.lineage.shared import linked
 from perdure.memory import Memory, tensors
 from perdure.plan import Concept
 from perdure.score import budget as budgets

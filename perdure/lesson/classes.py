@@ -15,7 +15,7 @@ from perdure.errors import TrainingError
 from perdure.lesson.examples import ClassBatch, ClassExamples, Draw
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
-from perdure.method import Share, Weights
+from perdure.method import Portion, Weights
 from perdure.parts import head
 from perdure.plan import Head, Plan
 
@@ -78,9 +78,9 @@ class ClassLesson:
             generator = self.random("head")
             self.rows.copy_(head.begun(self.head, len(self._new), self.backbone.width, centres, generator))
 
-    def step(self, number: int, share: Share) -> tuple[ClassBatch, Tensor, dict[str, Tensor]]:
+    def step(self, number: int, portion: Portion) -> tuple[ClassBatch, Tensor, dict[str, Tensor]]:
         """The own part of a step's batch, what is predicted for it, and what the loss is the sum of."""
-        batch = share.of(self.examples.batch(self.plan.training.batch_size, self.random, number))
+        batch = portion.of(self.examples.batch(self.plan.training.batch_size, self.random, number))
         predicted = self.predict(batch)
         return batch, predicted, {"cross_entropy": self.error(batch, predicted).mean()}
 

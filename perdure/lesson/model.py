@@ -17,7 +17,7 @@ from perdure.errors import TrainingError
 from perdure.lesson.examples import Draw, Examples
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
-from perdure.method import Share, Weights
+from perdure.method import Portion, Weights
 from perdure.plan import Plan
 
 
@@ -50,17 +50,17 @@ class LessonModel:
     def begin(self) -> None:
         """Words are begun where they are made."""
 
-    def step(self, number: int, share: Share) -> tuple[Batch, Tensor, dict[str, Tensor]]:
+    def step(self, number: int, portion: Portion) -> tuple[Batch, Tensor, dict[str, Tensor]]:
         """The own part of a step's batch, what is predicted for it, and what the loss is the sum of."""
         training = self.plan.training
         size, times = training.batch_size, training.times
-        batch = share.of(self.examples.batch(self.backbone, size, self.random, number, times=times))
+        batch = portion.of(self.examples.batch(self.backbone, size, self.random, number, times=times))
         if self.word:  # the prompt changes with every step
             batch = self.backbone.reworded(batch, batch.captions)
         predicted = self.backbone.predict(batch)
         parts = {"denoising": self.backbone.error(batch, predicted, training.min_snr).mean()}
         if self.prior is not None and training.prior is not None:
-            own = share.of(self.prior.batch(self.backbone, size, self.random, number, "prior ", times))
+            own = portion.of(self.prior.batch(self.backbone, size, self.random, number, "prior ", times))
             parts["prior"] = training.prior.weight * self.backbone.loss(own, training.min_snr)
         return batch, predicted, parts
 

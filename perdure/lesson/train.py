@@ -44,7 +44,7 @@ class Done:
     rate: float
 
 
-Watch = Callable[[Done], None]
+OnStep = Callable[[Done], None]
 """Called after each step."""
 Preview = Callable[[int], None]
 """(steps done) -> looks at the model as it is after them, where it wants to."""
@@ -70,7 +70,7 @@ class Lesson:
 
 
 def learn(
-    backbone: Base, method: Method, memory: Memory, lesson: Lesson, plan: Plan, watch: Watch = lambda done: None,
+    backbone: Base, method: Method, memory: Memory, lesson: Lesson, plan: Plan, watch: OnStep = lambda done: None,
     checkpoint: Path | None = None, preview: Preview | None = None, fused: Callable[[Cost], None] = lambda cost: None,
     shared: Trained | None = None,
 ) -> Memory:  # fmt: skip
@@ -167,7 +167,7 @@ def _begun(backbone: Backbone, spec: WordSpec, lesson: Lesson, draw: Draw) -> di
 
 def _descend(
     backbone: Base, model: Lived, adapter: Adapter, protection: Protection, lesson: Lesson, training: Training,
-    watch: Watch, kept: tuple[Path, Callable[[int], bool]] | None, preview: Preview | None,
+    watch: OnStep, kept: tuple[Path, Callable[[int], bool]] | None, preview: Preview | None,
 ) -> None:  # fmt: skip
     """The loop: loss + guard -> step, until the lesson's steps are done. `kept`: where it is saved, and whether now."""
     parameters, plain = adapter.parameters(), optimizing.make(adapter, training)
@@ -256,10 +256,10 @@ def _backward(
     """The gradient of a step's loss, the mean over its batches; of what that is the sum of the names, and the values
     (1 + names,), the loss first.
     """
-    count, told, share = training.accumulate, [], backbone.processes.share
+    count, told, portion = training.accumulate, [], backbone.processes.portion
     for number in range(step * count, (step + 1) * count):
-        batch, predicted, parts = model.step(number, share)
-        taken = Step(number, batch, predicted, share)
+        batch, predicted, parts = model.step(number, portion)
+        taken = Step(number, batch, predicted, portion)
         parts |= {name: price(taken) for name, price in protection.penalties.items()}
         loss = sum(parts.values(), torch.zeros_like(next(iter(parts.values()))))
         told.append(torch.stack([part.detach().to(loss) for part in (loss, *parts.values())]))

@@ -21,8 +21,8 @@ from perdure.bases.backbone import Backbone
 from perdure.errors import LineageError
 from perdure.lesson.examples import Examples
 from perdure.lineage import Lineage, locks
+from perdure.lineage.commons import Commons
 from perdure.lineage.rows import Row
-from perdure.lineage.shared import Shared
 from perdure.memory import tensors
 from perdure.method import Adapter, Protection
 from perdure.parts.adapter import LowRank
@@ -36,7 +36,7 @@ PAUSE = 0.2
 class Trained:
     """Adapters that lineages of one folder have trained, by content. `owner`: the lesson that asks, `log`: its log."""
 
-    shared: Shared
+    commons: Commons
     identity: str
     """Of the base."""
     owner: str
@@ -49,7 +49,7 @@ class Trained:
         if not content:
             train()
             return
-        path = self.shared.adapter(fingerprint([content, self.identity]))
+        path = self.commons.adapter(fingerprint([content, self.identity]))
         while True:
             with locks.holding(path.with_suffix(".lock")) as mine:
                 if mine:
@@ -89,13 +89,13 @@ def _bytes(text: str) -> Tensor:
 
 
 def beside(
-    shared: Shared | None, lineage: Lineage | None, staged: Row, tell: Callable[[Sequence[Mapping[str, Any]]], object]
+    commons: Commons | None, lineage: Lineage | None, staged: Row, tell: Callable[[Sequence[Mapping[str, Any]]], object]
 ) -> Trained | None:
     """What lineages beside one have trained, for a lesson of it; nothing where there are none."""
-    if shared is None or lineage is None or not shared.adapters:
+    if commons is None or lineage is None or not commons.adapters:
         return None
     owner = f"{lineage.folder.name}/{staged.number:03d}-{staged.name}"
-    return Trained(shared, lineage.facts["base_identity"], owner, staged.log, tell)
+    return Trained(commons, lineage.facts["base_identity"], owner, staged.log, tell)
 
 
 def content(

@@ -166,9 +166,9 @@ def distil(weight: float, prompts: str = "both") -> Guard:
             if not use_past:
                 return weight * context.model.difference(step.predicted, context.model.before(step.batch))
             picked = torch.randint(
-                len(past), (step.share.whole(step.predicted),), generator=context.generator("distil", step.number)
+                len(past), (step.portion.whole(step.predicted),), generator=context.generator("distil", step.number)
             )
-            others = [past[i] for i in step.share.of(picked).tolist()]
+            others = [past[i] for i in step.portion.of(picked).tolist()]
             now = context.model.predict(step.batch, others)
             return weight * context.model.difference(now, context.model.before(step.batch, others))
 

@@ -21,12 +21,12 @@ def rehearse(weight: float, source: Callable[[Memory, Context], tuple[Tensor, li
         latents, captions = source(memory, context)
 
         def penalty(step: Step) -> Tensor:
-            size = step.share.whole(step.predicted)
+            size = step.portion.whole(step.predicted)
             picked = torch.randint(len(latents), (size,), generator=context.generator("rehearse", step.number))
             whole = context.model.batch_of(
                 latents[picked], [captions[i] for i in picked.tolist()], "rehearse", step.number
             )
-            batch = step.share.of(whole)
+            batch = step.portion.of(whole)
             return weight * context.model.loss(batch)
 
         return Protection(penalties={"rehearsal": penalty})

@@ -15,7 +15,7 @@ from perdure.plan.folders import visible
 from perdure.wording import some
 
 SIDECARS = (".txt", ".caption")
-TABLES = ("metadata.jsonl", "metadata.csv")
+METADATA = ("metadata.jsonl", "metadata.csv")
 KEYS = ("text", "prompt", "caption")
 
 
@@ -46,7 +46,7 @@ def unread(pictures: Sequence[Path], texts: Sequence[Path]) -> list[str]:
             notes.append(f"{path}: no picture has this name, so that it is the caption of none; rename or delete it")
         elif path not in first:
             notes.append(f"{path}: is not read, for another caption of the same picture comes first")
-    strange = [path for path in texts if path.suffix.lower() not in SIDECARS and path.name not in TABLES]
+    strange = [path for path in texts if path.suffix.lower() not in SIDECARS and path.name not in METADATA]
     if strange:
         names = some(file.name for file in strange)
         notes.append(f"{strange[0].parent}: neither pictures nor captions, and not read: {names}")
@@ -73,7 +73,7 @@ def _tables(folder: Path) -> dict[str, str]:
     """Captions of the pictures in a folder from the tables there and one folder up, by the pictures' names."""
     found: dict[str, str] = {}
     for where in (folder, folder.parent):
-        for table in TABLES:
+        for table in METADATA:
             if (where / table).is_file():
                 found = {**read_table(where / table, folder), **found}
     return found

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ValidationError
 
 from perdure.errors import LineageError, did_you_mean
 from perdure.plan.concept import Concept
-from perdure.plan.yaml_file import Lines, line_of
+from perdure.plan.yaml_file import LineNumbers, line_of
 from perdure.wording import mentions, squeeze
 
 SHOWN = 200
 """Characters of a value that a message repeats."""
-WORDS = {
+PHRASES = {
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping of keys to values",
     "model_type": "must be a mapping of keys to values",
@@ -28,7 +28,7 @@ WORDS = {
 
 
 def sentences(
-    error: ValidationError, root: type[BaseModel], where: str, lines: Lines | None, single: bool = False
+    error: ValidationError, root: type[BaseModel], where: str, lines: LineNumbers | None, single: bool = False
 ) -> list[str]:
     """All mistakes that one validation of the section `root` found; `single`: `method: NAME` was written for a list."""
     problems = error.errors()
@@ -59,7 +59,7 @@ def _follows(problem: Any, problems: list[Any]) -> bool:
     return False
 
 
-def _sentences(problem: Any, root: type[BaseModel], where: str, lines: Lines | None, single: bool) -> list[str]:
+def _sentences(problem: Any, root: type[BaseModel], where: str, lines: LineNumbers | None, single: bool) -> list[str]:
     loc = problem["loc"]
     if single and loc[:1] == ("methods",):
         loc = ("method", *loc[2:])
@@ -70,7 +70,7 @@ def _sentences(problem: Any, root: type[BaseModel], where: str, lines: Lines | N
     if kind == "extra_forbidden":
         message = f"no such key{did_you_mean(str(loc[-1]), _keys_at(root, loc[:-1]))}"
     elif kind != "value_error":
-        message = WORDS.get(kind, f"{message[0].lower()}{message[1:]}")
+        message = PHRASES.get(kind, f"{message[0].lower()}{message[1:]}")
         message += "" if kind == "missing" else f" (got {_shown(problem['input'])})"
     return [f"{place}{key}{part}" for part in message.splitlines()]
 

@@ -162,7 +162,7 @@ def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
 def build(
     data: dict[str, Any],
     folder: Path = Path(),
-    lines: yaml_file.Lines | None = None,
+    lines: yaml_file.LineNumbers | None = None,
     where: str = "plan",
     new: bool = True,
     kept: Mapping[str, Any] | None = None,

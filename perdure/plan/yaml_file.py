@@ -10,7 +10,7 @@ import yaml
 
 from perdure.errors import PlanError
 
-Lines = dict[tuple[str | int, ...], int]
+LineNumbers = dict[tuple[str | int, ...], int]
 LENGTH = 1_000_000
 """Characters of a file at most."""
 NODES = 10_000
@@ -86,7 +86,7 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
-def read(path: Path) -> tuple[dict[str, Any], Lines]:
+def read(path: Path) -> tuple[dict[str, Any], LineNumbers]:
     """The mapping in a YAML (or JSON) file and the line of each of its keys. Raises PlanError."""
     try:
         with path.open(encoding="utf-8") as file:
@@ -106,9 +106,9 @@ def kept(path: Path) -> dict[str, Any]:
         return {}
 
 
-def parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
+def parse(text: str, where: str) -> tuple[dict[str, Any], LineNumbers]:
     """As `read`, from text."""
-    lines: Lines = {}
+    lines: LineNumbers = {}
     problems: list[str] = []
     try:
         data = _loaded(text, lambda node: _walk(node, (), lines, problems, where))
@@ -136,7 +136,9 @@ def _loaded(text: str, look: Callable[[yaml.Node | None], None] = lambda node: N
         loader.dispose()
 
 
-def _walk(node: yaml.Node | None, at: tuple[str | int, ...], lines: Lines, problems: list[str], where: str) -> None:
+def _walk(
+    node: yaml.Node | None, at: tuple[str | int, ...], lines: LineNumbers, problems: list[str], where: str
+) -> None:
     """Note the line of every key; a key given twice is a mistake (YAML would silently keep the last)."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -151,7 +153,7 @@ def _walk(node: yaml.Node | None, at: tuple[str | int, ...], lines: Lines, probl
             _walk(value, (*at, index), lines, problems, where)
 
 
-def line_of(lines: Lines | None, loc: tuple[str | int, ...]) -> int | None:
+def line_of(lines: LineNumbers | None, loc: tuple[str | int, ...]) -> int | None:
     """Line of a key, or of the nearest enclosing one that stands in the file."""
     for end in range(len(loc), 0, -1):
         if lines and loc[:end] in lines:

@@ -19,9 +19,9 @@ from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import LineageError, PlanError
 from perdure.lesson.brought import Brought, check, refuse
 from perdure.lineage import Lineage, agreement, branching, history
+from perdure.lineage.commons import Commons
 from perdure.lineage.lineage import is_model
 from perdure.lineage.rows import Cell, Row
-from perdure.lineage.shared import Shared
 from perdure.photos import pictures
 from perdure.plan import Concept, Plan, yaml_file
 from perdure.plan.choice import CLASSIFICATION
@@ -51,16 +51,16 @@ def run(
     if workers > 1 and len(plan.runs) > 1 and not track and several().count == 1:
         lineages = _opened(plan, out, tell)
         beside.carry_out(one, plan, out, workers, watch, device, after_lesson)
-        Shared(out).forget()
+        Commons(out).forget()
         return lineages
     backbone = helpers.load(plan, device)
-    tools = Tools(plan, backbone, watch, Known(Shared(out, len(plan.runs) > 1)))
+    tools = Tools(plan, backbone, watch, Known(Commons(out, len(plan.runs) > 1)))
     lineages = _opened(plan, out, tell)
     for own, lineage in zip(plan.runs, lineages, strict=True):
         named = progress.named(watch, own.methods[0].label) if len(plan.runs) > 1 else watch
         with trackers.following(track, own, lineage) as tracker:
             teach_plan(replace(tools, plan=own, watch=named), lineage, lineages[0], after_lesson, tracker=tracker)
-    Shared(out).forget()
+    Commons(out).forget()
     return lineages
 
 
@@ -72,7 +72,7 @@ def one(
     first = lineage = Lineage(out / plan.runs[0].methods[0].label)
     if number:
         lineage = Lineage(out / own.methods[0].label)
-    tools = Tools(own, helpers.load(own, device), watch, Known(Shared(out)))
+    tools = Tools(own, helpers.load(own, device), watch, Known(Commons(out)))
     teach_plan(tools, lineage, first, after_lesson)
 
 

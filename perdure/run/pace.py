@@ -28,7 +28,7 @@ class Pace:
     image: float
 
 
-def measure(tools: Tools, clock: Callable[[], float] = time.perf_counter, drawing: bool = True) -> Pace:
+def of(tools: Tools, clock: Callable[[], float] = time.perf_counter, drawing: bool = True) -> Pace:
     """The pace of the tools' plan, of one method; without `drawing` images take one step and tell nothing.
 
     Raises PerdureError where the method cannot run.

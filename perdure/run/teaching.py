@@ -25,8 +25,8 @@ from perdure.lesson.examples import Examples
 from perdure.lesson.optimizing import steps_done
 from perdure.lesson.train import REVISION, Done, Lesson, Preview, learn, timed
 from perdure.lineage import Lineage, history
+from perdure.lineage.commons import taken_over
 from perdure.lineage.rows import Row, taught_by
-from perdure.lineage.shared import taken_over
 from perdure.memory import Memory
 from perdure.photos.pictures import Picture
 from perdure.plan import JOINT, Concept, Plan, build, describe, fingerprint, yaml_file
@@ -161,7 +161,7 @@ def learn_lesson(
             after = learn(
                 tools.base, tools.method, memory, lesson, plan, told.step, checkpoint, preview,
                 lambda cost: files.write_json(_cost_file(staged), asdict(cost)),
-                trained.beside(tools.known.shared, lineage, staged, told.again),
+                trained.beside(tools.known.commons, lineage, staged, told.again),
             )  # fmt: skip
     checkpoint.unlink(missing_ok=True)
     return after

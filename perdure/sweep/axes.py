@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from perdure import plan as plans
 from perdure.errors import PlanError
 from perdure.plan import Plan, fingerprint, yaml_file
-from perdure.plan.yaml_file import Lines
+from perdure.plan.yaml_file import LineNumbers
 
 Place = tuple[str | int, ...]
 """Where something stands in a grid: keys and positions."""
@@ -30,7 +30,7 @@ class Draft:
     data: dict[str, Any]
     folder: Path
     where: str
-    lines: Lines
+    lines: LineNumbers
     problems: list[str]
     changes: tuple[Change, ...] = ()
 
@@ -48,7 +48,7 @@ class Draft:
 
     def plan(self) -> Plan | None:
         """The plan, or None where it is a faulty one."""
-        lines: Lines = {}
+        lines: LineNumbers = {}
         for key, _, at in self.changes:
             to = tuple(int(part) if part.isdigit() else part for part in key.split("."))
             lines |= below(self.lines, at, to)
@@ -74,7 +74,7 @@ class Draft:
             raise PlanError(self.problems)
 
 
-def below(lines: Lines, at: Place, to: Place = ()) -> Lines:
+def below(lines: LineNumbers, at: Place, to: Place = ()) -> LineNumbers:
     """The lines of what stands at and below a place, as if it stood at `to`."""
     return {(*to, *place[len(at) :]): line for place, line in lines.items() if place[: len(at)] == at}
 

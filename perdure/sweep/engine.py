@@ -1,37 +1,37 @@
-"""What a sweep asks of an engine: take orders, say which have ended, stop. It is not asked when an order may begin."""
+"""What a sweep asks of an engine: take stretches, say which have ended, stop. It is not asked when one may begin."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from perdure.sweep.status import Paces
-from perdure.sweep.tree import Order
+from perdure.sweep.tree import Stretch
 
 BUSY = "another process works on it"
-"""Problem of an order whose run another sweep has at work: it is offered again later."""
+"""Problem of a stretch whose run another sweep has at work: it is offered again later."""
 TRIES = 3
-"""How often an order is begun whose process dies (killed, out of memory, a node that is gone)."""
+"""How often a stretch is begun whose process dies (killed, out of memory, a node that is gone)."""
 
 
 class Ended(NamedTuple):
-    """An order that has ended: `problem` is None where it is done."""
+    """A stretch that has ended: `problem` is None where it is done."""
 
-    order: Order
+    stretch: Stretch
     problem: str | None
 
 
 class Engine(Protocol):
-    """Where orders are carried out."""
+    """Where stretches are carried out."""
 
     @property
     def slots(self) -> int:
-        """How many orders it can have at work at once."""
+        """How many stretches it can have at work at once."""
 
-    def paces(self, orders: Sequence[Order]) -> Paces:
-        """What a lesson of each method costs where orders will be carried out; empty where that is not known."""
+    def paces(self, stretches: Sequence[Stretch]) -> Paces:
+        """What a lesson of each method costs where stretches will be carried out; empty where that is not known."""
 
-    def start(self, orders: Iterable[Order]) -> None:
-        """Take orders; they may wait inside."""
+    def start(self, stretches: Iterable[Stretch]) -> None:
+        """Take stretches; they may wait inside."""
 
     def ended(self, seconds: float) -> list[Ended]:
         """What has ended since, after waiting so long at most."""
@@ -46,13 +46,15 @@ class Lives:
     def __init__(self) -> None:
         self._deaths: Counter[str] = Counter()
 
-    def lost(self, order: Order, where: str) -> Ended | None:
-        """None where the order is to be begun again."""
-        self._deaths[order.name] += 1
-        if self._deaths[order.name] < TRIES:
+    def lost(self, stretch: Stretch, where: str) -> Ended | None:
+        """None where the stretch is to be begun again."""
+        self._deaths[stretch.name] += 1
+        if self._deaths[stretch.name] < TRIES:
             return None
-        del self._deaths[order.name]
-        return Ended(order, f"its process ended {TRIES} times before its work (killed, or out of memory?); see {where}")
+        del self._deaths[stretch.name]
+        return Ended(
+            stretch, f"its process ended {TRIES} times before its work (killed, or out of memory?); see {where}"
+        )
 
 
 def sentence(error: BaseException) -> str:

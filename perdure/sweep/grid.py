@@ -25,7 +25,7 @@ from perdure import plan as plans
 from perdure.errors import PlanError, did_you_mean
 from perdure.plan import Plan, mistakes, sources, tasks, yaml_file
 from perdure.plan.fields import Name, Section
-from perdure.plan.yaml_file import Lines
+from perdure.plan.yaml_file import LineNumbers
 from perdure.sweep import axes as reading
 from perdure.sweep.axes import (
     LISTED,
@@ -59,7 +59,7 @@ class GridFile(Section):
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of a grid: a plan of one method, and its value on each axis."""
 
     axes: Mapping[str, str | int]
@@ -88,7 +88,7 @@ class Grid:
     """A grid and its runs. `resolved`: the same grid as plain values that depend on no other file."""
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
     resolved: Mapping[str, Any]
     slurm: Mapping[str, Any]
 
@@ -120,7 +120,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Grid:
 def build(
     data: dict[str, Any],
     folder: Path = Path(),
-    lines: Lines | None = None,
+    lines: LineNumbers | None = None,
     where: str = "grid",
     overrides: tuple[str, ...] = (),
 ) -> Grid:
@@ -153,7 +153,7 @@ def build(
     return Grid(given.name, runs, _resolved(given, draft, plain), given.slurm)
 
 
-def _draft(given: GridFile, folder: Path, where: str, lines: Lines, overrides: tuple[str, ...]) -> Draft:
+def _draft(given: GridFile, folder: Path, where: str, lines: LineNumbers, overrides: tuple[str, ...]) -> Draft:
     """The grid's plan, its own mistakes told at once, with what the grid sets and the methods of its axis."""
     if isinstance(given.plan, dict):
         data, place, own = given.plan, where, below(lines, ("plan",))
@@ -194,7 +194,9 @@ def _flat(changes: Mapping[str, Any]) -> Iterator[Change]:
             yield Change(key, value, ("set", key))
 
 
-def _runs(draft: Draft, others: dict[str, list[Value]], orders: Sequence[Ordering], seeds: list[int]) -> Iterator[Run]:
+def _runs(
+    draft: Draft, others: dict[str, list[Value]], orders: Sequence[Ordering], seeds: list[int]
+) -> Iterator[PlannedRun]:
     """Every combination; methods change fastest, so that the first order and seed can be compared first."""
     for variant in product(*others.values()):
         changed = draft.put(change for value in variant for change in value.changes)
@@ -216,7 +218,7 @@ def _seeded(draft: Draft, plan: Plan, seed: int) -> Plan:
 
 def _of_order(
     draft: Draft, plan: Plan, labels: Mapping[str, str], ordering: Ordering, first: Ordering
-) -> Iterator[Run]:
+) -> Iterator[PlannedRun]:
     """The plan's methods in one order; beside the first one the joint run, which has no order."""
     order = ordering.of(len(plan.concepts))
     if order is not None and len(order) != len(plan.concepts):
@@ -226,12 +228,12 @@ def _of_order(
     ordered = plan.model_copy(update={"order": order})
     joint = [ordered.joined()] if plan.joint and ordering is first else []
     for one in [*map(ordered.narrowed, plan.methods), *joint]:
-        yield Run({"method": one.methods[0].label, "order": ordering.label, "seed": plan.seed, **labels}, one)
+        yield PlannedRun({"method": one.methods[0].label, "order": ordering.label, "seed": plan.seed, **labels}, one)
 
 
-def _twins(draft: Draft, runs: Sequence[Run]) -> None:
+def _twins(draft: Draft, runs: Sequence[PlannedRun]) -> None:
     """Two combinations that are one and the same run are a mistake: they would be counted twice."""
-    known: dict[str, Run] = {}
+    known: dict[str, PlannedRun] = {}
     for run in runs:
         twin = known.setdefault(run.fingerprint, run)
         differ = "; ".join(f"{axis} {twin.axes[axis]} and {run.axes[axis]}" for axis in run.axes

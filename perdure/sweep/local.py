@@ -17,7 +17,7 @@ from perdure.run.beside import end_with_parent
 from perdure.sweep import places, worker
 from perdure.sweep.engine import Ended, Lives, sentence
 from perdure.sweep.status import Paces
-from perdure.sweep.tree import Order
+from perdure.sweep.tree import Stretch
 
 
 def cores() -> int:
@@ -45,8 +45,8 @@ class Local:
         self._root, self._device = root, device
         self._pools: dict[int, _Pool | None] = dict.fromkeys(range(count))
         self._idle = deque(self._pools)
-        self._queue: deque[Order] = deque()
-        self._at_work: dict[Future[str | None], tuple[int, Order]] = {}
+        self._queue: deque[Stretch] = deque()
+        self._at_work: dict[Future[str | None], tuple[int, Stretch]] = {}
         self._lives = Lives()
 
     @property
@@ -54,9 +54,9 @@ class Local:
         """How many processes there are."""
         return len(self._pools)
 
-    def paces(self, orders: Sequence[Order]) -> Paces:
-        """Measured in the first process, which keeps the base model for its first order; nothing where that fails."""
-        future = self._pool(0).executor.submit(worker.paces, orders, self._device)
+    def paces(self, stretches: Sequence[Stretch]) -> Paces:
+        """Measured in the first process, which keeps the base model for its first stretch; nothing where that fails."""
+        future = self._pool(0).executor.submit(worker.paces, stretches, self._device)
         error = future.exception()
         if isinstance(error, BrokenProcessPool):
             self._pools[0] = None
@@ -66,28 +66,31 @@ class Local:
         pool = self._pools[number] = self._pools[number] or _Pool(self._root, number, self.slots, self._device)
         return pool
 
-    def start(self, orders: Iterable[Order]) -> None:
-        """Take orders; each process has one at a time."""
-        self._queue.extend(orders)
+    def start(self, stretches: Iterable[Stretch]) -> None:
+        """Take stretches; each process has one at a time."""
+        self._queue.extend(stretches)
         while self._idle and self._queue:
-            number, order = self._idle.popleft(), self._queue.popleft()
-            self._at_work[self._pool(number).executor.submit(worker.carry_out, order, self._device)] = (number, order)
+            number, stretch = self._idle.popleft(), self._queue.popleft()
+            self._at_work[self._pool(number).executor.submit(worker.carry_out, stretch, self._device)] = (
+                number,
+                stretch,
+            )
 
     def ended(self, seconds: float) -> list[Ended]:
-        """What has ended since, after waiting so long at most; orders of dead processes are begun again."""
+        """What has ended since, after waiting so long at most; stretches of dead processes are begun again."""
         found = []
         for future in wait(self._at_work, seconds, FIRST_COMPLETED).done:
-            number, order = self._at_work.pop(future)
+            number, stretch = self._at_work.pop(future)
             self._idle.append(number)
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
                 self._pools[number] = None
-                if ended := self._lives.lost(order, str(places.logs(self._root))):
+                if ended := self._lives.lost(stretch, str(places.logs(self._root))):
                     found.append(ended)
                 else:
-                    self._queue.appendleft(order)
+                    self._queue.appendleft(stretch)
             else:
-                found.append(Ended(order, sentence(error) if error else future.result()))
+                found.append(Ended(stretch, sentence(error) if error else future.result()))
         self.start(())
         return found
 

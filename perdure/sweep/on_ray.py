@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster: each order is a task; Ray places it, and begins it again where a node is lost."""
+"""The engine of a Ray cluster: each stretch is a task; Ray places it, and begins it again where a node is lost."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,7 @@ from perdure.errors import PlanError
 from perdure.sweep import worker
 from perdure.sweep.engine import TRIES, Ended, sentence
 from perdure.sweep.status import Paces
-from perdure.sweep.tree import Order
+from perdure.sweep.tree import Stretch
 
 
 class OnRay:
@@ -26,28 +26,28 @@ class OnRay:
         self._cpus, self._device = cpus or 1.0, device
         self._gpus = gpus if gpus is not None else float("GPU" in there and device != "cpu")
         self._task = ray.remote(max_retries=TRIES, num_cpus=self._cpus, num_gpus=self._gpus)(worker.carry_out)
-        self._at_work: dict[ray.ObjectRef, Order] = {}
+        self._at_work: dict[ray.ObjectRef, Stretch] = {}
 
     @property
     def slots(self) -> int:
-        """How many orders the cluster has room for now."""
+        """How many stretches the cluster has room for now."""
         there = ray.cluster_resources()
         room = there.get("CPU", 0) / self._cpus
         return max(1, int(min(room, there.get("GPU", 0) / self._gpus) if self._gpus else room))
 
-    def paces(self, orders: Sequence[Order]) -> Paces:
+    def paces(self, stretches: Sequence[Stretch]) -> Paces:
         """Measured by a task of the size of a run."""
         task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(worker.paces)
         try:
-            found: Paces = ray.get(task.remote(orders, self._device))
+            found: Paces = ray.get(task.remote(stretches, self._device))
         except ray.exceptions.RayError:
             return {}
         return found
 
-    def start(self, orders: Iterable[Order]) -> None:
-        """Hand orders to the cluster."""
-        for order in orders:
-            self._at_work[self._task.remote(order, self._device)] = order
+    def start(self, stretches: Iterable[Stretch]) -> None:
+        """Hand stretches to the cluster."""
+        for stretch in stretches:
+            self._at_work[self._task.remote(stretch, self._device)] = stretch
 
     def ended(self, seconds: float) -> list[Ended]:
         """What has ended since, after waiting so long at most."""

@@ -13,7 +13,7 @@ from perdure.errors import PlanError
 from perdure.sweep import places, worker
 from perdure.sweep.engine import Ended, Lives, sentence
 from perdure.sweep.status import Paces
-from perdure.sweep.tree import Order
+from perdure.sweep.tree import Stretch
 
 LOOK = 60.0
 """Seconds between two looks at the queue."""
@@ -30,14 +30,14 @@ FORWARDED = {"partition", "account", "qos", "constraint", "exclude", "nodelist",
 
 @dataclass(frozen=True)
 class Job:
-    """An order as submitit calls it; a job that is preempted or out of time is queued again, and goes on."""
+    """A stretch as submitit calls it; a job that is preempted or out of time is queued again, and goes on."""
 
-    order: Order
+    stretch: Stretch
     device: str | None
 
     def __call__(self) -> str | None:
         """Carry it out."""
-        return worker.carry_out(self.order, self.device)
+        return worker.carry_out(self.stretch, self.device)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What to do in its place when it is stopped: the same, for lineages go on by themselves."""
@@ -59,7 +59,7 @@ class OnSlurm:
             self._executor.update_parameters(**_named(given))
         except (RuntimeError, ValueError, NameError, AssertionError) as error:
             raise PlanError(f"Slurm: {sentence(error)}") from None
-        self._at_work: dict[str, tuple[submitit.Job[str | None], Order]] = {}
+        self._at_work: dict[str, tuple[submitit.Job[str | None], Stretch]] = {}
         self._lives, self._queue = Lives(), _Queue()
 
     @property
@@ -67,19 +67,19 @@ class OnSlurm:
         """How many jobs at once, where that is known; else as many as there are."""
         return self._slots or max(1, len(self._at_work))
 
-    def paces(self, orders: Sequence[Order]) -> Paces:
+    def paces(self, stretches: Sequence[Stretch]) -> Paces:
         """Not known: measuring would have to wait in the queue."""
         return {}
 
-    def start(self, orders: Iterable[Order]) -> None:
-        """Submit orders as one array."""
-        tasks = [Job(order, self._device) for order in orders]
+    def start(self, stretches: Iterable[Stretch]) -> None:
+        """Submit stretches as one array."""
+        tasks = [Job(stretch, self._device) for stretch in stretches]
         if tasks:
             try:
                 jobs = self._executor.submit_array(tasks)
             except RuntimeError as error:  # of submitit: sbatch refused it
                 raise PlanError(f"Slurm refused the jobs: {sentence(error)}") from None
-            self._at_work |= {job.job_id: (job, task.order) for job, task in zip(jobs, tasks, strict=True)}
+            self._at_work |= {job.job_id: (job, task.stretch) for job, task in zip(jobs, tasks, strict=True)}
 
     def ended(self, seconds: float) -> list[Ended]:
         """What has ended since, after waiting so long at most; jobs that were lost are submitted again."""
@@ -90,11 +90,11 @@ class OnSlurm:
             return []
         found = [_outcome(*self._at_work.pop(name)) for name in done]
         again = []
-        for job, order in map(self._at_work.pop, lost):
-            if ended := self._lives.lost(order, str(job.paths.stderr)):
+        for job, stretch in map(self._at_work.pop, lost):
+            if ended := self._lives.lost(stretch, str(job.paths.stderr)):
                 found.append(ended)
             else:
-                again.append(order)
+                again.append(stretch)
         self.start(again)
         return found
 
@@ -127,12 +127,12 @@ class _Queue:
         return lost
 
 
-def _outcome(job: submitit.Job[str | None], order: Order) -> Ended:
+def _outcome(job: submitit.Job[str | None], stretch: Stretch) -> Ended:
     error = job.exception()
     if error is None:
-        return Ended(order, job.result())
+        return Ended(stretch, job.result())
     trace = [line for line in str(error).splitlines() if line and line[0] not in " -Y"]  # its last line says what
-    return Ended(order, f"{trace[-1] if trace else error}; see {job.paths.stderr}")
+    return Ended(stretch, f"{trace[-1] if trace else error}; see {job.paths.stderr}")
 
 
 def _named(given: Mapping[str, Any]) -> dict[str, Any]:

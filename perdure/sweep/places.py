@@ -18,7 +18,7 @@ from typing import Any
 from perdure import files
 from perdure.errors import LineageError
 from perdure.lineage import Lineage, agreement, locks
-from perdure.sweep.grid import DIGITS, Run
+from perdure.sweep.grid import DIGITS, PlannedRun
 
 INNER = ".sweep"
 
@@ -48,17 +48,17 @@ def failure(root: Path, run: str) -> Path:
     return root / INNER / "failures" / f"{run}.txt"
 
 
-def homes(root: Path, runs: Sequence[Run]) -> dict[Path, Run]:
+def homes(root: Path, runs: Sequence[PlannedRun]) -> dict[Path, PlannedRun]:
     """The folder of each run: one that has its fingerprint or agrees with its plan, else a new one."""
     known = {folder.name.rpartition("_")[2]: folder for folder in sorted(root.glob(f"*_{'?' * DIGITS}"))}
-    found: dict[Path, Run] = {}
+    found: dict[Path, PlannedRun] = {}
     for run in runs:
         alike = (folder for folder in _alike(root, run) if folder not in found)
         found[known.get(run.fingerprint[:DIGITS]) or next(alike, root / run.name)] = run
     return found
 
 
-def _alike(root: Path, run: Run) -> Iterator[Path]:
+def _alike(root: Path, run: PlannedRun) -> Iterator[Path]:
     """Folders of the run's title in which the plan can go on: fingerprints change with every key that plans gain."""
     for mark in sorted(root.glob(f"{run.title}_{'?' * DIGITS}/lineage.json")):
         try:

@@ -14,8 +14,8 @@ from perdure.lineage import Lineage
 from perdure.lineage.rows import PARTIAL, Row
 from perdure.plan import Plan, workload
 from perdure.sweep import places
-from perdure.sweep.grid import Grid, Run
-from perdure.sweep.tree import BASE, Order, total
+from perdure.sweep.grid import Grid, PlannedRun
+from perdure.sweep.tree import BASE, Stretch, total
 
 State = Literal["done", "running", "failed", "waiting"]
 
@@ -69,12 +69,12 @@ def images_of(plan: Plan, lesson: int) -> int:
     return workload.images(plan, 0 if plan.joint else lesson)
 
 
-def work_of(order: Order, done: int) -> tuple[int, int]:
-    """Training steps and images that an order still needs, with so many lessons of its run done."""
-    if order.lessons == BASE:
-        return 0, images_of(order.plan, 0)
-    left = range(max(done, order.begin) + 1, order.lessons + 1)
-    return len(left) * order.plan.training.steps, sum(images_of(order.plan, lesson) for lesson in left)
+def work_of(stretch: Stretch, done: int) -> tuple[int, int]:
+    """Training steps and images that a stretch still needs, with so many lessons of its run done."""
+    if stretch.lessons == BASE:
+        return 0, images_of(stretch.plan, 0)
+    left = range(max(done, stretch.begin) + 1, stretch.lessons + 1)
+    return len(left) * stretch.plan.training.steps, sum(images_of(stretch.plan, lesson) for lesson in left)
 
 
 def lessons_in(folder: Path) -> int:
@@ -82,15 +82,15 @@ def lessons_in(folder: Path) -> int:
     return len(Lineage(folder).lessons) if (folder / "lineage.json").is_file() else 0
 
 
-def is_done(order: Order) -> bool:
-    """Whether nothing is left to do of an order."""
-    if order.lessons != BASE:
-        return lessons_in(order.folder) >= order.lessons
-    cells = order.folder / "lessons" / "000-base" / "cells"
-    return all((cells / concept.name / "cell.json").is_file() for concept in order.plan.concepts)
+def is_done(stretch: Stretch) -> bool:
+    """Whether nothing is left to do of a stretch."""
+    if stretch.lessons != BASE:
+        return lessons_in(stretch.folder) >= stretch.lessons
+    cells = stretch.folder / "lessons" / "000-base" / "cells"
+    return all((cells / concept.name / "cell.json").is_file() for concept in stretch.plan.concepts)
 
 
-def read(root: Path, folder: Path, run: Run, known: RunStatus | None = None) -> RunStatus:
+def read(root: Path, folder: Path, run: PlannedRun, known: RunStatus | None = None) -> RunStatus:
     """The status of one run; of a `known` one only what may have changed since is read."""
     plan, reason = run.plan, places.failure(root, folder.name)
     problem = reason.read_text(encoding="utf-8") if reason.is_file() else ""
@@ -144,19 +144,19 @@ def paces(statuses: Iterable[RunStatus]) -> Paces:
 
 
 def seconds_left(
-    orders: Iterable[Order], statuses: Mapping[str, RunStatus], slots: int, measured: Paces | None = None
+    stretches: Iterable[Stretch], statuses: Mapping[str, RunStatus], slots: int, measured: Paces | None = None
 ) -> float | None:
-    """How long the orders would take at the pace of the finished lessons; before there are any, at a measured one.
+    """How long the stretches would take at the pace of the finished lessons; before there are any, at a measured one.
 
     None where neither is known.
     """
     finished = {method: spent for method, spent in paces(statuses.values()).items() if spent.steps}
     seconds, longest, known = 0.0, 0.0, {**(measured or {}), **finished}
-    for order in orders:
-        run = statuses.get(order.folder.name)
-        spent = known.get(order.axes["method"] if order.axes else "", Spent())
+    for stretch in stretches:
+        run = statuses.get(stretch.folder.name)
+        spent = known.get(stretch.axes["method"] if stretch.axes else "", Spent())
         pace = spent if spent.steps else known.get("", Spent())
-        one = pace.seconds(*work_of(order, run.lessons if run else 0))
+        one = pace.seconds(*work_of(stretch, run.lessons if run else 0))
         if one is None:
             return None
         seconds, longest = seconds + one, max(longest, one)

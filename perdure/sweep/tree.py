@@ -1,8 +1,8 @@
-"""Runs -> orders of work, such that no lesson is computed twice: runs that begin alike share their first lessons.
+"""Runs -> stretches of work, such that no lesson is computed twice: runs that begin alike share their first lessons.
 
 The lessons of all runs form a trie: two runs share a node where settings (base, method, seed, ...) and all concepts up
 to it are the same. The first run to come to a node computes it; the others branch off from it. A run is cut into
-several orders where others branch off, so that they need not wait for its end.
+several stretches where others branch off, so that they need not wait for its end.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,17 +12,17 @@ from typing import Any
 
 from perdure.plan import MethodChoice, Plan, Training, describe, fingerprint, portable, workload
 from perdure.sweep import places
-from perdure.sweep.grid import Run
+from perdure.sweep.grid import PlannedRun
 
 BASE = 0
-"""Number of lessons of an order that only draws the untouched base."""
+"""Number of lessons of a stretch that only draws the untouched base."""
 
 
 @dataclass(frozen=True)
-class Order:
+class Stretch:
     """One piece of work: bring the lineage of a plan of one method to so many lessons.
 
-    `begin`: lessons that are there before. `after`: names of the orders that must be done before. `base`: a lineage
+    `begin`: lessons that are there before. `after`: names of the stretches that must be done before. `base`: a lineage
     that row 0 is taken from. `donor`: a lineage that the first `begin` lessons are taken from, where there is one.
     """
 
@@ -43,7 +43,7 @@ class Order:
 
     @property
     def name(self) -> str:
-        """A name that no other order of a sweep has."""
+        """A name that no other stretch of a sweep has."""
         return f"{self.run}@{self.lessons}"
 
 
@@ -64,9 +64,9 @@ def base_plan(plan: Plan) -> Plan:
     return plan.model_copy(update={**same, "methods": (method,), "training": alone, "concepts": concepts})
 
 
-def orders(root: Path, runs: Mapping[Path, Run], done: Mapping[Path, int]) -> list[Order]:
+def stretches(root: Path, runs: Mapping[Path, PlannedRun], done: Mapping[Path, int]) -> list[Stretch]:
     """What is left to do for some runs by folder, each before those that need it; `done`: lessons that a folder has."""
-    bases: dict[str, Order] = {}
+    bases: dict[str, Stretch] = {}
     first_of: dict[tuple[str, ...], Path] = {}
     branches: dict[Path, tuple[Path, int]] = {}
     nodes = {folder: list(_nodes(run.plan)) for folder, run in runs.items()}
@@ -76,10 +76,10 @@ def orders(root: Path, runs: Mapping[Path, Run], done: Mapping[Path, int]) -> li
             branches[folder] = (first_of[known[-1]], len(known))
         first_of |= dict.fromkeys(nodes[folder][len(known) :], folder)
     cuts = set(branches.values())
-    found: list[Order] = []
+    found: list[Stretch] = []
     for folder, run in runs.items():
         if done[folder] < total(run.plan):
-            base = bases.setdefault(key := base_plan(run.plan).fingerprint(), _base_order(root, key, run.plan))
+            base = bases.setdefault(key := base_plan(run.plan).fingerprint(), _base_stretch(root, key, run.plan))
             found += _pieces(root, folder, run, done, base, branches.get(folder), cuts)
     return [*bases.values(), *found]
 
@@ -94,20 +94,20 @@ def _nodes(plan: Plan) -> Iterator[tuple[str, ...]]:
         yield node
 
 
-def _base_order(root: Path, key: str, plan: Plan) -> Order:
-    return Order(root, places.base(root, key), base_plan(plan), BASE)
+def _base_stretch(root: Path, key: str, plan: Plan) -> Stretch:
+    return Stretch(root, places.base(root, key), base_plan(plan), BASE)
 
 
 def _pieces(
     root: Path,
     folder: Path,
-    run: Run,
+    run: PlannedRun,
     done: Mapping[Path, int],
-    base: Order,
+    base: Stretch,
     branch: tuple[Path, int] | None,
     cuts: set[tuple[Path, int]],
-) -> Iterator[Order]:
-    """The orders of one run: from what it has, over the places where others branch off, to its end."""
+) -> Iterator[Stretch]:
+    """The stretches of one run: from what it has, over the places where others branch off, to its end."""
     donor, begin = branch if branch and not done[folder] else (None, done[folder])
     after: tuple[str, ...] = (base.name,)
     if donor and done[donor] < begin:
@@ -115,15 +115,15 @@ def _pieces(
     ends = sorted({lessons for place, lessons in cuts if place == folder} | {total(run.plan)})
     for end in ends:
         if end > begin:
-            yield Order(root, folder, run.plan, end, begin, after, base.folder, donor, dict(run.axes))
+            yield Stretch(root, folder, run.plan, end, begin, after, base.folder, donor, dict(run.axes))
             begin, after, donor = end, (f"{folder.name}@{end}",), None
 
 
-def waiting_for(failed: str, orders: Sequence[Order]) -> list[Order]:
-    """The orders that cannot be done because one that they need, directly or not, has failed."""
-    found: list[Order] = []
+def waiting_for(failed: str, stretches: Sequence[Stretch]) -> list[Stretch]:
+    """The stretches that cannot be done because one that they need, directly or not, has failed."""
+    found: list[Stretch] = []
     lost = {failed}
-    while more := [order for order in orders if order.name not in lost and lost & set(order.after)]:
-        lost |= {order.name for order in more}
+    while more := [stretch for stretch in stretches if stretch.name not in lost and lost & set(stretch.after)]:
+        lost |= {stretch.name for stretch in more}
         found += more
     return found

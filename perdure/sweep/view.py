@@ -99,8 +99,10 @@ def amount(todo: Task) -> str:
     product = " x ".join(f"{count} {axis.split('.')[-1]}{'s' if count > 1 else ''}" for axis, count in axes.items())
     lessons = sum(total(run.plan) for run in runs)
     there = {folder.name: status.lessons_in(folder) for folder in todo.homes}
-    todo_lessons = sum(order.lessons - max(order.begin, there.get(order.folder.name, 0)) for order in todo.orders)
-    work = [status.work_of(order, there.get(order.folder.name, 0)) for order in todo.orders]
+    todo_lessons = sum(
+        stretch.lessons - max(stretch.begin, there.get(stretch.folder.name, 0)) for stretch in todo.stretches
+    )
+    work = [status.work_of(stretch, there.get(stretch.folder.name, 0)) for stretch in todo.stretches]
     steps, images = sum(one[0] for one in work), sum(one[1] for one in work)
     spared = lessons - sum(there.values()) - todo_lessons
     shared = f" ({spared} of the rest are shared)" if spared else ""

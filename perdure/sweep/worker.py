@@ -1,4 +1,4 @@
-"""One order carried out, in whatever process: the base model is loaded once and kept for the next order."""
+"""One stretch carried out, in whatever process: the base model is loaded once and kept for the next stretch."""
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -12,13 +12,13 @@ from perdure.drawing.evaluate import evaluate
 from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import PerdureError
 from perdure.lineage import Lineage, branching
-from perdure.lineage.shared import Shared
+from perdure.lineage.commons import Commons
 from perdure.memory import Memory
 from perdure.run import drive, pace
 from perdure.sweep import places
 from perdure.sweep.engine import BUSY
 from perdure.sweep.status import Paces, Spent
-from perdure.sweep.tree import BASE, Order
+from perdure.sweep.tree import BASE, Stretch
 
 
 @lru_cache(maxsize=1)
@@ -29,56 +29,56 @@ def _base(load: Callable[..., Base], where: tuple[Any, ...]) -> Base:
 @lru_cache(maxsize=1)
 def _known(root: Path) -> Known:
     """What the runs of a sweep have drawn."""
-    return Known(Shared(root))
+    return Known(Commons(root))
 
 
-def carry_out(order: Order, device: str | None = None) -> str | None:
-    """Do an order; None when it is done, else why not, in a sentence."""
-    with places.claimed(order.root, order.run) as mine:
+def carry_out(stretch: Stretch, device: str | None = None) -> str | None:
+    """Do a stretch; None when it is done, else why not, in a sentence."""
+    with places.claimed(stretch.root, stretch.run) as mine:
         if not mine:
             return BUSY
         try:
-            _do(order, device)
+            _do(stretch, device)
         except PerdureError as error:
             return str(error)
     return None
 
 
-def paces(orders: Iterable[Order], device: str | None = None) -> Paces:
+def paces(stretches: Iterable[Stretch], device: str | None = None) -> Paces:
     """Try out each method, once: what a lesson would cost here. A method that cannot run is left out.
 
     An image is timed with the first, for it takes all methods about as long.
     """
     found: Paces = {}
     image: float | None = None
-    for order in orders:
-        method = (order.axes or {}).get("method", "")
+    for stretch in stretches:
+        method = (stretch.axes or {}).get("method", "")
         if not method or method in found:
             continue
         try:
-            one = pace.measure(_tools(order, device), drawing=image is None)
+            one = pace.of(_tools(stretch, device), drawing=image is None)
         except PerdureError:
             continue  # its run will say so
-        steps, image = order.plan.training.steps, one.image if image is None else image
+        steps, image = stretch.plan.training.steps, one.image if image is None else image
         found[method] = Spent(one.lesson + steps * one.step, steps, image, 1)
     return {**found, "": sum(found.values(), Spent())}
 
 
-def _tools(order: Order, device: str | None) -> Tools:
-    plan = order.plan
-    return Tools(plan, _base(*loading.how(plan, device)), known=_known(order.root))
+def _tools(stretch: Stretch, device: str | None) -> Tools:
+    plan = stretch.plan
+    return Tools(plan, _base(*loading.how(plan, device)), known=_known(stretch.root))
 
 
-def _do(order: Order, device: str | None) -> None:
-    if order.donor and not (order.folder / "lineage.json").is_file():
-        branching.branch(Lineage(order.donor), order.folder, order.plan, order.begin)
-    lineage = drive.open_or_create(order.folder, order.plan)
-    tools = _tools(order, device)
-    if order.lessons == BASE:
-        draw_base(tools, lineage, _others(order.folder))
+def _do(stretch: Stretch, device: str | None) -> None:
+    if stretch.donor and not (stretch.folder / "lineage.json").is_file():
+        branching.branch(Lineage(stretch.donor), stretch.folder, stretch.plan, stretch.begin)
+    lineage = drive.open_or_create(stretch.folder, stretch.plan)
+    tools = _tools(stretch, device)
+    if stretch.lessons == BASE:
+        draw_base(tools, lineage, _others(stretch.folder))
         return
-    places.record(order.folder, order.axes or {}, order.plan.fingerprint())
-    drive.teach_plan(tools, lineage, Lineage(order.base) if order.base else lineage, upto=order.lessons)
+    places.record(stretch.folder, stretch.axes or {}, stretch.plan.fingerprint())
+    drive.teach_plan(tools, lineage, Lineage(stretch.base) if stretch.base else lineage, upto=stretch.lessons)
 
 
 def _others(folder: Path) -> Iterable[Lineage]:

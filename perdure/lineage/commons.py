@@ -35,7 +35,7 @@ class _Place(Record):
 
 
 @dataclass(frozen=True)
-class Shared:
+class Commons:
     """What the lineages below a folder share."""
 
     root: Path
