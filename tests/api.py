@@ -40,13 +40,14 @@ from pathlib import Path
 from perdure import plan, run
 from perdure.score import matrix
 
-made = plan.build({
+plain = {
     "method": "merge_init",
     "concepts": {"toybox": {"subjects": 1}},
     "training": {"steps": 2},
     "sampling": {"images_per_prompt": 1, "steps": 2},
     "scoring": {"subject": ["dino"], "drift": 0},
-})
+}
+made = plan.build(plain)
 (lineage,) = run.run(made, Path("runs/api"), device="cpu")
 print(matrix.summary(lineage.matrix("dino"))["average"])
 ```

@@ -20,7 +20,7 @@ from perdure import method as methods
 from perdure.bases import loading
 from perdure.bases.backbone import Backbone
 from perdure.bases.laying import Laying
-from perdure.compare import study, words
+from perdure.compare import sentences, study
 from perdure.drawing import content
 from perdure.drawing.content import Known
 from perdure.drawing.sample import Recall
@@ -115,7 +115,7 @@ def test_report_tables_and_comparison_say_what_is_missing(ends, tmp_path):
     with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 2 * 8
     found = study.of([ends])
-    assert any("rows: ends" in told for told in words.cautions(found))
+    assert any("rows: ends" in told for told in sentences.cautions(found))
     assert np.isfinite(found.spread("clip_i", "average", "naive").mean)
     assert not np.isfinite(found.spread("clip_i", "running_average", "naive").mean)
 
