@@ -528,7 +528,7 @@ def test_dry_run_counts_measures_and_touches_nothing(perdure, tiny, tmp_path):
     (tmp_path / "grid.yaml").write_text(yaml_file.dump(tiny))
     code, out, err = perdure("sweep", "grid.yaml", "--dry-run", "--workers", "1")
     assert code == 0, err
-    assert "6 runs (2 methods x 3 orders x 1 seed), 18 lessons" in out and "To do: 16 lessons (2 of" in out
+    assert "6 runs (2 methods x 3 orders x 1 seed), 18 lessons" in out and "\nTo do: 16 lessons (2 of" in out
     assert re.search(r"Time: about \d+ s with 1 at once, by a few steps and images just timed\.", out)
     assert re.search(r"6 waiting; time left: \d+ s", out)
     assert [path.name for path in tmp_path.iterdir()] == ["grid.yaml"]

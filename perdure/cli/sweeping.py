@@ -77,7 +77,8 @@ def sweep(
     root = out or Path("runs") / loaded.name
     todo = sweep.task(loaded, root.absolute())
     sweep.check(todo)
-    screen.say(view.amount(todo))
+    for line in view.amount(todo).splitlines():
+        screen.say(line)
     parameters = yaml_file.override({**loaded.slurm}, tuple(slurm or ()))
     make = partial(_engine, engine, todo, device, workers, (address, cpus, gpus), parameters)
     if dry_run:
