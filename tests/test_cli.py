@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from perdure import cli
+from perdure.cli import running
 from perdure.lineage import Lineage
 
 REPORT = importlib.util.find_spec("perdure.report") is not None
@@ -304,6 +305,34 @@ def test_words_that_are_no_command(perdure):
     ):
         code, _, err = perdure(*words)
         assert code == 2 and "Usage: " in err and "Error" in err
+
+
+def test_a_report_takes_a_twentieth_of_a_run_at_most():
+    """Lessons of ten seconds, a page that takes three: the first after 2 / 0.05 s, the next 3 / 0.05 s behind it."""
+    now, built = 0.0, []
+
+    def build():
+        nonlocal now
+        built.append(now)
+        now += 3.0
+
+    after_lesson = running._sparing(build, lambda: now)
+    for _ in range(30):
+        now += 10.0
+        after_lesson()
+    assert built == [40.0, 103.0, 166.0, 229.0, 292.0]
+
+
+def test_an_interrupted_run_says_what_shows_it(perdure, pico, photos, quick, tmp_path, monkeypatch):
+    shutil.copytree(photos / "dog", tmp_path / "dog")
+    path = write_plan(tmp_path, [one()], base=str(pico), name="short")
+
+    def stopped(*rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("perdure.run.teaching.learn", stopped)
+    code, out, err = perdure("run", path, *quick)
+    assert code == 130 and "`perdure report runs/short` shows the lessons so far" in out and err.endswith("was\n")
 
 
 # --- what goes wrong otherwise -------------------------------------------------------------------------------------

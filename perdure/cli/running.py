@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 FEW = 5
 """Notes on the images that a run shows."""
+SHARE, FIRST = 0.05, 2.0
+"""How much of a run's time its report may take while lessons go on, and seconds that the first is taken to need."""
 
 
 def demo(
@@ -122,8 +125,27 @@ def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = (
         from perdure.sweep.local import cores
     if told := helpers.words(loaded):
         screen.say(told)
-    screen.say(f"report, growing with every lesson: {(out / 'report.html').absolute().as_uri()}")
+    screen.say(f"report, while lessons go on and at the end: {(out / 'report.html').absolute().as_uri()}")
     tell = partial(screen.tell, most=FEW)
     workers = cores() if workers is None else workers
-    running.run(loaded, out, screen.watch(), device, partial(build_report, out, out), track, tell, workers)
+    grown = _sparing(partial(build_report, out, out))
+    try:
+        running.run(loaded, out, screen.watch(), device, grown, track, tell, workers)
+    except KeyboardInterrupt:
+        screen.say(f"`perdure report {out}` shows the lessons so far")
+        raise
     write_report(out, out)
+
+
+def _sparing(build: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> Callable[[], None]:
+    """Builds a report, asked after each lesson, where that adds at most `SHARE` to the time since the one before."""
+    last, cost = clock(), FIRST
+
+    def after_lesson() -> None:
+        nonlocal last, cost
+        if cost <= SHARE * ((began := clock()) - last):
+            build()
+            last = clock()
+            cost = last - began
+
+    return after_lesson
