@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import paint
 from PIL import Image
 from scipy import stats
 from test_removal import dense, values  # noqa: F401
@@ -17,7 +16,6 @@ from perdure import memory as memories
 from perdure.compare import diff
 from perdure.errors import LineageError
 from perdure.lineage import Lineage, agreement, branching, fsck, history
-from perdure.plan import Concept
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +32,6 @@ def three(values, tmp_path_factory):  # noqa: F811
 def model(three, tmp_path):
     """A copy of a model that has learnt dog, cat and clock."""
     return Lineage(shutil.copytree(three, tmp_path / "m"))
-
-
-@pytest.fixture
-def bird(tmp_path):
-    paint(tmp_path / "bird", 2, seed=77)
-    return Concept.model_validate({"name": "bird", "images": tmp_path / "bird", "token": "pdw", "class": "dog"})
 
 
 def test_a_tag_is_of_one_lesson_only(model, bird):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import _pieces, _text_encoder
 from huggingface_hub.errors import LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects
+from pico import pieces, text_encoder
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -43,7 +43,7 @@ def make(kind, folder):
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     torch.manual_seed(0)
-    tokenizer, vae = _pieces(folder)
+    tokenizer, vae = pieces(folder)
     xl = kind == "sdxl"
     extra = {
         "sd1": {"cross_attention_dim": 768, "down_block_types": DOWN, "up_block_types": UP},
@@ -63,10 +63,10 @@ def make(kind, folder):
     )  # fmt: skip
     parts = {"vae": vae, "tokenizer": tokenizer, "unet": unet}
     small = {"num_hidden_layers": 2, "intermediate_size": 8}
-    parts["text_encoder"] = _text_encoder(CLIPTextModel, tokenizer, BASES[kind][0], **small)
+    parts["text_encoder"] = text_encoder(CLIPTextModel, tokenizer, BASES[kind][0], **small)
     parts["scheduler"] = DDIMScheduler(num_train_timesteps=100, clip_sample=False)
     if xl:
-        parts["text_encoder_2"] = _text_encoder(CLIPTextModelWithProjection, tokenizer, 1280, **small)
+        parts["text_encoder_2"] = text_encoder(CLIPTextModelWithProjection, tokenizer, 1280, **small)
         StableDiffusionXLPipeline(**parts, tokenizer_2=tokenizer).save_pretrained(folder / "base")
     else:
         none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -44,12 +44,6 @@ def model(two, tmp_path):
     return Lineage(shutil.copytree(two, tmp_path / "m"))
 
 
-@pytest.fixture
-def bird(tmp_path):
-    paint(tmp_path / "bird", 2, seed=77)
-    return Concept.model_validate({"name": "bird", "images": tmp_path / "bird", "token": "pdw", "class": "dog"})
-
-
 def refused(model, concept, **more):
     with pytest.raises(GateRefused) as caught:
         run.teach(model, concept, gate=-2.0, device="cpu", **more)  # cosines differ by less than that

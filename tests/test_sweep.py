@@ -26,33 +26,15 @@ GRIDS = sorted((Path(__file__).parent.parent / "plans" / "grids").glob("*.yaml")
 ORDERS = ["listed", [1, 3, 2], [2, 1, 3]]
 
 
-def values(pico, pico_clip, photos, **axes):
-    """A grid of three concepts, as quick as can be, as plain values."""
-    tokens = {"dog": "zwz", "cat": "sbu", "clock": "uwu"}
-    concepts = [
-        {"name": name, "images": str(photos / name), "token": token, "class": name} for name, token in tokens.items()
-    ]
-    own = {
-        "base": str(pico),
-        "concepts": concepts,
-        "training": {"resolution": 32, "steps": 2, "batch_size": 1, "learning_rate": 1e-2},
-        "sampling": {
-            "prompts": {"subject": ["{concept} in snow"], "style": ["{concept} image of a dog"]},
-            "images_per_prompt": 2, "steps": 1, "guidance": 1.0,
-        },
-        "scoring": {"subject": ["clip_i"], "models": {"clip_i": str(pico_clip)}, "drift": 2},
-    }  # fmt: skip
-    methods = [{"name": name, "rank": 2, "label": name} for name in ("merge_init", "naive")]
-    return {"name": "tiny", "plan": own, "axes": {"methods": methods, "orders": ORDERS, **axes}}
-
-
 @pytest.fixture(scope="module")
-def tiny(pico, pico_clip, photos):
-    return values(pico, pico_clip, photos)
+def tiny(data):
+    """A grid of three concepts, as quick as can be, as plain values."""
+    own = {key: value for key, value in data.items() if key not in ("name", "methods")}
+    return {"name": "tiny", "plan": own, "axes": {"methods": data["methods"], "orders": ORDERS}}
 
 
 class Here:
-    """An engine of this very process; `before` is called with each order."""
+    """An engine of this very process; `before` is called with each stretch."""
 
     slots = 1
 

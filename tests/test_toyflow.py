@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import _pieces, _text_encoder
+from pico import pieces, text_encoder
 
 from perdure import method, plan
 from perdure.bases import calibration, loading, outline
@@ -19,8 +19,8 @@ def make(folder):
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import CLIPTextModelWithProjection
 
-    tokenizer, vae = _pieces(folder)
-    towers = [_text_encoder(CLIPTextModelWithProjection, tokenizer, 24).eval() for _ in range(2)]
+    tokenizer, vae = pieces(folder)
+    towers = [text_encoder(CLIPTextModelWithProjection, tokenizer, 24).eval() for _ in range(2)]
     transformer = SD3Transformer2DModel(
         sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
         num_attention_heads=4, joint_attention_dim=48, caption_projection_dim=32, pooled_projection_dim=48,

@@ -1,7 +1,6 @@
 """A lesson of a classifier: the pictures of a task's classes, and the model as a method sees it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -9,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perdure.bases import attaching
 from perdure.bases.classifier import Classifier
 from perdure.errors import TrainingError
 from perdure.lesson.examples import ClassBatch, ClassExamples, Draw
+from perdure.lesson.model import OverNetwork
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
-from perdure.method import Portion, Weights
+from perdure.method import Portion
 from perdure.parts import head
 from perdure.plan import Head, Plan
 
@@ -24,7 +23,7 @@ TILES = 8
 
 
 @dataclass
-class ClassLesson:
+class ClassLesson(OverNetwork):
     """`method.Model` over a classifier: the task's pictures, the rows of its head, the model before and now."""
 
     backbone: Classifier
@@ -105,24 +104,10 @@ class ClassLesson:
         """There are no prompts."""
         return self._no_prompts()
 
-    def weight(self, projection: str) -> Tensor:
-        """A projection's weight (out, in) with what is laid under it."""
-        return self.backbone.weight(projection)
-
-    def laid(self, delta: Delta) -> AbstractContextManager[None]:
-        """The model with another delta under it."""
-        return self.backbone.laid(delta)
-
     @property
     def told(self) -> Sequence[str]:
         """No projection reads text."""
         return ()
-
-    @contextmanager
-    def replaced(self, weights: Weights) -> Iterator[None]:
-        """The untouched base with these live changes in the place of the lesson's."""
-        with self.backbone.laid(Delta()), self.backbone.attached(weights, instead=True):
-            yield
 
     def features(self, prompts: Sequence[str]) -> Tensor:
         """There are no prompts."""
@@ -177,21 +162,6 @@ class ClassLesson:
     def loss(self, batch: ClassBatch) -> Tensor:
         """The lesson's own loss of a batch, a scalar: its mean cross entropy."""
         return self.error(batch, self.predict(batch)).mean()
-
-    def gradients(self, loss: Callable[[], Tensor]) -> Mapping[str, Tensor]:
-        """Gradient (out, in) of a loss with respect to each target projection's weight."""
-        with torch.enable_grad():
-            return self.backbone.gradients(loss, self.projections)
-
-    @torch.no_grad()
-    def input_norms(self, batch: ClassBatch) -> Mapping[str, Tensor]:
-        """Norm (in,) of what enters each target projection for a batch, over its pictures and their patches."""
-        return attaching.input_norms(lambda: self.predict(batch), self.backbone.layers(self.projections))
-
-    @torch.no_grad()
-    def grams(self, run: Callable[[], object]) -> Mapping[str, Tensor]:
-        """X^T X (in, in) of all rows that enter each target projection while something runs; one tensor an input."""
-        return attaching.grams(run, self.backbone.layers(self.projections))
 
     def difference(self, now: Tensor, before: Tensor) -> Tensor:
         """Mean squared difference of logits, over the classes that were known before."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from perdure.bases import attaching, calibration
 from perdure.bases.backbone import Backbone
 from perdure.bases.batch import Batch
+from perdure.bases.network import Network
 from perdure.bases.words import LiveWord, with_word
 from perdure.drawing import sample
 from perdure.errors import TrainingError
@@ -21,8 +22,49 @@ from perdure.method import Portion, Weights
 from perdure.plan import Plan
 
 
+class OverNetwork:
+    """What a method asks of a network alone, whatever it is for; of both kinds of lesson."""
+
+    backbone: Network
+    projections: Sequence[str]
+    """The projections that the lesson's adapter may move."""
+
+    def predict(self, batch: Any) -> Tensor:
+        """What the model predicts for a batch, with its graph."""
+        raise NotImplementedError
+
+    def weight(self, projection: str) -> Tensor:
+        """A projection's weight (out, in) with what is laid under it."""
+        return self.backbone.weight(projection)
+
+    def laid(self, delta: Delta) -> AbstractContextManager[None]:
+        """The model with another delta under it."""
+        return self.backbone.laid(delta)
+
+    @contextmanager
+    def replaced(self, weights: Weights) -> Iterator[None]:
+        """The untouched base with these live changes in the place of the lesson's."""
+        with self.backbone.laid(Delta()), self.backbone.attached(weights, instead=True):
+            yield
+
+    def gradients(self, loss: Callable[[], Tensor]) -> Mapping[str, Tensor]:
+        """Gradient (out, in) of a loss with respect to each target projection's weight."""
+        with torch.enable_grad():
+            return self.backbone.gradients(loss, self.projections)
+
+    @torch.no_grad()
+    def input_norms(self, batch: Any) -> Mapping[str, Tensor]:
+        """Norm (in,) of what enters each target projection for a batch, over its images and their tokens or patches."""
+        return attaching.input_norms(lambda: self.predict(batch), self.backbone.layers(self.projections))
+
+    @torch.no_grad()
+    def grams(self, run: Callable[[], object]) -> Mapping[str, Tensor]:
+        """X^T X (in, in) of all rows that enter each target projection while something runs; one tensor an input."""
+        return attaching.grams(run, self.backbone.layers(self.projections))
+
+
 @dataclass
-class LessonModel:
+class LessonModel(OverNetwork):
     """`method.Model` over a backbone: the lesson's examples, and the model before, now, and under any delta."""
 
     backbone: Backbone
@@ -87,25 +129,11 @@ class LessonModel:
         """Diverse captions that mention no concept, in words that the base knows."""
         return calibration.captions(self.plan.base)
 
-    def weight(self, projection: str) -> Tensor:
-        """A projection's weight (out, in) with what is laid under it."""
-        return self.backbone.weight(projection)
-
-    def laid(self, delta: Delta) -> AbstractContextManager[None]:
-        """The model with another delta under it."""
-        return self.backbone.laid(delta)
-
     @property
     def told(self) -> Sequence[str]:
         """The target projections that read text: keys and values of cross-attention."""
         reading = self.backbone.projections("cross_kv")
         return [name for name in self.projections if name in reading]
-
-    @contextmanager
-    def replaced(self, weights: Weights) -> Iterator[None]:
-        """The untouched base with these live changes in the place of the lesson's."""
-        with self.backbone.laid(Delta()), self.backbone.attached(weights, instead=True):
-            yield
 
     @torch.no_grad()
     def features(self, prompts: Sequence[str]) -> Tensor:
@@ -155,16 +183,6 @@ class LessonModel:
         """The lesson's own loss of a batch, a scalar: its mean error, weighted as `training.min_snr` says."""
         return self.backbone.loss(batch, self.plan.training.min_snr)
 
-    def gradients(self, loss: Callable[[], Tensor]) -> Mapping[str, Tensor]:
-        """Gradient (out, in) of a loss with respect to each target projection's weight."""
-        with torch.enable_grad():
-            return self.backbone.gradients(loss, self.projections)
-
-    @torch.no_grad()
-    def input_norms(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Norm (in,) of what enters each target projection for a batch, over its images and their tokens or pixels."""
-        return attaching.input_norms(lambda: self.predict(batch), self.backbone.layers(self.projections))
-
     def difference(self, now: Tensor, before: Tensor) -> Tensor:
         """Mean squared difference of two predictions."""
         return (now - before).square().mean()
@@ -181,11 +199,6 @@ class LessonModel:
     def embedded(self) -> NoReturn:
         """There are no classes."""
         raise TrainingError(f"method {self.plan.methods[0].label!r} asks for classes, which only a classifier has")
-
-    @torch.no_grad()
-    def grams(self, run: Callable[[], object]) -> Mapping[str, Tensor]:
-        """X^T X (in, in) of all rows that enter each target projection while something runs; one tensor an input."""
-        return attaching.grams(run, self.backbone.layers(self.projections))
 
     @torch.no_grad()
     def draw(self, prompts: Sequence[str], count: int, under: Delta | None = None, **sampling: Any) -> Tensor:
