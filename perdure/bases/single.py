@@ -29,7 +29,7 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """How files of weights are called."""
 PICKLES = (b"PK\x03\x04", b"\x80")
 """How torch's pickled files begin."""
-WORDS = 49408
+VOCABULARY = 49408
 """Rows of CLIP's table of words."""
 OTHERS = {
     r"lora_(unet|te)|lora_[AB]\.|\.lora\.|_lora\.(up|down)|^lycoris_|hada_w|lokr_w": "a LoRA file, which stands on a "
@@ -149,8 +149,8 @@ def _refused(shapes: Shapes, dtypes: Mapping[str, str]) -> str:
     if not _family(shapes):
         return "a UNet without its text encoder (cond_stage_model, conditioner); take the whole checkpoint"
     rows = {n: shape[0] for n, shape in shapes.items() if n.endswith("token_embedding.weight")}
-    other = next((name for name, count in rows.items() if count != WORDS), "")
-    return f"not read with CLIP's {WORDS} words: {other} has {rows[other]}" if other else ""
+    other = next((name for name, count in rows.items() if count != VOCABULARY), "")
+    return f"not read with CLIP's {VOCABULARY} words: {other} has {rows[other]}" if other else ""
 
 
 def _family(shapes: Shapes) -> str:
@@ -239,7 +239,7 @@ def _text(shapes: Shapes, projected: bool) -> dict[str, Any]:
         "num_attention_heads": max(1, width // 64), "max_position_embeddings": places[0],
         "hidden_act": "quick_gelu" if ours else "gelu",
         "projection_dim": shapes["text_projection"][1] if projected else width,
-        "bos_token_id": WORDS - 2, "eos_token_id": WORDS - 1, "pad_token_id": WORDS - 1 if ours else 0,
+        "bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1, "pad_token_id": VOCABULARY - 1 if ours else 0,
     }  # fmt: skip
 
 

@@ -196,7 +196,7 @@ def diff(
 
         one, other = comparing.State.of(a), comparing.State.of(b)
         found = comparing.of(one, other)
-        shown = comparing.pictures(one, other)
+        shown = comparing.drawn_by_both(one, other)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1))
     else:

@@ -140,7 +140,7 @@ def of(a: State, b: State) -> Diff:
     return Diff((a.name, b.name), lessons, shared, told, (both, alone, other_alone), weights, words, scores, notes)
 
 
-def pictures(a: State, b: State) -> Sheet:
+def drawn_by_both(a: State, b: State) -> Sheet:
     """Every concept of either, drawn by both; a state draws what it does not know where that was asked of it."""
     pairs = []
     for name in dict.fromkeys((*a.concepts, *b.concepts)):

@@ -91,7 +91,7 @@ class Page:
     runs: tuple[tuple[str, str, str, str, str], ...]
     orders: tuple[str, ...]
     beside: "BesideView | None"
-    pictures: Sheet | None = None
+    sheet: Sheet | None = None
     """The first concept that was taught, by every method, from runs of one order and seed."""
 
 
@@ -122,11 +122,11 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
         tuple(_section(study, measure) for measure in study.measures), _means(study, COST),
         _means(study, FAILING), _means(study, SCENE), runs,
         tuple(" → ".join(order) for order in study.orders), _beside(study, beside) if beside else None,
-        _pictures(study),
+        _sheet(study),
     )  # fmt: skip
 
 
-def _pictures(study: Study) -> Sheet | None:
+def _sheet(study: Study) -> Sheet | None:
     """The first concept of the order and seed that most methods share, a row a method; None with fewer than two."""
     pairs = [entry.pair for entry in study.entries]
     most = max(dict.fromkeys(pairs), key=pairs.count)

@@ -19,7 +19,7 @@ FIGURES = ("average", "forgetting")
 
 
 @dataclass(frozen=True)
-class Table:
+class Publication:
     """One published table. `forgetting`: which of perdure's figures its forgetting is; `variants`: method -> options of
     what was published, where these make a difference."""
 
@@ -28,7 +28,7 @@ class Table:
     source: str
     base: str
     concepts: int
-    spread: str
+    deviation: str
     note: str
     forgetting: str
     variants: dict[str, dict[str, Any]]
@@ -90,7 +90,7 @@ class Line:
 class Beside:
     """A published table beside a study. `same`: whether the study's plan names it and has its base and number."""
 
-    table: Table
+    table: Publication
     same: bool
     columns: tuple[tuple[str, str], ...]
     """(measure, one of FIGURES)."""
@@ -99,12 +99,12 @@ class Beside:
 
 
 @cache
-def _tables() -> dict[str, Table]:
+def _tables() -> dict[str, Publication]:
     data: dict[str, dict[str, Any]] = yaml_file.read_packaged(FILE)
-    return {name: Table(name=name, **entry) for name, entry in data.items()}
+    return {name: Publication(name=name, **entry) for name, entry in data.items()}
 
 
-def get(name: str) -> Table:
+def get(name: str) -> Publication:
     """A published table by its name. Raises PlanError."""
     if name not in _tables():
         raise PlanError(f"no published protocol is called {name!r}{did_you_mean(name, _tables())}")
@@ -135,16 +135,16 @@ def beside(study: Study, name: str | None = None) -> Beside | None:
     return Beside(table, planned == table.name and _alike(study, table), columns, tuple(lines), tuple(rankings))
 
 
-def _alike(study: Study, table: Table) -> bool:
+def _alike(study: Study, table: Publication) -> bool:
     runs = [entry.run for entry in study.entries]
     return all(r.lineage.settings["base"] == table.base and len(r.concepts) == table.concepts for r in runs)
 
 
-def _gives(table: Table, measure: str, figure: str) -> bool:
+def _gives(table: Publication, measure: str, figure: str) -> bool:
     return any(math.isfinite(table.value(method, measure, figure)[0]) for method in table.methods)
 
 
-def _matching(study: Study, table: Table) -> dict[str, str]:
+def _matching(study: Study, table: Publication) -> dict[str, str]:
     """Published method -> the one row here of the published variant; methods with several such rows are left out."""
     rows: dict[str, set[str]] = {}
     for entry in study.entries:
@@ -153,14 +153,14 @@ def _matching(study: Study, table: Table) -> dict[str, str]:
     return {method: found.pop() for method, found in rows.items() if method in table.methods and len(found) == 1}
 
 
-def _others(study: Study, table: Table) -> dict[str, str]:
+def _others(study: Study, table: Publication) -> dict[str, str]:
     """Rows here of other variants than the published ones -> the method."""
     entries = [entry for entry in study.entries if not entry.run.joint and not table.has(entry.choice)]
     return {entry.row: entry.choice["name"] for entry in entries if entry.choice["name"] in table.methods}
 
 
 def _cells(
-    study: Study, table: Table, method: str | None, row: str | None, columns: Iterable[tuple[str, str]]
+    study: Study, table: Publication, method: str | None, row: str | None, columns: Iterable[tuple[str, str]]
 ) -> tuple[tuple[tuple[float, float], Spread | None], ...]:
     nothing = (math.nan, math.nan)
     return tuple(
@@ -169,7 +169,7 @@ def _cells(
     )
 
 
-def _ranking(study: Study, table: Table, rows: dict[str, str], measure: str, figure: str) -> Ranking | None:
+def _ranking(study: Study, table: Publication, rows: dict[str, str], measure: str, figure: str) -> Ranking | None:
     """The order of the methods that both have; None below two."""
     pairs = {m: (table.value(m, measure, figure)[0], study.spread(measure, table.own_figure(figure), row).mean)
              for m, row in rows.items()}  # fmt: skip

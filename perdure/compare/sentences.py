@@ -183,9 +183,9 @@ def beside_sentences(beside: Beside) -> list[str]:
 def _beside(beside: Beside) -> str:
     table = beside.table
     if beside.same:
-        return f"Published for the protocol that this plan names ({table.title}): {table.source}; {table.spread}."
+        return f"Published for the protocol that this plan names ({table.title}): {table.source}; {table.deviation}."
     return (
-        f"Another model and other data ({table.title}, base {table.base}): {table.source}; {table.spread}. "
+        f"Another model and other data ({table.title}, base {table.base}): {table.source}; {table.deviation}. "
         "Only the order of the methods can be compared."
     )
 

@@ -78,7 +78,7 @@ def table_tex(study: Study, beside: Beside | None = None) -> str:
     for group in groups:
         body += [r"\midrule", *group] if group else []
     over = "T - 1" if reading == "forgetting" else "T"
-    source = f"; published: {beside.table.source}, {beside.table.spread}" if beside else ""
+    source = f"; published: {beside.table.source}, {beside.table.deviation}" if beside else ""
     return "\n".join([
         rf"% needs \usepackage{{booktabs}}; mean $\pm$ standard deviation (ddof = 1) over runs (orders and seeds): "
         rf"{_counts(study)}; bold: settled to be better than each other; forgetting over {over} concepts{source}",
