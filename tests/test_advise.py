@@ -367,7 +367,7 @@ def quick(monkeypatch, plan_data):
     """A pico plan of two methods and two concepts, a measured speed, two rounds at most; time passes as `tell` says."""
     monkeypatch.setattr(design, "most_rounds", lambda methods: 2)
     made = speed("naive", "merge_init", step=1e-6, lesson=0, image=0, steps=2)
-    monkeypatch.setattr(trial, "measure", lambda *args, **options: (made, {}))
+    monkeypatch.setattr(trial, "speeds", lambda *args, **options: (made, {}))
     plan_data |= {"methods": ["naive", "merge_init"], "concepts": plan_data["concepts"][:2]}
     plan_data["training"] |= {"steps": 2}
     plan_data["sampling"] |= {"images_per_prompt": 1, "steps": 1}
@@ -432,7 +432,7 @@ def test_a_method_that_diverges_is_left_out(quick, tmp_path, monkeypatch):
     third = quick.methods[0].model_copy(update={"label": "third"})
     asked = quick.model_copy(update={"methods": (*quick.methods, third)})
     made = speed("naive", "merge_init", "third", step=1e-6, lesson=0, image=0, steps=2)
-    monkeypatch.setattr(trial, "measure", lambda *args, **options: (made, {}))
+    monkeypatch.setattr(trial, "speeds", lambda *args, **options: (made, {}))
     monkeypatch.setattr(design, "most_rounds", lambda methods: 1)
     real = drive.teach_plan
 
