@@ -11,7 +11,7 @@ from perdure import files, plan, report, run
 from perdure import memory as memories
 from perdure.analysis import analyse
 from perdure.bases import loading
-from perdure.compare import study, tables
+from perdure.compare import published, sentences, study, tables
 from perdure.drawing.tools import Tools
 from perdure.errors import GateRefused
 from perdure.lesson import classes as lessons
@@ -150,6 +150,37 @@ def test_runs_are_compared_and_analysed_as_those_of_concepts(ran, tmp_path):
     lineage = Lineage(shutil.copytree(ran / "naive", tmp_path / "naive"))
     analysed = analyse.analyse(lineage)
     assert {"q", "k", "v", "out"} <= analysed.parts.keys() and len(analysed.lessons) == 3
+
+
+def test_published_tables_of_classes_stand_beside(ran):
+    """One's own methods beside theirs, of their variant only; methods that are not here stand for themselves."""
+    found = study.of([ran])
+    shown = published.beside(found, "imagenet-r-10")
+    assert shown.columns == (("class_il", "average"), ("class_il", "running_average")) and not shown.same
+    by = {(line.method, line.row): line for line in shown.lines}
+    (there, here), (_, along) = by["class_means", "class_means"].cells
+    assert there[0] == 0.612 and here == found.spread("class_il", "average", "class_means")
+    assert along == found.spread("class_il", "running_average", "class_means")
+    assert by["ranpac", "ranpac"].other and by["ranpac", None].cells[0] == (
+        (0.718, pytest.approx(np.nan, nan_ok=True)),
+        None,
+    )
+    assert (
+        by["FT++", None].cells == (((0.4893, 0.0115), None), ((0.6679, 0.0092), None)) and ("naive", "naive") not in by
+    )
+    assert "timm's vit_base_patch16_224" in sentences.beside_sentences(shown)[0]
+    assert "FT++ (published, other model and data) & 0.489" in tables.table_tex(found, shown)
+
+
+@pytest.mark.parametrize("tasks", (5, 10, 20))
+def test_the_imagenet_r_plans_name_their_tables(tasks):
+    """Every figure is a share, and the last accuracy is below the average along the way."""
+    known = published.get(f"imagenet-r-{tasks}")
+    assert known.concepts == tasks and plan.yaml_file.read(plan.ready(known.name))[0]["protocol"] == known.name
+    for method in known.methods:
+        last, _ = known.value(method, "class_il", "average")
+        along, _ = known.value(method, "class_il", "running_average")
+        assert 0 < last < 1 and (np.isnan(along) or last < along < 1)
 
 
 def test_a_seed_that_cuts_classes_otherwise_is_another_order(class_plan, tmp_path):

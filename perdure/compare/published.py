@@ -14,7 +14,7 @@ from perdure.plan import catalogue, yaml_file
 from perdure.score.matrix import Direction
 
 FILE = "compare/published.yaml"
-FIGURES = ("average", "forgetting")
+FIGURES = ("average", "running_average", "forgetting")
 """What the tables hold."""
 
 
