@@ -222,10 +222,7 @@ def square(
     "center" rounds as torchvision does; "random" draws top and left from `rng` (which it then needs, else
     ValueError). The code of arXiv 2410.04891 resizes with BILINEAR; LANCZOS keeps more detail at small sizes.
     """
-    width, height = image.size
-    short = min(width, height)
-    resized = (size * width // short, size * height // short)
-    picture = image if resized == image.size else image.resize(resized, resample)
+    picture = shortened(image, size, resample)
     if flip:
         picture = ImageOps.mirror(picture)
     spare_top, spare_left = picture.height - size, picture.width - size
@@ -236,7 +233,14 @@ def square(
     else:
         raise ValueError(f'crop={crop!r}: "center", or "random" together with a generator (rng), is needed')
     picture = picture.crop((left, top, left + size, top + size))
-    return Crop(picture, (height, width), (top, left))
+    return Crop(picture, (image.height, image.width), (top, left))
+
+
+def shortened(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """The whole image, its shorter side `size` pixels long."""
+    short = min(image.size)
+    wanted = (size * image.width // short, size * image.height // short)
+    return image if wanted == image.size else image.resize(wanted, resample)
 
 
 def to_array(image: Image.Image) -> np.ndarray:

@@ -20,6 +20,7 @@ from killing import state
 from perdure import plan, run, score
 from perdure.bases import loading
 from perdure.bases.backbone import Backbone
+from perdure.bases.classifier import Classifier
 from perdure.bases.processes import several
 from perdure.lineage import Lineage
 
@@ -41,7 +42,7 @@ def child(made, out: Path, prepare, **variables: str) -> int:
         return pid
     signal.alarm(PATIENCE)
     os.environ.update(variables)
-    counts = {name: counting(name) for name in ("draw", "predict")}
+    counts = {name: counting(name) for name in ("draw", "predict")} | {"learnt": learning()}
     code = 1
     try:
         prepare()
@@ -71,6 +72,19 @@ def counting(name: str) -> list[int]:
     return calls
 
 
+def learning() -> list[int]:
+    """The pictures that a classifier's steps go through, a 1 each."""
+    seen, real = [], Classifier.features
+
+    def features(self, pictures, training):
+        if torch.is_grad_enabled():
+            seen.extend([1] * len(pictures))
+        return real(self, pictures, training)
+
+    Classifier.features = features
+    return seen
+
+
 def alone(made, out: Path) -> dict:
     """A run on one process."""
     ended = os.waitpid(child(made, out, lambda: None), 0)[1]
@@ -88,12 +102,17 @@ def two(made, out: Path, first=lambda: None, second=lambda: None) -> dict:
 def found(out: Path, ranks: list[str]) -> dict:
     """What a run has left on disk."""
     counts = [Path(f"{out}-{rank}.json") for rank in ranks]
-    scores = {p.parent.name: Lineage(p.parent).matrix("clip_i").tolist() for p in sorted(out.glob("*/lineage.json"))}
+    scores = {p.parent.name: scored(p.parent) for p in sorted(out.glob("*/lineage.json"))}
     return {
         "counts": [json.loads(path.read_text()) if path.is_file() else None for path in counts],
         "scores": {name: [[0.0 if v != v else v for v in row] for row in rows] for name, rows in scores.items()},
         **state(out),
     }
+
+
+def scored(folder: Path) -> list[list[float]]:
+    lineage = Lineage(folder)
+    return lineage.matrix(next(iter(lineage.measures), "clip_i")).tolist()
 
 
 def dying(name: str, moment: int):
@@ -114,12 +133,16 @@ def dying(name: str, moment: int):
 
 def main(data: dict, folder: Path) -> None:
     made = plan.build(data)
-    loading.load(made.base, device="cpu")
+    load, where = loading.how(made, "cpu")
+    load(*where)
     AcceleratorState._reset_state(reset_partial_state=True)  # what was found here, a child finds anew
     several.cache_clear()
-    for name in made.scoring.subject:
+    for name in made.scoring.subject if made.task is None else ():
         score.load(name, made.scoring.models[name])
     told = {"alone": alone(made, folder / "alone"), "two": two(made, folder / "two")}
+    if made.task is not None:
+        print(json.dumps(told))
+        return
     told["killed"] = two(made, folder / "resumed", first=dying("predict", 19))
     told["resumed"] = two(made, folder / "resumed")
     told["helper killed"] = two(made, folder / "helped", second=dying("predict", 3))

@@ -1,6 +1,7 @@
 """A classifier and its lessons: how classes are cut into tasks, what goes in, and lessons beside a plain loop."""
 
 import copy
+import math
 import shutil
 
 import numpy as np
@@ -139,11 +140,14 @@ def test_a_base_that_is_no_vit_is_told(pico, class_plan, tmp_path):
 # --- a lesson, beside a plain loop ------------------------------------------------------------------------------------
 
 
-def plain_lessons(pico_vit, made, logits, lessons_wanted):
-    """FT as a loop of transformers and torch: B A on top of all attention, rows of the head, AdamW, cross entropy."""
+def plain_lessons(pico_vit, made, logits, lessons_wanted, half=None):
+    """FT as a loop of transformers and torch: B A on top of all attention, rows of the head, AdamW, cross entropy.
+
+    `half`: the type of the base's weights, and of its products by torch's autocast; for the first lesson only.
+    """
     from transformers import ViTModel
 
-    model = ViTModel.from_pretrained(pico_vit, add_pooling_layer=False).eval().requires_grad_(False)
+    model = ViTModel.from_pretrained(pico_vit, add_pooling_layer=False).eval().requires_grad_(False).to(half)
     names = [f"layers.{n}.attention.{p}_proj" for n in (0, 1) for p in "qkvo"]
     moved, heads, order = {name: torch.zeros(32, 32) for name in names}, [], []
     for concept in made.concepts[:lessons_wanted]:
@@ -162,9 +166,28 @@ def plain_lessons(pico_vit, made, logits, lessons_wanted):
     return moved, heads
 
 
-def _plain_lesson(model, made, concept, factors, moved, heads, rows, order, logits):
+def _plain_features(model, pixels, moved, factors):
     from torch.func import functional_call
 
+    if model.dtype == torch.float32:
+        weights = {
+            f"{name}.weight": model.get_submodule(name).weight + moved[name] + b @ a for name, (a, b) in factors.items()
+        }
+        return functional_call(model, weights, kwargs={"pixel_values": pixels}).last_hidden_state[:, 0]
+    beside = [
+        model.get_submodule(name).register_forward_hook(
+            lambda layer, inputs, out, a=a, b=b: out + F.linear(F.linear(inputs[0], a), b)
+        )
+        for name, (a, b) in factors.items()
+    ]
+    with torch.autocast("cpu", model.dtype):
+        feature = model(pixel_values=pixels.to(model.dtype)).last_hidden_state[:, 0].float()
+    for hook in beside:
+        hook.remove()
+    return feature
+
+
+def _plain_lesson(model, made, concept, factors, moved, heads, rows, order, logits):
     training = made.training
     shown = [(np.asarray(square(p.image, 16).image), p.caption) for p in pictures.of(concept).training]
     parameters = [t for pair in factors.values() for t in pair]
@@ -185,10 +208,7 @@ def _plain_lesson(model, made, concept, factors, moved, heads, rows, order, logi
                 int(torch.randperm(len(shown), generator=generator(made.seed, concept.name, "order", epoch))[place])
             )
         pixels = torch.stack([torch.tensor(shown[i][0]).permute(2, 0, 1) for i in picked]).float() / 255
-        weights = {
-            f"{name}.weight": model.get_submodule(name).weight + moved[name] + b @ a for name, (a, b) in factors.items()
-        }
-        feature = functional_call(model, weights, kwargs={"pixel_values": (pixels - 0.5) / 0.5}).last_hidden_state[:, 0]
+        feature = _plain_features(model, (pixels - 0.5) / 0.5, moved, factors)
         every = torch.cat([*heads, rows])
         out = feature @ every[:, :32].T + every[:, 32]
         wanted = torch.tensor([flat.index(shown[i][1]) for i in picked])
@@ -217,6 +237,46 @@ def test_lessons_are_those_of_a_plain_loop(class_plan, pico_vit, tmp_path, logit
         torch.testing.assert_close(change.matrix(), moved[name], atol=2e-5, rtol=1e-3)
     for number, rows in enumerate(heads, start=1):
         torch.testing.assert_close(kept.tensors[f"heads/task-{number}/rows"], rows, atol=2e-5, rtol=1e-3)
+
+
+def test_a_base_in_bf16_learns_what_the_plain_loop_does(class_plan, pico_vit, tmp_path):
+    """Weights and products in bf16, what is learnt and the head in fp32: the first task beside torch's own autocast."""
+    data = copy.deepcopy(class_plan)
+    data["methods"] = [{"name": "merge_init", "rank": 4}]
+    data["training"] |= {"word_learning_rate": 5e-2, "weight_decay": 0.1, "flip": False, "precision": "bf16"}
+    made = plan.build(data)
+    (lineage,) = run.run(made, tmp_path / "run", device="cpu")
+    moved, (rows,) = plain_lessons(pico_vit, made, "own", 1, torch.bfloat16)
+    kept = memories.load(lineage.lessons[0].memory, lineage.store)
+    assert {tensor.dtype for tensor in kept.tensors.values()} == {torch.float32}
+    for name, change in kept.delta().items():
+        torch.testing.assert_close(change.matrix(), moved[name], atol=2e-5, rtol=1e-3)
+    torch.testing.assert_close(kept.tensors["heads/task-1/rows"], rows, atol=2e-5, rtol=1e-3)
+    assert np.isfinite(lineage.matrix("class_il")[3]).all()
+
+
+@pytest.mark.parametrize("method", ["merge_init", "stamina", "ewc"])
+def test_checkpointing_computes_layers_again_and_changes_nothing(class_plan, tmp_path, monkeypatch, method):
+    from transformers.models.vit.modeling_vit import ViTMLP
+
+    calls, forward = [], ViTMLP.forward
+
+    def counted(self, *args, **options):
+        calls.append(torch.is_grad_enabled())
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(ViTMLP, "forward", counted)
+    found, data = [], {**copy.deepcopy(class_plan), "methods": [method]}
+    for on in (False, True):
+        data["training"]["gradient_checkpointing"] = on
+        calls.clear()
+        (lineage,) = run.run(plan.build(data), tmp_path / str(on), device="cpu")
+        kept = memories.load(lineage.lessons[-1].memory, lineage.store)
+        found.append((sum(calls), kept.tensors, lineage.matrix("class_il")))
+    (plain, tensors, scores), (again, same, other) = found
+    assert again > plain and tensors.keys() == same.keys()
+    assert all(torch.equal(tensor, same[name]) for name, tensor in tensors.items())
+    assert np.array_equal(scores, other, equal_nan=True)
 
 
 def test_heads_begin_and_answer_as_their_formulas_say():
@@ -259,17 +319,63 @@ def drive_method(made):
     return method.of(made.methods[0])
 
 
-def test_random_parts_are_torchvisions(class_plan, pico_vit):
-    """Area .08 to 1 of the picture, width by height 3/4 to 4/3, inside it; the same for a step."""
-    draws = [examples.random_part(256, torch.Generator().manual_seed(seed)) for seed in range(300)]
-    areas = np.array([h * w / 256**2 for *_, h, w in draws])
-    ratios = np.array([w / h for *_, h, w in draws])
-    assert 0.07 < areas.min() < 0.15 and 0.85 < areas.max() <= 1 and ratios.min() > 0.7 and ratios.max() < 1.4
-    assert all(t >= 0 and x >= 0 and t + h <= 256 and x + w <= 256 for t, x, h, w in draws)
+def part_by_hand(high, wide, draws):
+    """RandomResizedCrop as torchvision documents it: ten tries of area .08 to 1 and log-uniform ratio 3/4 to 4/3, then
+    the middle; `draws` are uniform in [0, 1).
+    """
+    for _ in range(10):
+        area = wide * high * (0.08 + 0.92 * next(draws))
+        aspect = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * next(draws))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if w <= wide and h <= high:
+            return math.floor(next(draws) * (high - h + 1)), math.floor(next(draws) * (wide - w + 1)), h, w
+    if wide / high < 3 / 4:
+        w, h = wide, round(wide / (3 / 4))
+    elif wide / high > 4 / 3:
+        w, h = round(high * 4 / 3), high
+    else:
+        w, h = wide, high
+    return (high - h) // 2, (wide - w) // 2, h, w
+
+
+@pytest.mark.parametrize(("high", "wide"), [(256, 256), (256, 384), (300, 256), (256, 3000), (2000, 256)])
+def test_random_parts_are_torchvisions(high, wide):
+    middles = 0
+    for seed in range(200):
+        own, same = (torch.Generator().manual_seed(seed) for _ in range(2))
+        found = examples.random_part(high, wide, own)
+        assert found == part_by_hand(high, wide, iter(lambda same=same: float(torch.rand((), generator=same)), None))
+        top, left, height, width = found
+        assert 0 <= top <= high - height and 0 <= left <= wide - width
+        middles += (top, left) == ((high - height) // 2, (wide - width) // 2)
+    assert middles < 20 if max(high, wide) < 1000 else middles > 20, "no draw fits in what is too long"
+
+
+def test_a_step_cuts_parts_of_whole_pictures(class_plan, pico_vit, monkeypatch):
+    """Pictures of 40 x 32: parts lie beyond the middle square too, and are what Pillow makes of them."""
+    data = {**class_plan, "training": {**class_plan["training"], "crop": "resized", "flip": False}}
+    made, base = plan.build(data), classifier.load(str(pico_vit))
+    shown = pictures.of(made.concepts[0]).training
+    own = examples.encode_classes(base, shown, made.training)
+    assert own.pictures.shape[1:] == (3, 18, 18) and base.middle(own.pictures).shape[-1] == 16
+    assert {one.shape for one in own.whole} == {torch.Size([3, 18, 22])}
+    assert torch.equal(own.whole[0][:, :, 2:20], own.pictures[0]), "the square is the middle of the whole"
+    for part in ((0, 0, 9, 9), (2, 15, 16, 7), (0, 0, 18, 22)):
+        monkeypatch.setattr(examples, "random_part", lambda high, wide, generator, part=part: part)
+        top, left, height, width = part
+        image = Image.fromarray(own.whole[1].permute(1, 2, 0).numpy())
+        box = (left, top, left + width, top + height)
+        plain = torch.from_numpy(np.asarray(image.crop(box).resize((16, 16), Image.Resampling.BILINEAR)).copy())
+        cut = own.cut(own.whole[1], torch.Generator())
+        assert (cut.int() - plain.permute(2, 0, 1).int()).abs().max() <= 1
+
+
+def test_parts_are_drawn_anew_and_the_same_for_a_step(class_plan, pico_vit):
     data = {**class_plan, "training": {**class_plan["training"], "crop": "resized", "flip": True}}
     made, base = plan.build(data), classifier.load(str(pico_vit))
     own = examples.encode_classes(base, pictures.of(made.concepts[0]).training, made.training)
-    assert own.pictures.shape[-1] == 18 and base.middle(own.pictures).shape[-1] == 16
+    whole = examples.together_classes([own, own])
+    assert len(whole.whole) == len(whole) == 2 * len(own)
 
     def draw(purpose, number=0):
         return generator(0, purpose, number)

@@ -45,7 +45,11 @@ def data(pico, pico_clip, photos):
 @pytest.fixture(scope="module")
 def told(data, tmp_path_factory):
     """The plan run by one process; by two; by two that are killed and started again; by two of which one is killed."""
-    folder = tmp_path_factory.mktemp("several")
+    return ran(data, tmp_path_factory.mktemp("several"))
+
+
+def ran(data, folder):
+    """What tests/several.py tells of a plan."""
     (folder / "plan.json").write_text(json.dumps(data))
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder / "plan.json"), str(folder)],
@@ -106,3 +110,17 @@ def test_the_command_line_spreads_the_drawing(data, tmp_path):
     one, two = state(tmp_path / "alone"), state(tmp_path / "two")
     for what in ("digests", "pictures", "steps"):
         assert two[what] == one[what], what
+
+
+@pytest.mark.parametrize("method", ["ewc", "replay"])
+def test_classes_are_learnt_by_two_as_by_one(class_plan, tmp_path, method):
+    """Each process takes its rows of every batch; what is shown is the same pictures and the same files."""
+    data = {**class_plan, "methods": [method], "training": {**class_plan["training"], "batch_size": 4, "flip": True}}
+    told = ran(data, tmp_path)
+    one, two = told["alone"], told["two"]
+    assert two["ended"] == [0, 0] and two["left"] == [] and two["steps"] == one["steps"]
+    np.testing.assert_allclose(two["scores"][method], one["scores"][method], atol=1e-6)
+    (alone,), (first, second) = one["counts"], two["counts"]
+    assert first["learnt"] == second["learnt"] > 0
+    if method == "replay":  # whose batches are of one size; ewc weighs pictures one by one, on all
+        assert first["learnt"] + second["learnt"] == alone["learnt"]

@@ -62,13 +62,18 @@ class Classifier(Network):
     def read(self, pictures: Sequence[Image.Image], training: Training, test: bool = False) -> Tensor:
         """Pictures as bytes (n, 3, h, w), squares cut as the plan says; not yet on the device.
 
-        With `crop: resized` those to train on keep a margin, of which each step cuts a part.
+        With `crop: resized` those to train on keep a margin: 256 pixels where the tower reads 224.
         """
         cut = training.crop == "resized"
         side = round(self.side / MIDDLE) if cut else self.side
         squares = [images.square(picture.convert("RGB"), side).image for picture in pictures]
         whole = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(0, 3, 1, 2)
         return (self.middle(whole) if test else whole).contiguous()
+
+    def whole(self, pictures: Sequence[Image.Image]) -> tuple[Tensor, ...]:
+        """Whole pictures as bytes (3, h, w) for `crop: resized` to cut parts of; the shorter side is that of `read`."""
+        short = [images.shortened(picture.convert("RGB"), round(self.side / MIDDLE)) for picture in pictures]
+        return tuple(torch.from_numpy(np.asarray(one).copy()).permute(2, 0, 1).contiguous() for one in short)
 
     def middle(self, pictures: Tensor) -> Tensor:
         """What the tower reads of squares (n, 3, h, w) with a margin: their middle."""

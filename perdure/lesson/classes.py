@@ -131,7 +131,7 @@ class ClassLesson(OverNetwork):
 
     def batch_of(self, latents: Tensor, captions: Sequence[str], purpose: str, step: int) -> ClassBatch:
         """A batch of other pictures (b, 3, h, w), as bytes, of classes that are known."""
-        other = replace(self.examples, pictures=latents.to(self.backbone.device), captions=tuple(captions))
+        other = replace(self.examples, pictures=latents.to(self.backbone.device), captions=tuple(captions), whole=())
         generator = self.random(f"{purpose} cut", step)
         return ClassBatch(torch.stack([other.cut(picture, generator) for picture in other.pictures]), other.captions)
 

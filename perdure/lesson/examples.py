@@ -24,7 +24,9 @@ RESIZE = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILI
 Draw = Callable[..., torch.Generator]
 """(purpose, step) -> a generator that belongs to them."""
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-"""Share of a picture that a random part has, and its width by its height (Szegedy et al. 2015; torchvision's)."""
+"""Share of a picture that a random part has, and its width by its height: the defaults of torchvision's
+RandomResizedCrop (Szegedy et al. 2015), which the code of CODA-Prompt and InfLoRA keeps for ImageNet-R.
+"""
 
 
 @dataclass(frozen=True)
@@ -126,31 +128,35 @@ class ClassBatch:
 
 @dataclass(frozen=True)
 class ClassExamples:
-    """Pictures of a task as bytes (n, 3, h, w), the class of each, and what each step makes of them."""
+    """Pictures of a task as bytes, squares (n, 3, h, h), the class of each, and what each step makes of them.
+
+    `whole`: the same before they were cut (3, h, w), of which `crop: resized` takes its parts; the squares by default.
+    """
 
     pictures: Tensor
     captions: tuple[str, ...]
     side: int
     training: Training
+    whole: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def on(self, device: torch.device | str) -> "ClassExamples":
         """The same on a device."""
-        return replace(self, pictures=self.pictures.to(device))
+        return replace(self, pictures=self.pictures.to(device), whole=tuple(one.to(device) for one in self.whole))
 
     def batch(self, size: int, draw: Draw, step: int, purpose: str = "") -> ClassBatch:
         """The batch of one step: every picture once an epoch, in an order drawn anew each epoch."""
         index = [position(size * step + k, len(self), draw, purpose) for k in range(size)]
         generator = draw(f"{purpose}cut", step)
-        cut = [self.cut(self.pictures[i], generator) for i in index]
+        cut = [self.cut((self.whole or self.pictures)[i], generator) for i in index]
         return ClassBatch(torch.stack(cut), tuple(self.captions[i] for i in index))
 
     def cut(self, picture: Tensor, generator: torch.Generator) -> Tensor:
-        """A picture (3, side, side) as a step sees it: a random part of it, mirrored by chance, as the plan says."""
+        """What a step sees of a picture (3, h, w), (3, side, side): a random part, mirrored by chance, as planned."""
         if self.training.crop == "resized":
-            top, left, height, width = random_part(picture.shape[-1], generator)
+            top, left, height, width = random_part(picture.shape[-2], picture.shape[-1], generator)
             part = picture[None, :, top : top + height, left : left + width].float()
             wide = F.interpolate(part, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
             picture = wide[0].round().clamp(0, 255).to(torch.uint8)
@@ -159,27 +165,33 @@ class ClassExamples:
         return picture
 
 
-def random_part(side: int, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random part of a square; all of it where ten draws do not fit."""
+def random_part(high: int, wide: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random part of a picture (high, wide), as torchvision's RandomResizedCrop.
+
+    Where none of ten draws fits, the middle of the picture, as much of it as `RATIO` allows.
+    """
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
     for _ in range(10):
-        area, ratio = side * side * uniform(*AREA), RATIO[0] * (RATIO[1] / RATIO[0]) ** uniform(0, 1)
+        area, ratio = high * wide * uniform(*AREA), RATIO[0] * (RATIO[1] / RATIO[0]) ** uniform(0, 1)
         width, height = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-        if 0 < width <= side and 0 < height <= side:
-            return int(uniform(0, side - height + 1)), int(uniform(0, side - width + 1)), height, width
-    return 0, 0, side, side
+        if 0 < width <= wide and 0 < height <= high:
+            return int(uniform(0, high - height + 1)), int(uniform(0, wide - width + 1)), height, width
+    width, height = min(wide, round(high * RATIO[1])), min(high, round(wide / RATIO[0]))
+    return (high - height) // 2, (wide - width) // 2, height, width
 
 
 def encode_classes(backbone: Classifier, pictures: Sequence[Picture], training: Training) -> ClassExamples:
-    """The pictures of a task, cut to squares once."""
-    read = backbone.read([picture.image for picture in pictures], training).to(backbone.device)
-    return ClassExamples(read, tuple(picture.caption for picture in pictures), backbone.side, training)
+    """The pictures of a task, cut to squares once; whole too where each step cuts a part of its own."""
+    shown, captions = [picture.image for picture in pictures], tuple(picture.caption for picture in pictures)
+    whole = backbone.whole(shown) if training.crop == "resized" else ()
+    return ClassExamples(backbone.read(shown, training), captions, backbone.side, training, whole).on(backbone.device)
 
 
 def together_classes(parts: Sequence[ClassExamples]) -> ClassExamples:
     """The examples of several tasks as one set."""
     captions: tuple[str, ...] = sum((part.captions for part in parts), ())
-    return replace(parts[0], pictures=torch.cat([part.pictures for part in parts]), captions=captions)
+    whole: tuple[Tensor, ...] = sum((part.whole for part in parts), ())
+    return replace(parts[0], pictures=torch.cat([part.pictures for part in parts]), captions=captions, whole=whole)
