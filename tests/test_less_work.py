@@ -366,6 +366,15 @@ def test_first_lessons_that_begin_alike_are_trained_once(kinds, data, tmp_path, 
     assert of_all == dict.fromkeys(KINDS, "") | dict.fromkeys(("merge_init", "naive"), "independent/001-dog")
 
 
+def test_what_is_taught_apart_is_trained_once(data, tmp_path, steps):
+    """Every lesson of methods that begin on the untouched base; a method that stacks takes only its first one over."""
+    made = plan.build(of_kinds(data, "independent", "mean", "ties_running", "naive"))
+    lines = run.run(made, tmp_path / "shared", device="cpu")
+    assert len(steps) == 2 * (3 + 2)
+    own = ["independent/001-dog", "independent/002-cat", "independent/003-clock"]
+    assert [trained_by(line) for line in lines] == [["", "", ""], own, own, [own[0], "", ""]]
+
+
 def test_a_run_of_one_method_keeps_no_adapter(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Trained, "once", lambda *given: pytest.fail("nobody else begins here"))
     run.run(plan.build(of_kinds(data, "naive", concepts=data["concepts"][:1])), tmp_path, device="cpu")
@@ -422,6 +431,8 @@ def test_every_method_learns_and_shows_what_it_would_alone(data, tmp_path, reque
         assert tree_of(line.folder) == tree_of(tmp_path / "shared" / line.folder.name), line.folder.name
     shared = [name for name in names if any(trained_by(Lineage(tmp_path / "shared" / name)))]
     assert {"merge_init", "magmax", "merge_ortho", "naive", "l2", "ewc", "lwf", "replay"} <= {"ewc", *shared}
+    apart = [name for name in names if all(trained_by(Lineage(tmp_path / "shared" / name)))]
+    assert {"sum", "mean", "ties", "ties_running", "knots", "svd", "least_squares"} <= {*apart}  # dare trains them
 
 
 # --- at the same time ------------------------------------------------------------------------------------------------

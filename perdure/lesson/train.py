@@ -97,7 +97,7 @@ def learn(
             told = watch, (checkpoint, optimizing.saving(plan)) if checkpoint else None, preview
             steps = partial(_descend, backbone, model, adapter, guard, lesson, plan.training, *told)
             if adapter.parameters():
-                anew = shared if not (preview or under or memory.tensors or memory.facts) else None
+                anew = shared if not (preview or under or words_of(memory)) else None
                 _once(anew, partial(_content, backbone, adapter, guard, method.adapter, lesson, plan), adapter, steps)
             with loading.spent(backbone.device) as cost:
                 remembered = method.consolidate.remember(adapter, memory, context)

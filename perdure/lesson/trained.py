@@ -1,7 +1,8 @@
-"""What a first lesson has trained, shared by methods that begin alike: the adapter, not the memory.
+"""What a lesson on the untouched base has trained, shared by lessons that begin alike: the adapter, not the memory.
 
-Where nothing lies under the adapter, no guard does anything and no word is known, training depends on no method: only
-on where the factors begin, the examples and the settings. Each method then remembers the adapter in its own way.
+Where nothing lies under the adapter, no guard does anything and no word is known, training depends on no method and on
+nothing taught before: only on where the factors begin, the examples and the settings. So it is in first lessons, and in
+all lessons of methods that teach each concept apart. Each method then remembers the adapter in its own way.
 """
 
 import json

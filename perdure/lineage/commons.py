@@ -2,7 +2,7 @@
 
     runs/my-plan/.shared/
       cells/<content>.json             lineage, row and concept of a cell: it is linked from there, not drawn again
-      adapters/<content>.safetensors   what a first lesson has trained, until all have had theirs
+      adapters/<content>.safetensors   what a lesson on the untouched base has trained, until all is taught
 
 All of it can be deleted at any time: what it tells of is then drawn again.
 """
@@ -40,7 +40,7 @@ class Commons:
 
     root: Path
     adapters: bool = True
-    """Whether several of them may begin alike, so that what the first lessons train is kept for one another."""
+    """Whether several of them may begin alike: what lessons on the untouched base train is then kept for the others."""
 
     def cell(self, content: str) -> Cell | None:
         """A cell of this content in any of the lineages; None where none is known, or it is gone."""
@@ -69,7 +69,7 @@ class Commons:
         return self.root / FOLDER / "adapters" / f"{content}.safetensors"
 
     def forget(self) -> None:
-        """Drop the adapters, once no first lesson is left to be taught. Raises PerdureError."""
+        """Drop the adapters, once nothing is left to be taught. Raises PerdureError."""
         for path in (self.root / FOLDER / "adapters").glob("*"):
             with files.telling(path):
                 path.unlink(missing_ok=True)
