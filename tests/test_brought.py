@@ -54,8 +54,11 @@ def by_peft(base, folder, seed=0, alpha=8.0, names=("to_q", "to_k", "to_v", "to_
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
-            if ".lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=g) * 0.15)
+            noise = torch.randn(parameter.shape, generator=g)
+            if ".lora_magnitude_vector" in name:
+                parameter.mul_(1 + 0.3 * noise)
+            elif ".lora_" in name:
+                parameter.copy_(noise * 0.15)
     layers = get_peft_model_state_dict(unet)
     if recipe or all(name.startswith("to_") for name in names):  # as diffusers' training scripts do
         layers = convert_state_dict_to_diffusers(layers)
@@ -107,6 +110,7 @@ def near(one, other, most=2):
 PEFT_FILES = {
     "alpha twice the rank": {}, "alpha of its own": {"alpha": 2.0, "alpha_pattern": {"to_k": 12.0}},
     "rslora": {"use_rslora": True}, "ranks": {"rank_pattern": {"attn2.to_q": 2}},
+    "dora": {"use_dora": True}, "dora of convolutions": {"use_dora": True, "names": ("to_q", "conv1", "proj_in")},
     "feed-forward too": {"names": ("to_q", "to_v", "ff.net.0.proj", "ff.net.2", "proj_in", "conv1")},
 }  # fmt: skip
 
@@ -124,6 +128,110 @@ def test_what_peft_and_diffusers_wrote_draws_the_same(kind, pico, plan_data, pho
     assert near(ours, theirs) and np.abs(ours - before).mean() > 1
     assert row.record["brought"]["sha256"] == bringing.read(file)[0].facts["sha256"] and row.record["steps"] == 0
     assert row.cell("dog").scores.keys() == {"clip_i", "clip_t"}
+
+
+def by_lycoris(base, path, config):
+    """A file as LyCORIS names it, of modules that peft made; and the network that carries them, by peft."""
+    from peft import inject_adapter_in_model
+
+    pipe, _ = loading.pipeline(str(base))
+    inject_adapter_in_model(config, pipe.unet)
+    g, tensors, changes = torch.Generator().manual_seed(0), {}, {}
+    for name, layer in pipe.unet.named_modules():
+        if not hasattr(layer, "get_delta_weight"):
+            continue
+        own = "lora_unet_" + name.replace(".", "_")
+        with torch.no_grad():
+            for key, parameter in layer.named_parameters():
+                if not key.startswith("base_layer"):
+                    parameter.copy_(torch.randn(parameter.shape, generator=g) * 0.6)
+                    tensors[f"{own}.{key.split('.')[0]}"] = parameter.detach().clone()
+            changes[name] = layer.get_delta_weight("default").detach().clone()
+        whole = {f"{own}.lokr_w1", f"{own}.lokr_w2"} <= tensors.keys()  # then LyCORIS's scale is 1, and peft's never
+        tensors[f"{own}.alpha"] = torch.tensor(config.alpha)
+        if whole:
+            changes[name] /= layer.scaling["default"]
+            layer.scaling["default"] = 1.0
+    save_file(tensors, path, {"format": "pt"})
+    return pipe, changes
+
+
+CONVOLUTIONS = {"target_modules": ["to_q", "to_k", "ff.net.2", "conv1", "proj_in"], "r": 2, "alpha": 3.0}
+LYCORIS = {
+    "LoHa": ("LoHaConfig", {}), "LoHa in Tucker form": ("LoHaConfig", {"use_effective_conv2d": True}),
+    "LoKr": ("LoKrConfig", {"decompose_factor": 4}),
+    "LoKr of both": ("LoKrConfig", {"decompose_both": True, "decompose_factor": 4, "r": 1}),
+    "LoKr in Tucker form": ("LoKrConfig", {"decompose_factor": 4, "use_effective_conv2d": True, "r": 1}),
+    "LoKr of whole matrices": ("LoKrConfig", {"decompose_factor": 4, "r": 50}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LYCORIS)
+def test_products_of_lycoris_are_those_of_peft(kind, pico, plan_data, photos, tmp_path):
+    """Every change against peft's own layer of that form; and the picture that peft's network draws."""
+    import peft
+
+    made, more = LYCORIS[kind]
+    file = tmp_path / "it.safetensors"
+    pipe, changes = by_lycoris(pico, file, getattr(peft, made)(**{**CONVOLUTIONS, **more}))
+    pieces = {name.rpartition(".")[2] for name in load_file(file)}
+    wanted = {"Tucker": {"hada_t1", "lokr_t2"}, "both": {"lokr_w1_a"}, "whole": {"lokr_w2"}}
+    assert all(pieces & own for word, own in wanted.items() if word in kind) and len(changes) > 8
+    found = bringing.read(file)[0].fitted(loading.pipeline(str(pico))[0].unet)
+    assert found.keys() == changes.keys()
+    for name, matrix in changes.items():
+        assert torch.allclose(found[name].matrix(), matrix.flatten(1), atol=1e-5)
+    seen = what.look(file)
+    assert any("of another form" in told and kind[:4] in told for told in seen.warnings)
+    assert seen.family == "" and (kind == "LoKr of whole matrices" or seen.ranks)
+    lineage = lineage_of(plan_data, tmp_path / "m")
+    run.teach(lineage, concept_of("cat", photos))
+    before = {name: change.matrix() for name, change in delta_of(lineage).items()}
+    brought(lineage, "dog", photos, file)
+    with torch.no_grad():
+        for name, matrix in before.items():
+            layer = pipe.unet.get_submodule(name)
+            getattr(layer, "base_layer", layer).weight += matrix
+    assert near(drawn(lineage, tmp_path / "it.png"), alone(pipe))
+
+
+@pytest.mark.parametrize("way", ["rows", "inputs"])
+def test_magnitudes_of_dora_by_hand(way, pico, tmp_path):
+    """LyCORIS's and kohya's names: every row, or every input channel, is given its length, in plain loops."""
+    file, changes = kohya(pico, tmp_path / "it.safetensors", ends=("to_k", "conv1"))
+    unet, tensors, wanted = loading.pipeline(str(pico))[0].unet, load_file(file), {}
+    for number, (name, change) in enumerate(changes.items()):
+        weight = unet.get_submodule(name).weight.detach()
+        moved, g = (weight + change.view_as(weight)).double(), torch.Generator().manual_seed(number)
+        lines = range(len(moved) if way == "rows" else moved.shape[1])
+        lengths, expected = torch.rand(len(lines), generator=g) + 0.5, torch.zeros_like(moved)
+        for k in lines:
+            line = moved[k] if way == "rows" else moved[:, k]
+            (expected[k] if way == "rows" else expected[:, k]).copy_(
+                line * float(lengths[k]) / line.square().sum() ** 0.5
+            )
+        shape = (len(lines), 1) if way == "rows" else (1, len(lines))
+        tensors[f"lora_unet_{name.replace('.', '_')}.dora_scale"] = lengths.view(*shape, *(1 for _ in moved.shape[2:]))
+        wanted[name] = (expected - weight).flatten(1)
+    save_file(tensors, file)
+    found = bringing.read(file)[0].fitted(unet)
+    assert found.keys() == wanted.keys()
+    assert all((found[n].matrix() - matrix).abs().max() < 1e-5 for n, matrix in wanted.items())
+    assert any("LoRA with DoRA" in told for told in what.look(file).warnings)
+
+
+def test_a_core_between_the_factors_is_a_convolution_between(pico, tmp_path):
+    """LyCORIS's LoCon in Tucker form, one convolution after the other, against the convolution of the change."""
+    name, g = "down_blocks.1.resnets.0.conv1", torch.Generator().manual_seed(0)
+    unet = loading.pipeline(str(pico))[0].unet
+    out, into, *size = unet.get_submodule(name).weight.shape
+    down, core, up = (torch.randn(*s, generator=g) for s in ((3, into, 1, 1), (2, 3, *size), (out, 2, 1, 1)))
+    own = f"lora_unet_{name.replace('.', '_')}"
+    parts = {"lora_down.weight": down, "lora_mid.weight": core, "lora_up.weight": up, "alpha": torch.tensor(6.0)}
+    save_file({f"{own}.{piece}": t for piece, t in parts.items()}, tmp_path / "it.safetensors")
+    change = bringing.read(tmp_path / "it.safetensors")[0].fitted(unet)[name].matrix().view(out, into, *size)
+    x, conv = torch.randn(1, into, 5, 5, generator=g), torch.nn.functional.conv2d
+    assert torch.allclose(conv(x, change), 2 * conv(conv(conv(x, down), core), up), atol=1e-3)
 
 
 def test_a_file_of_two_kinds_of_names_is_read_whole(pico, tmp_path):
@@ -330,19 +438,25 @@ def spoilt(name, good):
     key = next(key for key in good if key.endswith("attn2_to_k.lora_down.weight"))
     own, te = key.partition(".")[0], "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
     wide = {k: torch.zeros(3, 2048) if k.endswith("attn2_to_k.lora_down.weight") else t for k, t in good.items()}
-    loha = {f"{own}.{piece}": torch.zeros(2, 2) for piece in ("hada_w1_a", "hada_w1_b")}
+    bare = {k: t for k, t in good.items() if not k.startswith(own)}
+    loha = {f"{own}.{piece}": torch.zeros(2, 24) for piece in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")}
+    lokr = {f"{own}.{piece}": torch.zeros(2, 3) for piece in ("lokr_w1", "lokr_w2_a")}
     return {
         "nan": ({**good, key: good[key] * float("nan")}, "hold NaN or infinity"),
         "unknown": ({**good, "strange.x": torch.zeros(1)}, "1 tensors that no LoRA file has: strange.x"),
         "family": (wide, "is for SDXL, whose text is 2048 wide; this base is of another family, 24 wide"),
         "lacking": ({k.replace("unet_down", "unet_none"): t for k, t in good.items()}, "modules that this base lacks"),
         "shape": ({**good, f"{own}.lora_up.weight": torch.zeros(31, 3)}, r"is \(31, 24\), the base's \(32, 24\)"),
-        "ranks": ({**good, f"{own}.lora_up.weight": torch.zeros(32, 2)}, r"\(3, 24\) and up of \(32, 2\) do not fit"),
+        "ranks": ({**good, f"{own}.lora_up.weight": torch.zeros(32, 2)}, r"down \(3, 24\), up \(32, 2\) do not fit"),
         "text": (
             {**good, **{f"{te}.lora_{way}.weight": torch.zeros(2, 2) for way in ("down", "up")}},
             "also changes text encoders .*--unet-only",
         ),
-        "loha": ({**{k: t for k, t in good.items() if not k.startswith(own)}, **loha}, "is given by hada_w1_a"),
+        "oft": ({**bare, f"{own}.oft_blocks": torch.zeros(2, 2, 2)}, "is given by oft_blocks; LoRA, LoHa, LoKr, DoRA"),
+        "bias": ({**good, f"{own}.diff_b": torch.zeros(32)}, "is given by alpha, diff bias, down, up;"),
+        "loha": ({**bare, **loha}, r"hada_w1_a \(2, 24\), hada_w1_b \(2, 24\), .* do not fit together"),
+        "lokr": ({**bare, **lokr}, r"lokr_w1 \(2, 3\), lokr_w2_a \(2, 3\) do not fit together"),
+        "dora": ({**good, f"{own}.dora_scale": torch.zeros(5, 1)}, r"DoRA's magnitudes are \(5, 1\), the base's"),
         "twice": ({**good, **{k.replace("lora_unet", "lycoris"): t + 0 for k, t in good.items()}}, "modules twice"),
         "embedding": ({"emb_params": torch.zeros(1, 24)}, "is no LoRA file but embedding"),
         "checkpoint": ({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, "but checkpoint"),
@@ -350,7 +464,8 @@ def spoilt(name, good):
 
 
 WRONG = (
-    "nan", "unknown", "family", "lacking", "shape", "ranks", "text", "loha", "twice", "embedding", "checkpoint",
+    "nan", "unknown", "family", "lacking", "shape", "ranks", "text", "oft", "bias", "loha", "lokr", "dora", "twice",
+    "embedding", "checkpoint",
 )  # fmt: skip
 
 

@@ -1,11 +1,14 @@
 """Exports: key sets, one alpha, shapes, metadata, and what each tool's rules read back, for each base and memory."""
 
 import base64
+import ctypes
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -633,6 +636,74 @@ def test_a_full_disk_leaves_nothing(to, small, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / "new").exists() and not list((tmp_path / "there").iterdir())
+
+
+def on_a_small_disk(folder, size, asked):
+    """What `asked` returns, in a child for which `folder` is a disk of so many bytes; skips where that is forbidden.
+
+    In a name space of one's own anybody may mount a file system of memory, which no other process sees.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "unshare"):
+        pytest.skip("no name spaces on this system")
+    user, group, (reader, writer) = os.getuid(), os.getgid(), os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            if libc.unshare(0x10000000 | 0x00020000):  # CLONE_NEWUSER | CLONE_NEWNS
+                os.write(writer, json.dumps({"skip": os.strerror(ctypes.get_errno())}).encode())
+                os._exit(0)
+            for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+                Path(f"/proc/self/{name}").write_text(text)
+            if libc.mount(b"none", str(folder).encode(), b"tmpfs", 0, f"size={size}".encode()):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            os.write(writer, json.dumps(asked()).encode())
+        except BaseException as error:
+            os.write(writer, json.dumps({"error": repr(error)}).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        told = json.loads(stream.read() or '{"error": "it died"}')
+    os.waitpid(child, 0)
+    if "skip" in told:
+        pytest.skip(f"no name space of one's own on this system: {told['skip']}")
+    assert "error" not in told, told
+    return told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="name spaces are Linux's")
+@pytest.mark.parametrize("to", ["", "checkpoint", "folder"])
+def test_a_disk_that_fills_up_in_the_middle_of_a_file_leaves_nothing(to, bases, tmp_path, monkeypatch):
+    """A true file system that has room when it is asked, and is full once half of the largest file is written."""
+    base, pipe, shapes = bases("sd1")
+    lineage = lineage_of(tmp_path / "m", base, "dense", shapes)
+    needed = sum(p.numel() * 4 for part in (pipe.unet, pipe.text_encoder) for p in part.parameters())
+    disk, asked = tmp_path / "disk", shutil.disk_usage
+    disk.mkdir()
+    delta = content(lineage).delta
+    largest = sum(change.dense.numel() * 4 for change in delta.values()) if to == "" else needed // 2
+
+    def usage(path):
+        found = asked(path)
+        (disk / "somebody-else").write_bytes(b"x" * (found.free - largest // 2))  # meanwhile
+        return found
+
+    def export_it():
+        monkeypatch.setattr(making.shutil, "disk_usage", usage)
+        told = []
+        for out in ("new", "there"):
+            (disk / "there").mkdir(exist_ok=True)
+            (disk / "somebody-else").unlink(missing_ok=True)
+            try:
+                export.export(lineage, disk / out, Wish(to, dtype="fp32"), pictures=0)
+            except PerdureError as error:
+                told.append(str(error))
+        return {"told": told, "left": sorted(p.name for p in disk.rglob("*"))}
+
+    found = on_a_small_disk(disk, 4 * needed, export_it)
+    assert len(found["told"]) == 2 and found["left"] == ["somebody-else", "there"]
+    for told in found["told"]:
+        assert told.startswith("cannot write ") and "No space left on device" in told and "\n" not in told
 
 
 def test_nothing_is_overwritten_unless_it_is_said(exported, tmp_path, monkeypatch):

@@ -416,7 +416,7 @@ def test_a_full_disk_leaves_no_base_half_converted(made, tmp_path, monkeypatch):
     assert not list(converting.cache().glob(f"{converting.MAKING}*"))
 
 
-@pytest.mark.parametrize("kind", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["sd1", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sd2", "sdxl"))])
 def test_from_file_to_lineage_to_file_to_base(kind, made, tmp_path, perdure):
     """W + delta in what the memory moves, the same tensors elsewhere; and that is a base again."""
     path, parts = made(kind)

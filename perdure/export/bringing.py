@@ -4,13 +4,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from perdure import files
 from perdure.bases import converting
+from perdure.bases.quantising import shape_of, weight_of
 from perdure.errors import LineageError, ModelError
 from perdure.export import layouts, original, reading, what
 from perdure.export.layouts import Module
@@ -106,23 +108,29 @@ class Fitting:
                 f"{self.file} moves {len(strange)} modules that this base lacks ({some(strange, 3)}); it is for "
                 "another base"
             )
-        changes = {named[name]: self._change(module, named[name]) for name, module in self.modules.items()}
-        for name, change in changes.items():
-            weight: Tensor = layers[name].weight
-            if change.shape != (shape := (weight.shape[0], weight[0].numel())):
-                raise ModelError(f"{self.file}: {name} is {change.shape}, the base's {shape}; it is for another base")
+        changes = {named[name]: self._change(m, named[name], layers[named[name]]) for name, m in self.modules.items()}
         return Delta(changes)
 
-    def _change(self, module: Module, name: str) -> Change:
+    def _change(self, module: Module, name: str, layer: nn.Linear | nn.Conv2d) -> Change:
         """A module's change: its factors, the scale in the up factor; or the dense difference. Raises ModelError."""
         try:
-            pair = module.factors()
+            change, shape = self._given(module, name), shape_of(layer)
+            if change.shape != (wanted := (shape[0], prod(shape[1:]))):
+                raise ModelError(f"{name} is {change.shape}, the base's {wanted}; it is for another base")
+            if (magnitudes := module.magnitudes) is None:
+                return change
+            weight = weight_of(layer, layer.weight.dtype).cpu().view(shape)
+            return Change.full(layouts.rescaled(weight, change.matrix(), magnitudes))
         except ModelError as error:
             raise ModelError(f"{self.file}: {error}") from None
+
+    def _given(self, module: Module, name: str) -> Change:
+        pair = module.factors()
         if pair is None:
             return Change.full(module.change())
         down, up = pair
-        return Change.low_rank(down, up * (module.scale if module.alpha is not None else self._scale(name, len(down))))
+        own = module.scale if module.alpha is not None else self._scale(name, module.rank or len(down))
+        return Change.low_rank(down, up * own)
 
     def _scale(self, name: str, rank: int) -> float:
         """alpha / rank, or alpha / sqrt(rank) (rsLoRA), as peft has it; 1 where no alpha is told."""

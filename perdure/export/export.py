@@ -124,7 +124,9 @@ def _facts(path: Path) -> dict[str, str]:
 def _kind(path: Path) -> tuple[str, str]:
     """Kind of an export, and the dtype of its weights. Raises ModelError."""
     if path.is_dir():
-        own = "unet" if (path / "unet").is_dir() else "transformer"
+        own = next((name for name in ("unet", "transformer") if (path / name).is_dir()), None)
+        if own is None:
+            raise ModelError(f"{path} is a folder without a pipeline (unet or transformer); give the file in it")
         shards = sorted((path / own).glob("diffusion_pytorch_model*.safetensors"))
         path, kind = shards[0] if shards else path / own / "diffusion_pytorch_model.safetensors", FOLDER
         held = reading.tensors_of(path)

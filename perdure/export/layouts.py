@@ -8,7 +8,9 @@ extensions-builtin/Lora; Forge sd_forge_lora; InvokeAI backend/patches and confi
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 
+import torch
 from torch import Tensor
 
 from perdure.errors import ModelError
@@ -29,9 +31,12 @@ UNET = "lora_unet_"
 PIECES = {
     "lora_down.weight": "down", "lora_up.weight": "up", "lora_A.weight": "down", "lora_B.weight": "up",
     "lora.down.weight": "down", "lora.up.weight": "up", "alpha": "alpha", "diff": "diff", "diff_b": "diff bias",
-    "lora_mid.weight": "mid", "dora_scale": "dora", "lora_magnitude_vector": "dora",
+    "lora_mid.weight": "mid", "dora_scale": "dora", "lora_magnitude_vector": "magnitudes",
+    "lora_magnitude_vector.weight": "magnitudes",
 }  # fmt: skip
 """How a module's parts end, and what they are."""
+DORA = ("dora", "magnitudes")
+"""Pieces that hold DoRA's magnitudes, as LyCORIS and kohya name them, and as peft does."""
 OTHER_PIECES = re.compile(r"(hada|lokr|oft|glora|on_input|oft_blocks|boft)[\w.]*")
 """Parts of other parameterisations than the sum of products: LoHa, LoKr, OFT and so on."""
 PATTERNS = {
@@ -61,6 +66,8 @@ with diffusers' and read in ComfyUI's (comfy/lora.py `model_lora_keys_unet`).
 """
 WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Width of what cross-attention reads -> family; InvokeAI and ComfyUI tell the base by it."""
+Pair = tuple[Tensor, Tensor]
+"""Down (r, in) and up (out, r)."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +115,32 @@ class Module:
     pieces: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
+    def form(self) -> str:
+        """How the change is given: LoRA, LoHa, LoKr, full, or another; with DoRA where magnitudes stand beside."""
+        marks = {"hada": "LoHa", "lokr": "LoKr", "diff": "full", "up": "LoRA", "down": "LoRA"}
+        found = (own for mark, own in marks.items() if any(piece.startswith(mark) for piece in self.pieces))
+        return next(found, "another form") + " with DoRA" * (self.magnitudes is not None)
+
+    @property
     def rank(self) -> int | None:
-        """Rows of the down factor; None where there is none."""
-        return self.pieces["down"].shape[0] if "down" in self.pieces else None
+        """Rows of the down factor, of LoHa and LoKr of one of them; None where there is none."""
+        given = (self.pieces[k] for k in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if k in self.pieces)
+        return next((tensor.shape[0] for tensor in given), None)
+
+    @property
+    def magnitudes(self) -> Tensor | None:
+        """DoRA's: (out, 1) or (1, in), more axes of a convolution behind; None without. peft's are always of rows."""
+        own = self.pieces.get("magnitudes")
+        return self.pieces.get("dora") if own is None else own.reshape(-1, 1)
+
+    @property
+    def width(self) -> int | None:
+        """How many numbers enter the module; None where its pieces do not tell it."""
+        pieces = self.pieces
+        if (whole := next((pieces[k] for k in ("down", "diff", "hada_w1_b") if k in pieces), None)) is not None:
+            return int(whole.shape[1])
+        one, two = (pieces.get(f"lokr_w{n}", pieces.get(f"lokr_w{n}_b")) for n in (1, 2))
+        return None if one is None or two is None else int(one.shape[1] * two.shape[1])
 
     @property
     def alpha(self) -> float | None:
@@ -119,23 +149,33 @@ class Module:
 
     @property
     def scale(self) -> float:
-        """What up times down is multiplied by: alpha / rank, 1 without an alpha."""
+        """What the factors' product is multiplied by: alpha / rank, 1 without an alpha or a rank."""
         return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
 
-    def factors(self) -> tuple[Tensor, Tensor] | None:
+    def factors(self) -> Pair | None:
         """Down (r, in) and up (out, r), float32, of a convolution (r, in k k); None where `diff` stands there whole.
 
-        Raises ModelError where a module is given by anything else.
+        LoHa and LoKr are such products too, of more rows: the entries of two products multiplied are the product of all
+        rows with all rows, and a Kronecker product of products is the product of the Kronecker products. Magnitudes of
+        DoRA are left aside. Raises ModelError where a module is given by anything else, or does not fit together.
         """
-        if set(self.pieces) == {"diff"}:
-            return None
-        if {"up", "down"} <= set(self.pieces) <= {"up", "down", "alpha"}:
-            down, up = (self.pieces[k].float().flatten(1) for k in ("down", "up"))
-            if up.dim() == 2 and len(down) == up.shape[1]:
-                return down, up
-            raise ModelError(f"module {self.name}: down of {tuple(down.shape)} and up of {tuple(up.shape)} do not fit")
-        held = ", ".join(sorted(self.pieces))
-        raise ModelError(f"module {self.name} is given by {held}; factors (up, down, alpha) or `diff` can be read")
+        held = {piece: t.float() for piece, t in self.pieces.items() if piece not in ("alpha", *DORA)}
+        try:
+            if set(held) == {"diff"}:
+                return None
+            if {"up", "down"} <= set(held) <= {"up", "down", "mid"}:
+                return _pair(held["up"].flatten(1), held["down"], held.get("mid"))
+            if set(held) - {"hada_t1", "hada_t2"} == {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}:
+                return reduce(_rows_with_rows, (_half(held, f"hada_w{n}", f"hada_t{n}") for n in (1, 2)))
+            if held and all(re.fullmatch("lokr_(w[12](_[ab])?|t2)", piece) for piece in held):
+                halves = [_half(held, f"lokr_w{n}", f"lokr_t{n}") for n in (1, 2)]
+                down, up = (torch.einsum("ab,cd->acbd", *pair) for pair in zip(*halves, strict=True))
+                return down.flatten(2).flatten(0, 1), up.flatten(2).flatten(0, 1)  # torch.kron wants other strides
+        except (RuntimeError, LookupError):
+            shapes = ", ".join(f"{piece} {tuple(t.shape)}" for piece, t in sorted(held.items()))
+            raise ModelError(f"module {self.name}: {shapes} do not fit together") from None
+        given = ", ".join(sorted(self.pieces))
+        raise ModelError(f"module {self.name} is given by {given}; LoRA, LoHa, LoKr, DoRA and `diff` can be read")
 
     def change(self) -> Tensor:
         """The weight difference (out, in) at strength 1, float32. Raises ModelError as `factors`.
@@ -145,6 +185,48 @@ class Module:
         """
         pair = self.factors()
         return self.pieces["diff"].float().flatten(1) if pair is None else self.scale * pair[1] @ pair[0]
+
+
+def _pair(up: Tensor, down: Tensor, core: Tensor | None = None) -> Pair:
+    """Down and up of a product, with the core (r, r, k, k) that LyCORIS puts between them in Tucker form."""
+    down = down.flatten(1)
+    if core is not None:
+        down = torch.einsum("mnhw,ni->mihw", core, down).flatten(1)
+    if up.dim() != 2 or up.shape[1] != len(down):
+        raise LookupError("another rank")
+    return down, up
+
+
+def _half(held: Mapping[str, Tensor], name: str, core: str) -> Pair:
+    """One of the two matrices of LoHa or LoKr as a product; where it stands there whole, beside an identity."""
+    if (whole := held.get(name)) is not None:
+        whole = whole.flatten(1)
+        rows, columns = whole.shape
+        return (whole, torch.eye(rows)) if rows <= columns else (torch.eye(columns), whole)
+    a, b = held[f"{name}_a"], held[f"{name}_b"]
+    return _pair(a.T if core in held else a.flatten(1), b, held.get(core))
+
+
+def _rows_with_rows(one: Pair, other: Pair) -> Pair:
+    """The product whose entries are those of two products multiplied (Hyeon-Woo et al. 2022, FedPara)."""
+    down = torch.einsum("mi,ni->mni", one[0], other[0]).flatten(0, 1)
+    return down, torch.einsum("om,on->omn", one[1], other[1]).flatten(1)
+
+
+def rescaled(weight: Tensor, change: Tensor, magnitudes: Tensor) -> Tensor:
+    """What DoRA changes of a weight (out, in) or (out, in, k, k), as (out, in k k) (Liu et al. 2024, equation 5).
+
+    Each row of weight and change together, or each input channel where magnitudes are (1, in), gets its magnitude as
+    its norm, as in peft and LyCORIS; ComfyUI divides rows by the base's norm. Raises ModelError where they do not fit.
+    """
+    moved = (weight.flatten(1) + change).view_as(weight)
+    shape = tuple(magnitudes.shape)
+    inputs = len(shape) > 1 and shape[:2] == (1, weight.shape[1]) and shape[0] != len(weight)
+    if magnitudes.numel() != weight.shape[int(inputs)]:
+        raise ModelError(f"DoRA's magnitudes are {shape}, the base's weight {tuple(weight.shape)}")
+    around = [k for k in range(moved.dim()) if k != int(inputs)]
+    norms: Tensor = torch.linalg.vector_norm(moved, dim=around, keepdim=True) + torch.finfo(moved.dtype).eps
+    return (moved * (magnitudes.float().view_as(norms) / norms) - weight).flatten(1)
 
 
 def modules(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Module], list[str]]:
@@ -188,9 +270,6 @@ def transformer(names: Iterable[str]) -> str:
 def width(found: Iterable[Module]) -> int | None:
     """Width of what cross-attention reads, from its keys' and values' factors; None where the file has none."""
     for one in found:
-        if (
-            one.name.endswith(("attn2_to_k", "attn2_to_v"))
-            and (wide := one.pieces.get("down", one.pieces.get("diff"))) is not None
-        ):
-            return int(wide.shape[1])
+        if one.name.endswith(("attn2_to_k", "attn2_to_v")) and (wide := one.width) is not None:
+            return wide
     return None

@@ -219,7 +219,7 @@ def page(lineage: Lineage, family: str, title: str, content: Content, kind: str,
         f"{TITLES.get(family, family)}, taught by perdure with `{method}`, lesson {content.lesson.number}. "
         f"Call it by {made}.\n\n"
         f"{_script(base if hub_base else 'the base', content, adapter)}"
-        f"| concept | scores |\n|---|---|\n{_scores(content)}\n"
+        f"{_scores(content)}"
     )
 
 
@@ -235,8 +235,9 @@ def _script(base: str, content: Content, adapter: bool) -> str:
 
 
 def _scores(content: Content) -> str:
-    """A row for each concept that was scored."""
-    return "\n".join(
-        f"| {c.name} | " + ", ".join(f"{m} {v:.3f}" for m, v in cell.scores.items()) + " |"
-        for c in content.concepts if (cell := content.lesson.cell(c.name))
-    )  # fmt: skip
+    """A table with a row for each concept that was scored; nothing where none was."""
+    rows = [
+        f"| {c.name} | " + ", ".join(f"{m} {v:.3f}" for m, v in cell.scores.items()) + " |\n"
+        for c in content.concepts if (cell := content.lesson.cell(c.name)) and cell.scores
+    ]  # fmt: skip
+    return "".join(["| concept | scores |\n|---|---|\n", *rows]) if rows else ""

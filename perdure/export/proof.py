@@ -64,7 +64,8 @@ class Proof:
         return told
 
     def __str__(self) -> str:
-        drawn = f"; {self.pictures} pictures differ by {self.mean:.2f}/255 in the mean, {self.largest} at most"
+        pictures = "picture differs" if self.pictures == 1 else "pictures differ"
+        drawn = f"; {self.pictures} {pictures} by {self.mean:.2f}/255 in the mean, {self.largest} at most"
         told = f"{self.found} of {self.expected} {self.what}, largest error {self.error:.1e}"
         return told + (drawn if self.pictures else "; no pictures drawn")
 
@@ -92,23 +93,23 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
         expected = _drawn(backbone, plan, prompts)
     del backbone
     pipe, family = loading.pipeline(plan.base, "fp32", plan.vae, plan.family)
+    like = pipe
     if exhibit.kind == ADAPTER:
         want = {name: change.matrix() for name, change in exhibit.delta.items()}
         have = reading.adapter(pipe, family, exhibit.path) if exhibit.delta else {}
-        notes: tuple[str, ...] = ()
     else:
         want = _whole(pipe, family.network, exhibit.delta)
-        like = pipe
         if exhibit.kind == CHECKPOINT:
             pipe = reading.checkpoint(exhibit.path, like, loading.located(plan.base))
         else:
             pipe = loading.pipeline(str(exhibit.path), chosen=plan.family)[0]
         want, have = _known(like, want), _known(like, _whole(pipe, family.network, Delta()))
-        notes = _lost(exhibit, family.network, like, have)
     for path in exhibit.words:
         reading.word(pipe, family, path)
     errors = reading.differences(want, have)
     error, where = max(((value, name) for name, value in errors.items()), default=(0.0, ""))
+    right = exhibit.kind != ADAPTER and error <= ROUNDING[exhibit.dtype]
+    notes = _lost(exhibit, family.network, like, have) if right else ()
     if not math.isfinite(error):
         expected, prompts = [], []  # there is nothing to see in a broken file
     reading.cast(pipe, DTYPES[precision])

@@ -41,7 +41,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except LineageError as error:
-        raise ModelError(str(error).replace("restore it from a copy", "download or export it again")) from None
+        told = str(error).replace("restore it from a copy", "download or export it again")
+        told = told.replace("is damaged: it has no", "is no safetensors file, or damaged: it has no")
+        raise ModelError(told) from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
 

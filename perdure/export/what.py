@@ -14,6 +14,7 @@ from perdure.bases import single
 from perdure.errors import ModelError
 from perdure.export import layouts, reading
 from perdure.export.metadata import ARCHITECTURES, FAMILIES, TITLES
+from perdure.wording import some
 
 LORA, EMBEDDING, CHECKPOINT, PART, OTHER = "LoRA", "embedding", "checkpoint", "part of a diffusers pipeline", "unknown"
 EMBEDDINGS = ("emb_params", "clip_l", "clip_g", "string_to_param.*", "t5xxl")
@@ -26,6 +27,7 @@ PARTS = (
 )  # fmt: skip
 """How names of tensors begin in parts of a diffusers pipeline."""
 SHOWN = ("ss_", "sshs_", "modelspec.", "perdure.")
+THUMBNAIL = "modelspec.thumbnail"
 LONG = 200
 
 
@@ -77,7 +79,8 @@ class Found:
             told.append(f"triggers: {', '.join(self.triggers)}")
         if self.pictures:
             told.append(f"pictures in it: {self.pictures}")
-        told += [f"{key}: {value[:LONG]}" for key, value in self.metadata.items() if key.startswith(SHOWN)]
+        shown = sorted(key for key in self.metadata if key.startswith(SHOWN) and key != THUMBNAIL)
+        told += [f"{key}: {self.metadata[key][:LONG]}" for key in shown]
         return told + [f"warning: {warning}" for warning in self.warnings]
 
 
@@ -103,7 +106,8 @@ def look(path: Path) -> Found:
     modules, _ = layouts.modules(small)
     kind = _kind(shapes, modules)
     warnings = [f"{len(bad)} tensors hold NaN or infinity, {bad[0]} first: it draws black or noise"] if bad else []
-    family = _family(kind, shapes, modules, metadata)
+    own_family, base = _as_base(path) if kind == CHECKPOINT else ("", "")
+    family = own_family or _family(kind, shapes, modules, metadata)
     warnings += _mixed(shapes)
     own = _lora(shapes, modules, family, warnings) if kind == LORA else {}
     readers = own.get("readers", _readers(kind, shapes, warnings))
@@ -112,17 +116,17 @@ def look(path: Path) -> Found:
     return Found(
         str(path), path.stat().st_size, kind, family, own.get("layout", ""), readers, len(modules),
         own.get("ranks", {}), own.get("alphas", {}), own.get("dense", 0), vectors, dict(dtypes), _triggers(metadata),
-        _pictures(metadata), tuple(warnings), metadata, _as_base(path) if kind == CHECKPOINT else "",
+        _pictures(metadata), tuple(warnings), metadata, base,
     )  # fmt: skip
 
 
-def _as_base(path: Path) -> str:
-    """Whether a checkpoint can be taught, in words."""
+def _as_base(path: Path) -> tuple[str, str]:
+    """A checkpoint's family, "" where it is none that can be taught; and whether it can, in words."""
     try:
         layout = single.read(path)
     except ModelError as error:
-        return str(error).removeprefix(f"base {path} is ").removeprefix(f"base {path} ")
-    return f"--base {path}" + ("" if layout.has_vae else ", with a vae beside (it has none)")
+        return "", str(error).removeprefix(f"base {path} is ").removeprefix(f"base {path} ")
+    return layout.family, f"--base {path}" + ("" if layout.has_vae else ", with a vae beside (it has none)")
 
 
 def _checked(path: Path) -> dict[str, str]:
@@ -173,9 +177,9 @@ def _lora(
         readers -= {"A1111"}
     if dense or family == "pixart":
         readers -= {"diffusers"}
-    others = sorted({piece for one in found for piece in one.pieces} - set(layouts.PIECES.values()))
-    if others:
-        warnings.append(f"parts of another form than up times down ({others[0]}): which tools read it was not tried")
+    forms = Counter(one.form for one in found)
+    if others := [form for form in forms if form not in ("LoRA", "full")]:
+        warnings.append(f"of another form than up times down ({some(others, 2)}): which tools read it was not tried")
     if len(alphas) > 1:
         warnings.append(
             f"{len(alphas)} different alphas: diffusers 0.42 takes the commonest for all modules, silently; export it "
@@ -229,10 +233,11 @@ def _family(
         own = layouts.of_network(modules.values())
         if family := layouts.transformer(own):
             return family
+        said = told.get("modelspec.architecture", "").split("/")[0]
+        named = next((family for family, name in ARCHITECTURES.items() if name == said), "")
         if any("_add_k_proj" in name or "_add_v_proj" in name for name in own):  # of several families, of one form
-            said = told.get("modelspec.architecture", "").split("/")[0]
-            return next((family for family, name in ARCHITECTURES.items() if name == said), "")
-        return layouts.WIDTHS.get(layouts.width(modules.values()) or 0, "")
+            return named
+        return layouts.WIDTHS.get(layouts.width(modules.values()) or 0, named)
     if kind == EMBEDDING:
         widths = {shape[-1] for shape in shapes.values() if shape}
         return "sdxl" if "clip_g" in shapes or 1280 in widths else layouts.WIDTHS.get(max(widths, default=0), "")
@@ -274,4 +279,4 @@ def _pictures(metadata: Mapping[str, str]) -> int:
         covers = len(json.loads(metadata.get("ssmd_cover_images", "[]")))
     except (ValueError, TypeError):
         covers = 0
-    return covers + ("modelspec.thumbnail" in metadata)
+    return covers + (THUMBNAIL in metadata)
