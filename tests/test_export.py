@@ -570,7 +570,7 @@ def test_files_that_cannot_be_read_are_told(exported, tmp_path, perdure):
     data = good.read_bytes()
     bad = tmp_path / "bad.safetensors"
     for content_, why in (
-        (data[: len(data) // 2], "is damaged"),
+        (data[: len(data) // 2], "is no safetensors file, or damaged"),
         ((100 << 30).to_bytes(8, "little") + data[8:], "it has no safetensors header"),
         (b"", "it has no safetensors header"),
         (b"PK\x03\x04" + data, "is a pickle, which can run any code"),
@@ -584,6 +584,8 @@ def test_files_that_cannot_be_read_are_told(exported, tmp_path, perdure):
     for path, why in ((tmp_path, "is a folder"), (tmp_path / "none.safetensors", "No such file")):
         code, _, told = perdure("what", path)
         assert code == 2 and why in told
+    code, _, told = perdure("export", "--verify", good.parent, "--model", lineage.folder, "--pictures", 0)
+    assert code == 2 and f"{good.parent} is a folder without a pipeline" in told and told.count("\n") == 1
 
 
 def test_files_of_other_things_are_told(exported, small, tmp_path):
