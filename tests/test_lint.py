@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import touched
+from tests import rooms, touched
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,3 +25,16 @@ def test_what_is_touched_has_its_tests():
     assert touched.tests_of(["perdure/parts/neurons.py", "README.md"]) == [shape, "tests/test_neurons.py"]
     assert touched.tests_of(["perdure/plan/sections.py", docs]) == [docs, shape, "tests/test_plan.py"]
     assert {shape, "tests/test_methods_contract.py"} < set(touched.tests_of(["perdure/method.py"]))
+
+
+def test_rooms_and_what_ties_them_are_counted(tmp_path):
+    """Three rooms, one a folder; low and high import each other, once inside a function; errors only stands below."""
+    given = {
+        "__init__.py": "", "errors.py": "", "low.py": "def f():\n    from perdure.high import top\n",
+        "high/__init__.py": "", "high/top.py": "from perdure import low\nfrom perdure.errors import E\nimport json\n",
+    }  # fmt: skip
+    for name, text in given.items():
+        (tmp_path / "perdure" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "perdure" / name).write_text(text)
+    assert rooms.told(tmp_path) == "3 rooms, 3 arrows, 1 circles; 5 files, 3 arrows, 1 circles"
+    assert "0 circles; " in rooms.told(ROOT) and rooms.told(ROOT).endswith(", 0 circles")
