@@ -467,8 +467,9 @@ def test_the_plan_names_its_protocol(tmp_path):
 def test_published_tables_name_methods_that_exist():
     from perdure.plan import catalogue
 
-    for name in published._tables():
-        assert set(published.get(name).methods) <= set(catalogue.methods())
+    for table in map(published.get, published._tables()):
+        assert set(table.methods) - set(table.elsewhere) <= set(catalogue.methods())
+        assert set(table.elsewhere) <= set(table.methods) and not set(table.elsewhere) & set(catalogue.methods())
     styles = published.get("low-rank-styles")
     assert styles.value("magmax", "csd", "forgetting") == (0.093, 0.013)
     assert math.isnan(styles.value("magmax", "clip_i", "average")[0])

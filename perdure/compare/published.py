@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,8 @@ FIGURES = ("average", "running_average", "forgetting")
 @dataclass(frozen=True)
 class Publication:
     """One published table. `forgetting`: which of perdure's figures its forgetting is; `variants`: method -> options of
-    what was published, where these make a difference."""
+    what was published, where these make a difference; `elsewhere`: rows of methods that are not here.
+    """
 
     name: str
     title: str
@@ -34,6 +35,7 @@ class Publication:
     variants: dict[str, dict[str, Any]]
     base_row: dict[str, dict[str, float]]
     methods: dict[str, dict[str, dict[str, float | list[float]]]]
+    elsewhere: list[str] = field(default_factory=list)
 
     def value(self, method: str, measure: str, figure: str) -> tuple[float, float]:
         """(mean, deviation) of a method, NaN where not given; `figure` is one of FIGURES."""
