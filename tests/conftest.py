@@ -27,6 +27,8 @@ os.fsync = lambda handle: None  # no test cuts the power; on a busy disk this is
 
 ADDED = {"method": plugins.METHOD, "measure": plugins.MEASURE, "family": plugins.FAMILY}
 """What the contracts are for: perdure's own by their names, and files that `--method FILE` and the like name."""
+EXAMPLES = {"family": (Path(__file__).parent.parent / "examples" / "plain_sd.py",)}
+"""Files of others that are held to them always."""
 
 
 def pytest_addoption(parser):
@@ -38,7 +40,8 @@ def pytest_addoption(parser):
 def pytest_generate_tests(metafunc):
     for what, kind in ADDED.items():
         if f"a_{what}" in metafunc.fixturenames:
-            given = [str(Path(file).absolute()) for file in metafunc.config.getoption(what)]
+            files = [*EXAMPLES.get(what, ()), *metafunc.config.getoption(what)]
+            given = [str(Path(file).absolute()) for file in files]
             metafunc.parametrize(f"a_{what}", [*plugins.own(kind), *given], ids=lambda name: Path(name).stem)
 
 

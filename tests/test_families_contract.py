@@ -23,7 +23,8 @@ SAMPLING = Sampling(
 @pytest.fixture
 def backbone(a_family, request, tmp_path):
     """A small base of the family's pipeline class."""
-    pipeline = families.pipeline_of(plugins.find(plugins.FAMILY, a_family))
+    source = plugins.find(plugins.FAMILY, a_family)
+    pipeline = families.pipeline_of(source)
     known = {"StableDiffusionPipeline": "pico", "StableDiffusionXLPipeline": "pico_xl"}
     if not a_family.isidentifier() and request.config.getoption("--base"):
         base = Path(request.config.getoption("--base"))
@@ -33,6 +34,8 @@ def backbone(a_family, request, tmp_path):
         base = tiny.saved(own, tmp_path / "base")
     else:
         pytest.fail(f"there is no small {pipeline} in tests/tiny.py; give one: --base FOLDER")
+    if not source.own:
+        plugins.trust(source)
     return loading.load(str(base), device="cpu", chosen=FamilyChoice.model_validate(a_family, context=NEW))
 
 
