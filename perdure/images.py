@@ -197,7 +197,7 @@ def check_images(paths: Iterable[str | Path]) -> list[str]:
 
 @dataclass(frozen=True)
 class Crop:
-    """A square picture and the two facts on which SDXL is conditioned, in SDXL's own order.
+    """A part of a picture and the two facts on which SDXL is conditioned, in SDXL's own order.
 
     original_size: (height, width) in pixels before any resizing. corner: (top, left) of the crop in pixels
     of the resized (and, if asked for, mirrored) picture; (0, 0) says "nothing cut off".
@@ -216,30 +216,48 @@ def square(
     rng: np.random.Generator | None = None,
     resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> Crop:
-    """Shorter side to `size` pixels, then a `size` x `size` crop; `flip` mirrors left to right before the
-    crop.
+    """A crop of `size` x `size`; see `fitted`."""
+    return fitted(image, (size, size), crop, flip, rng, resample)
+
+
+def fitted(
+    image: Image.Image,
+    size: tuple[int, int],
+    crop: Literal["center", "random"] = "center",
+    flip: bool = False,
+    rng: np.random.Generator | None = None,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Crop:
+    """Resized so that it just covers `size` (width, height), then a crop of that; `flip` mirrors left to right before.
 
     "center" rounds as torchvision does; "random" draws top and left from `rng` (which it then needs, else
     ValueError). The code of arXiv 2410.04891 resizes with BILINEAR; LANCZOS keeps more detail at small sizes.
     """
-    picture = shortened(image, size, resample)
+    picture = covering(image, size, resample)
     if flip:
         picture = ImageOps.mirror(picture)
-    spare_top, spare_left = picture.height - size, picture.width - size
+    spare_top, spare_left = picture.height - size[1], picture.width - size[0]
     if crop == "center":
         top, left = round(spare_top / 2), round(spare_left / 2)
     elif crop == "random" and rng is not None:
         top, left = int(rng.integers(spare_top + 1)), int(rng.integers(spare_left + 1))
     else:
         raise ValueError(f'crop={crop!r}: "center", or "random" together with a generator (rng), is needed')
-    picture = picture.crop((left, top, left + size, top + size))
+    picture = picture.crop((left, top, left + size[0], top + size[1]))
     return Crop(picture, (image.height, image.width), (top, left))
 
 
 def shortened(image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
     """The whole image, its shorter side `size` pixels long."""
-    short = min(image.size)
-    wanted = (size * image.width // short, size * image.height // short)
+    return covering(image, (size, size), resample)
+
+
+def covering(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """The whole image, as large as just covers `size` (width, height)."""
+    wide = image.width * size[1] > image.height * size[0]
+    wanted = (
+        (size[1] * image.width // image.height, size[1]) if wide else (size[0], size[0] * image.height // image.width)
+    )
     return image if wanted == image.size else image.resize(wanted, resample)
 
 

@@ -92,7 +92,7 @@ def test_each_row_by_itself(backbone):
 def test_the_network_takes_it(backbone):
     """A noised batch of two pictures of different sizes and crops is predicted, and the prompts are read."""
     latents = sample.latents(backbone, 2, 32, seed=1)
-    condition = backbone.family.sized(backbone.encode_prompts(PROMPTS), [(40, 30, 4, 0), (32, 32, 0, 0)], 32)
+    condition = backbone.family.sized(backbone.encode_prompts(PROMPTS), [(40, 30, 4, 0), (32, 32, 0, 0)], (32, 32))
     assert all(len(tensor) == 2 for tensor in condition.values())
     batch = backbone.noised(latents, condition, PROMPTS, generator(0, "noise"), "default")
     predicted = backbone.predict(batch)

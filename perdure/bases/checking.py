@@ -114,7 +114,10 @@ def unfit(pipe: Any, family: Family, performance: Performance, training: Trainin
             f"{precision}: take sampling.precision: fp32"
         )
     multiple = int(pipe.vae_scale_factor) * units.multiple
-    sides = {"training.resolution": training.resolution, "sampling.resolution": sampling.resolution or 0}
+    sides = {
+        "training.resolution": training.resolution, "sampling.resolution": sampling.resolution or 0,
+        "training.buckets": training.buckets or 0,
+    }  # fmt: skip
     problems += [
         f"{key}: {side} pixels cannot be divided among the tokens of this base; give a multiple of {multiple}"
         for key, side in sides.items()

@@ -113,7 +113,7 @@ def empty_prompt(pipe: Any, empty: Condition) -> Condition:
     return empty
 
 
-def unsized(condition: Condition, facts: Facts, side: int) -> Condition:
+def unsized(condition: Condition, facts: Facts, size: tuple[int, int]) -> Condition:
     """These models are not told about sizes and crops."""
     return condition
 
@@ -171,8 +171,8 @@ class Family:
     """(pipe, prompts, negative prompts, initial latents, how) -> latents."""
     unguided: Callable[[Any, Condition], Condition] = empty_prompt
     """(pipe, condition of "") -> what the pipeline guides away from where no negative prompt is given."""
-    sized: Callable[[Condition, Facts, int], Condition] = unsized
-    """(condition, facts of each image, training side) -> condition."""
+    sized: Callable[[Condition, Facts, tuple[int, int]], Condition] = unsized
+    """(condition, facts of each image, height and width of the crops) -> condition."""
     units: Callable[[Any], Units] = plain_units
     """(pipe) -> how the network's latents follow from the autoencoder's."""
     words: tuple[str, ...] = ()

@@ -187,7 +187,7 @@ def try_out(backbone: loading.Base, base: str) -> None:
     generator = seeds.generator(0, "first look")
     with Reading(lambda why: f"base {base} cannot be taught: a first step of it failed ({why})"):
         text = backbone.encode_prompts(["a photo"])
-        condition = backbone.family.sized(text, [(side, side, 0, 0)], side)
+        condition = backbone.family.sized(text, [(side, side, 0, 0)], (side, side))
         latents = torch.randn((1, backbone.units.channels, cells, cells), generator=generator).to(backbone.device)
         batch = backbone.noised(latents, condition, ["a photo"], generator)
         predicted, (picture,) = backbone.predict(batch), backbone.decode(latents)

@@ -31,10 +31,10 @@ def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> 
     config = pipe.transformer.config
     told: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
     if pipe.transformer.use_additional_conditions:
-        side = latents.shape[-1] * int(pipe.vae_scale_factor)
+        height, width = (side * int(pipe.vae_scale_factor) for side in latents.shape[-2:])
         told = {
-            "resolution": latents.new_full((len(latents), 2), side),
-            "aspect_ratio": latents.new_ones(len(latents), 1),
+            "resolution": latents.new_tensor([[height, width]]).expand(len(latents), 2),
+            "aspect_ratio": latents.new_full((len(latents), 1), height / width),
         }
     predicted: Tensor = pipe.transformer(
         latents,

@@ -124,7 +124,7 @@ def _teach(
     from perdure.cli import screen
     from perdure.photos import pictures
 
-    screen.tell(pictures.notes([concept]))
+    screen.tell(pictures.notes([concept], lineage.plan().training))
     with screen.working("loading libraries"):
         from perdure import run as running
         from perdure.bases import reading

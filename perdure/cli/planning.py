@@ -94,7 +94,7 @@ def advise(
         from perdure.advise import advise as advising
         from perdure.advise import asking, page
     plan = asking.plan_of(concepts, names, base, tuple(overrides or ()))
-    screen.tell([*plan.notes, *pictures.notes(plan.concepts)])
+    screen.tell([*plan.notes, *pictures.notes(plan.concepts, plan.training)])
     advice = advising.advise(plan, seconds, out, device, screen.watch(), screen.say)
     screen.console.print(page.table(advice.verdict))
     for line in (*page.footnotes(advice.verdict), advice.headline, advice.reason, *advice.cautions):

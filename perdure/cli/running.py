@@ -62,13 +62,13 @@ def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, 
     problems = [*pictures.check(loaded.concepts, [loaded]), *read.problems]
     if problems:
         raise PlanError(problems)
-    shown = [(concept, pictures.contents(concept)) for concept in loaded.sequence]
+    shown = [(concept, pictures.contents(concept, loaded.training)) for concept in loaded.sequence]
     if as_json:
         typer.echo(json.dumps(described(loaded, shown, read.notes), indent=1))
         return
     screen.console.print(screen.concepts_table(loaded, shown))
     screen.say(f"{screen.amount(loaded)}; {workload.of(loaded).images:,} evaluation images")
-    screen.tell([*loaded.notes, *read.notes, *pictures.notes(loaded.sequence)])
+    screen.tell([*loaded.notes, *read.notes, *pictures.notes(loaded.sequence, loaded.training)])
 
 
 def described(plan: "Plan", shown: Sequence[tuple["Concept", "Contents"]], notes: Sequence[str] = ()) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = (
     if not loaded.concepts:
         raise PlanError(f"plan {loaded.name!r} has no concepts to teach")
     screen.say(f"{loaded.name}: {screen.amount(loaded)}")
-    screen.tell([*loaded.notes, *pictures.notes(loaded.sequence)], most=FEW)
+    screen.tell([*loaded.notes, *pictures.notes(loaded.sequence, loaded.training)], most=FEW)
     with screen.working("loading libraries"):
         from perdure import run as running
         from perdure.run import helpers

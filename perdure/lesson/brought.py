@@ -12,7 +12,7 @@ from perdure import plugins, seeds
 from perdure.bases.backbone import Backbone
 from perdure.bases.words import with_word, words_of
 from perdure.errors import ModelError, PlanError
-from perdure.lesson.examples import Examples
+from perdure.lesson.examples import Encoded
 from perdure.lesson.model import LessonModel
 from perdure.lesson.train import Lesson
 from perdure.memory import Memory
@@ -78,7 +78,7 @@ def bring(
     if brought.word is not None:
         words[lesson.token] = partial(_same, brought.word)
     shapes = backbone.projections(method.adapter.targets)
-    assert isinstance(lesson.examples, Examples)  # a backbone draws
+    assert isinstance(lesson.examples, Encoded)  # a backbone draws
     with backbone.speaking(words):
         past = method.consolidate.recall(memory, Wanted(lesson.concept))
         model = LessonModel(backbone, lesson.examples, past, plan, list(shapes), draw, brought.word is not None)

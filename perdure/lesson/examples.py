@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from perdure.bases.backbone import Backbone
 from perdure.bases.batch import Batch, joined, on, rows
 from perdure.bases.classifier import Classifier
 from perdure.bases.family import Condition
+from perdure.errors import TrainingError
+from perdure.photos import buckets
 from perdure.photos.pictures import Picture
 from perdure.plan import Times, Training
 from perdure.seeds import derive
@@ -27,6 +29,13 @@ AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 """Share of a picture that a random part has, and its width by its height: the defaults of torchvision's
 RandomResizedCrop (Szegedy et al. 2015), which the code of CODA-Prompt and InfLoRA keeps for ImageNet-R.
 """
+
+
+class View(NamedTuple):
+    """A part of a picture, and the picture's caption."""
+
+    crop: images.Crop
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,12 @@ class Examples:
     ) -> Batch:
         """The batch of one step: every view once an epoch, in an order drawn anew each epoch."""
         index = [position(size * step + k, len(self), draw, purpose) for k in range(size)]
+        return self.chosen(index, backbone, draw, step, purpose, times)
+
+    def chosen(
+        self, index: Sequence[int], backbone: Backbone, draw: Draw, step: int, purpose: str, times: Times
+    ) -> Batch:
+        """The batch of one step, of these views."""
         where = torch.tensor(index).to(self.latents.device, non_blocking=True)
         latents = self.latents[where]
         if self.deviation is not None:
@@ -57,10 +72,64 @@ class Examples:
         captions = [self.captions[i] for i in index]
         return backbone.noised(latents, rows(self.condition, index), captions, draw(f"{purpose}noise", step), times)
 
+    @property
+    def parts(self) -> "tuple[Examples, ...]":
+        """Those of one size each: all."""
+        return (self,)
+
     def on(self, device: torch.device | str) -> "Examples":
         """The same on a device."""
         deviation = None if self.deviation is None else self.deviation.to(device)
         return Examples(self.latents.to(device), on(self.condition, device), self.captions, deviation)
+
+
+@dataclass(frozen=True)
+class Bucketed:
+    """Encoded views of several sizes, and a condition of one row for pictures of the training side: squares."""
+
+    parts: tuple[Examples, ...]
+    """Those of one size each."""
+    condition: Condition
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The caption of each view, size by size."""
+        return sum((part.captions for part in self.parts), ())
+
+    @property
+    def latents(self) -> Tensor:
+        """Raises TrainingError: they are of several sizes."""
+        raise TrainingError(
+            "this method keeps pictures of one size; leave out training.buckets, or take another method"
+        )
+
+    def batch(
+        self, backbone: Backbone, size: int, draw: Draw, step: int, purpose: str = "", times: Times = "default"
+    ) -> Batch:
+        """The batch of one step, of views of one size: every view once an epoch, in an order drawn anew each epoch.
+
+        Where the views of a size do not fill their last batch, it is filled up with the first of them again.
+        """
+        counts = [-(-len(part) // size) for part in self.parts]
+        epoch, place = divmod(step, sum(counts))
+        generator = draw(f"{purpose}order", epoch)
+        orders = [torch.randperm(len(part), generator=generator).tolist() for part in self.parts]
+        turns = [(number, k) for number, count in enumerate(counts) for k in range(count)]
+        number, k = turns[int(torch.randperm(len(turns), generator=generator)[place])]
+        order = orders[number]
+        index = [order[view % len(order)] for view in range(k * size, (k + 1) * size)]
+        return self.parts[number].chosen(index, backbone, draw, step, purpose, times)
+
+    def on(self, device: torch.device | str) -> "Bucketed":
+        """The same on a device."""
+        return Bucketed(tuple(part.on(device) for part in self.parts), on(self.condition, device))
+
+
+Encoded = Examples | Bucketed
+"""The views of a concept."""
 
 
 def position(count: int, size: int, draw: Draw, purpose: str) -> int:
@@ -70,36 +139,58 @@ def position(count: int, size: int, draw: Draw, purpose: str) -> int:
     return order[place]
 
 
-def encode(backbone: Backbone, pictures: Sequence[Picture], training: Training, seed: int, owner: str) -> Examples:
+def encode(backbone: Backbone, pictures: Sequence[Picture], training: Training, seed: int, owner: str) -> Encoded:
     """Encode every view of every picture: its first crop, further random crops, and mirror images as the plan says.
 
-    `owner` names whose random numbers are drawn, if the plan gives each lesson its own.
+    `owner` names whose random numbers are drawn, if the plan gives each lesson its own. Bucketed with buckets.
     """
     owner = owner if training.seed_per_lesson else "lesson"
-    views, captions, facts = [], [], []
+    generator = torch.Generator().manual_seed(derive(seed, owner, "encode"))
+    by_size: dict[buckets.Size, list[View]] = {}
     for number, picture in enumerate(pictures):
         for view, mirrored in product(range(training.views), (False, True) if training.flip else (False,)):
             rng = np.random.default_rng(derive(seed, owner, "crop", number, view))
             how: Literal["center", "random"] = "random" if view or training.crop == "random" else "center"
-            crop = images.square(picture.image, training.resolution, how, mirrored, rng, RESIZE[training.resize])
-            views.append(torch.from_numpy(images.to_array(crop.image)))
-            captions.append(picture.caption)
-            facts.append((*crop.original_size, *crop.corner))
-    generator = torch.Generator().manual_seed(derive(seed, owner, "encode"))
-    tensor = torch.stack(views).permute(0, 3, 1, 2)
+            size = buckets.nearest(picture.image.size, training.resolution, training.buckets)
+            crop = images.fitted(picture.image, size, how, mirrored, rng, RESIZE[training.resize])
+            by_size.setdefault(size, []).append(View(crop, picture.caption))
+    parts = [_encoded(backbone, by_size[size], size, training, generator) for size in sorted(by_size)]
+    if training.buckets is None:
+        return parts[0]
+    side = training.resolution
+    return Bucketed(
+        tuple(parts), backbone.family.sized(rows(parts[0].condition, [0]), [(side, side, 0, 0)], (side, side))
+    )
+
+
+def _encoded(
+    backbone: Backbone, views: Sequence[View], size: buckets.Size, training: Training, generator: torch.Generator
+) -> Examples:
+    """Views of one size (width, height)."""
+    tensor = torch.stack([torch.from_numpy(images.to_array(v.crop.image)) for v in views]).permute(0, 3, 1, 2)
     deviation = None
     if training.posterior == "each_step":
         latents, deviation = backbone.posterior(tensor)
     else:
         latents = backbone.encode_images(tensor, generator)
+    captions = tuple(view.caption for view in views)
     distinct = list(dict.fromkeys(captions))
     text = rows(backbone.encode_prompts(distinct), [distinct.index(caption) for caption in captions])
-    condition = backbone.family.sized(text, facts, training.resolution)
-    return Examples(latents, condition, tuple(captions), deviation)
+    condition = backbone.family.sized(text, [(*v.crop.original_size, *v.crop.corner) for v in views], size[::-1])
+    return Examples(latents, condition, captions, deviation)
 
 
-def together(parts: Sequence[Examples]) -> Examples:
+def together(sets: Sequence[Encoded]) -> Encoded:
     """The examples of several concepts as one set."""
+    if not isinstance(sets[0], Bucketed):
+        return _joined([part for one in sets for part in one.parts])
+    by_size: dict[torch.Size, list[Examples]] = {}
+    for part in (part for one in sets for part in one.parts):
+        by_size.setdefault(part.latents.shape[1:], []).append(part)
+    return Bucketed(tuple(_joined(by_size[size]) for size in sorted(by_size)), sets[0].condition)
+
+
+def _joined(parts: Sequence[Examples]) -> Examples:
     return Examples(
         torch.cat([p.latents for p in parts]),
         joined([p.condition for p in parts]),

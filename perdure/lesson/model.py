@@ -15,7 +15,7 @@ from perdure.bases.network import Network
 from perdure.bases.words import LiveWord, with_word
 from perdure.drawing import sample
 from perdure.errors import TrainingError
-from perdure.lesson.examples import Draw, Examples
+from perdure.lesson.examples import Draw, Encoded
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
 from perdure.method import Portion, Weights
@@ -68,7 +68,7 @@ class LessonModel(OverNetwork):
     """`method.Model` over a backbone: the lesson's examples, and the model before, now, and under any delta."""
 
     backbone: Backbone
-    examples: Examples
+    examples: Encoded
     past: Delta
     """What lay under the base before this lesson."""
     plan: Plan
@@ -79,7 +79,7 @@ class LessonModel(OverNetwork):
     """Whether the lesson learns a word: what its captions say then changes as it goes."""
     words: Mapping[str, LiveWord] = field(default_factory=dict)
     """The words that are trained, by token."""
-    prior: Examples | None = None
+    prior: Encoded | None = None
     """Class images that are rehearsed."""
 
     # --- what the loop asks ---------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from perdure.bases.words import LiveWord, words_of
 from perdure.errors import TrainingError
 from perdure.lesson import optimizing, trained
 from perdure.lesson.classes import ClassLesson
-from perdure.lesson.examples import ClassExamples, Draw, Examples
+from perdure.lesson.examples import ClassExamples, Draw, Encoded
 from perdure.lesson.model import LessonModel
 from perdure.lesson.trained import Trained
 from perdure.memory import Memory
@@ -58,11 +58,11 @@ class Lesson:
 
     concept: str
     number: int
-    examples: Examples | ClassExamples
+    examples: Encoded | ClassExamples
     token: str = ""
     noun: str = ""
     phrase: str = ""
-    prior: Examples | None = None
+    prior: Encoded | None = None
     others: tuple[Concept, ...] = ()
     """The further concepts of a joint lesson: each has its own word where words are learnt."""
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -123,7 +123,7 @@ def _model(
             backbone, lesson.examples, memory, recall(), plan, projections, draw, lesson.classes, spec.head
         )
         return
-    assert isinstance(lesson.examples, Examples)
+    assert isinstance(lesson.examples, Encoded)
     begun = _begun(backbone, spec.words, lesson, draw) if spec.words and len(backbone.vocabulary) else {}
     known: dict[str, Callable[[], Word]] = {token: partial(_same, word) for token, word in words_of(memory).items()}
     with backbone.speaking(known | begun):
@@ -151,7 +151,7 @@ def _same(word: Word) -> Word:
 
 def _content(backbone: Base, adapter: Adapter, protection: Protection, spec: Spec, lesson: Lesson, plan: Plan) -> str:
     """16 hex digits of all that a lesson on the untouched base trains its adapter from; see `trained`."""
-    if not isinstance(backbone, Backbone) or not isinstance(lesson.examples, Examples):
+    if not isinstance(backbone, Backbone) or not isinstance(lesson.examples, Encoded):
         return ""
     others = [[concept.token, concept.noun] for concept in lesson.others]
     told = [repr(spec.words), lesson.token, lesson.noun, others, _owner(lesson, plan)]

@@ -20,7 +20,7 @@ from perdure import files
 from perdure.bases import loading
 from perdure.bases.backbone import Backbone
 from perdure.errors import LineageError
-from perdure.lesson.examples import Examples
+from perdure.lesson.examples import Bucketed, Encoded
 from perdure.lineage import Lineage, locks
 from perdure.lineage.commons import Commons
 from perdure.lineage.rows import Row
@@ -100,7 +100,7 @@ def beside(
 
 
 def content(
-    backbone: Backbone, adapter: Adapter, protection: Protection, told: Any, examples: Sequence[Examples | None],
+    backbone: Backbone, adapter: Adapter, protection: Protection, told: Any, examples: Sequence[Encoded | None],
     plan: Plan,
 ) -> str:  # fmt: skip
     """16 hex digits of all that an adapter on the untouched base comes from; nothing where the method has a part in it.
@@ -120,7 +120,9 @@ def content(
     ])  # fmt: skip
 
 
-def _digests(examples: Examples) -> list[Any]:
+def _digests(examples: Encoded) -> list[Any]:
+    if isinstance(examples, Bucketed):
+        return [_digests(part) for part in examples.parts]
     parts = {"latents": examples.latents, **{f"condition {n}": t for n, t in examples.condition.items()}}
     if examples.deviation is not None:
         parts["deviation"] = examples.deviation

@@ -106,10 +106,8 @@ def continual(form: str, weight: float) -> Guard:
             return Protection()
         if form == "past":
             return self_regularised(weight)(adapter, memory, context)
-        moved = memory.delta()
-        past = {
-            n: moved[n].matrix().to(context.model.latents.device) for n in adapter.weights.projections if n in moved
-        }
+        moved, device = memory.delta(), adapter.parameters()[0].device
+        past = {n: moved[n].matrix().to(device) for n in adapter.weights.projections if n in moved}
         if form == "both":
             term = _by_entries(selected(adapter), past)
         else:

@@ -75,15 +75,17 @@ def zipped(weight: float, steps: int, rate: float) -> Consolidate:
     """
 
     def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
-        new = adapter.weights.delta()
-        merged = _merged(memory, new, context, weight, steps, rate) if context.lesson > 1 else new
+        new, device = adapter.weights.delta(), adapter.parameters()[0].device
+        merged = _merged(memory, new, context, device, weight, steps, rate) if context.lesson > 1 else new
         return captions(adapter, memory.with_delta(merged), context)
 
     return Consolidate(remember, whole)
 
 
-def _merged(memory: Memory, new: Delta, context: Context, weight: float, steps: int, rate: float) -> Delta:
-    both = Zipped.of(memory.delta(), new, context.model.latents.device)
+def _merged(
+    memory: Memory, new: Delta, context: Context, device: torch.device, weight: float, steps: int, rate: float
+) -> Delta:
+    both = Zipped.of(memory.delta(), new, device)
     descent = torch.optim.Adam(list(both.named().values()), lr=rate)
     teachers, batches = (both.only(0), both.only(1)), _batches(memory, context, min(steps, context.steps))
     with torch.enable_grad():

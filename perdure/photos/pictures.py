@@ -9,8 +9,8 @@ from PIL import Image
 
 from perdure import images, score
 from perdure.errors import ImageError, PlanError
-from perdure.photos import captions
-from perdure.plan import Drawn, Plan, folders, tasks
+from perdure.photos import buckets, captions
+from perdure.plan import Drawn, Plan, Training, folders, tasks
 from perdure.plan.concept import Concept
 from perdure.toybox import world
 from perdure.wording import fill, mentions, some, squeeze
@@ -72,8 +72,11 @@ def of(concept: Concept) -> Pictures:
     return Pictures(training, references or tuple(p.image for p in training), held_out, _digest(training, references))
 
 
-def contents(concept: Concept) -> Contents:
-    """Look at a concept's pictures. Raises ImageError or PlanError for what cannot be used, but does not decode any."""
+def contents(concept: Concept, training: Training | None = None) -> Contents:
+    """Look at a concept's pictures. Raises ImageError or PlanError for what cannot be used, but does not decode any.
+
+    training: by which they will be taught; as plans begin by default.
+    """
     if concept.classes:
         sides = _labelled(concept)
         return Contents(tuple(label for _, label in sides[0]), len(sides[1]), ())
@@ -83,17 +86,17 @@ def contents(concept: Concept) -> Contents:
     train_files, reference_files = files_of(concept)
     written = captions.of(train_files)
     notes = [*_left_out(concept), *_bare(concept, train_files, written), *_named(concept, train_files, written)]
-    notes += _cut(train_files)
+    notes += _cut(train_files, training or Training())
     told = tuple(caption for _, caption in _captioned(concept, train_files, written))
     return Contents(told, len(reference_files), tuple(notes))
 
 
-def notes(concepts: Iterable[Concept]) -> list[str]:
+def notes(concepts: Iterable[Concept], training: Training | None = None) -> list[str]:
     """What was left out or added, a sentence each; nothing on concepts that cannot be used, which `check` names."""
     told = []
     for concept in concepts:
         try:
-            told += [f"concept {concept.name!r}: {note}" for note in contents(concept).notes]
+            told += [f"concept {concept.name!r}: {note}" for note in contents(concept, training).notes]
         except (ImageError, PlanError):
             continue
     return told
@@ -230,15 +233,20 @@ def _named(concept: Concept, files: Sequence[Path], written: dict[Path, str]) ->
     return [f"{silent[0].parent}: {begin} in training: {some(file.name for file in silent)}"]
 
 
-def _cut(files: Sequence[Path]) -> list[str]:
-    """The pictures of which much is lost where they are cut to squares."""
+def _cut(files: Sequence[Path], training: Training) -> list[str]:
+    """The pictures of which much is lost where they are cut to squares, or to the nearest size."""
     shapes = {file: images.shape_of(file) for file in files}
-    lost = {file: 1 - min(shape) / max(shape) for file, shape in shapes.items() if shape is not None}
+    lost = {
+        file: 1 - min(buckets.kept(shape, buckets.nearest(shape, training.resolution, training.buckets)))
+        for file, shape in shapes.items()
+        if shape is not None
+    }
     much = [f"{file.name} ({share:.0%})" for file, share in lost.items() if share > CUT]
     if not much:
         return []
+    part = "square" if training.buckets is None else "part, of the nearest size,"
     told = (
-        "the middle square is trained on; of these much is left out, crop them yourself if the subject is at the side"
+        f"the middle {part} is trained on; of these much is left out, crop them yourself if the subject is at the side"
     )
     return [f"{files[0].parent}: {told}: {some(much)}"]
 

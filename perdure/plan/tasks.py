@@ -155,7 +155,8 @@ def unfit(
         "training.prior": training.prior, "training.preview": training.preview,
         "training.min_snr": training.min_snr, "sampling.scenes": sampling.scenes,
         "sampling.unseen": sampling.unseen,
-        "training.views": training.views > 1, "training.crop: random": training.crop == "random",
+        "training.buckets": training.buckets, "training.views": training.views > 1,
+        "training.crop: random": training.crop == "random",
     }  # fmt: skip
     problems += [f"{key} is not for classifiers; leave it out" for key, value in unmeant.items() if value]
     return problems

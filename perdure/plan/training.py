@@ -71,7 +71,7 @@ class Head(Section):
 class Training(Section):
     """How one lesson is trained."""
 
-    QUIET: ClassVar[tuple[str, ...]] = ("epochs", "head")
+    QUIET: ClassVar[tuple[str, ...]] = ("epochs", "head", "buckets")
     prompts: TrainingPrompts | None = None
     """Training prompts for all concepts of a kind."""
     resolution: int = Field(512, ge=16, le=16384, multiple_of=8)
@@ -113,6 +113,10 @@ class Training(Section):
     """How the first view of an image is cut to a square; of classes also `resized`: a part of random place, size and
     shape, anew at each step (Szegedy et al. 2015), and tests on the middle of the picture.
     """
+    buckets: int | None = Field(None, ge=8, multiple_of=8)
+    """Pictures keep their shape: each is cut to the nearest of some sizes of about `resolution` x `resolution` pixels,
+    whose sides are multiples of this; 64 is usual. A batch is of one size. By default all are cut to squares.
+    """
     views: int = Field(1, ge=1, le=100_000)
     """Encoded views of each image; those after the first are random crops."""
     flip: bool = False
@@ -139,6 +143,9 @@ class Training(Section):
     def unfit(self) -> list[str]:
         """Settings that do not go together, a sentence each."""
         problems = []
+        if self.buckets is not None and self.resolution % self.buckets:
+            told = f"training.buckets: {self.buckets} does not divide training.resolution, {self.resolution}"
+            problems.append(f"{told}; the square is one of the sizes")
         if self.optimizer == "prodigy" and self.learning_rate < LEAST:
             told = (
                 f"training.learning_rate is {self.learning_rate:g}, and prodigy multiplies the rate that it finds by it"

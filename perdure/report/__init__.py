@@ -8,6 +8,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from perdure import files, wording
 from perdure.lineage import Lineage
+from perdure.photos import buckets
 from perdure.report import classes, reading, samples, scenes, tables, trends, view
 from perdure.score.matrix import FORMULAS
 
@@ -45,9 +46,15 @@ def render(page: view.Page) -> str:
     own = environment()
     own.globals.update(
         formulas=FORMULAS, failing_headings=tables.FAILING_HEADINGS, scene_headings=scenes.HEADINGS,
-        budget_headings=trends.BUDGET_HEADINGS, size=wording.size,
+        budget_headings=trends.BUDGET_HEADINGS, size=wording.size, trained_on=_frame,
     )  # fmt: skip
     return own.get_template("report.html.j2").render(page=page)
+
+
+def _frame(shape: buckets.Size, resolution: int, multiple: int | None) -> str:
+    """Inline style of the frame around the middle that is trained on of a picture; empty where that is all of it."""
+    width, height = buckets.kept(shape, buckets.nearest(shape, resolution, multiple))
+    return f"width:{100 * width:.1f}%;height:{100 * height:.1f}%" if min(width, height) < 1 else ""
 
 
 def _bar(share: float) -> str:

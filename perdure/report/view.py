@@ -44,6 +44,9 @@ class ConceptView:
     training: tuple[Path, ...]
     references: tuple[Path, ...]
     prompts: tuple[str, ...]
+    resolution: int
+    buckets: int | None
+    """`training.buckets`, by which pictures are cut."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,8 @@ def _concept(run: Run, name: str) -> ConceptView:
         training,
         references,
         prompts,
+        run.lineage.settings["training"]["resolution"],
+        run.lineage.settings["training"].get("buckets"),
     )
 
 

@@ -21,7 +21,7 @@ from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import GateRefused, TrainingError
 from perdure.lesson import examples, trained
 from perdure.lesson.brought import Brought, bring
-from perdure.lesson.examples import Examples
+from perdure.lesson.examples import Encoded
 from perdure.lesson.optimizing import steps_done
 from perdure.lesson.train import REVISION, Done, Lesson, Preview, learn, timed
 from perdure.lineage import Lineage, history
@@ -236,7 +236,7 @@ def lesson_of(tools: Tools, number: int, name: str, concepts: tuple[Concept, ...
     return Lesson(name, number, own, first.token, first.noun, first.phrase, prior, concepts[1:])
 
 
-def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Examples | None:
+def _prior(tools: Tools, concepts: tuple[Concept, ...]) -> Encoded | None:
     """Class images drawn by the untouched base, encoded: prior preservation (Ruiz et al. 2023)."""
     prior = tools.plan.training.prior
     if prior is None:

@@ -24,9 +24,9 @@ def unguided(pipe: Any, empty: Condition) -> Condition:
     return {name: torch.zeros_like(tensor) for name, tensor in empty.items()}
 
 
-def sized(condition: Condition, facts: Facts, side: int) -> Condition:
+def sized(condition: Condition, facts: Facts, size: tuple[int, int]) -> Condition:
     """Adds time_ids (n, 6): original height and width, crop top and left, target height and width."""
-    ids = [(height, width, top, left, side, side) for height, width, top, left in facts]
+    ids = [(*fact, *size) for fact in facts]
     return {**condition, "time_ids": torch.tensor(ids, dtype=torch.float32, device=condition["text"].device)}
 
 
