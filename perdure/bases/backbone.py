@@ -142,6 +142,11 @@ class Backbone(Network):
         """Side of the latents of an image with that many pixels a side."""
         return pixels // self._pixels
 
+    def pixels(self, latents: Tensor) -> tuple[int, int]:
+        """Height and width of the images of latents (n, c, h, w)."""
+        height, width = latents.shape[-2:]
+        return height * self._pixels, width * self._pixels
+
     @property
     def _pixels(self) -> int:
         """Pixels a side of an image that make one latent."""

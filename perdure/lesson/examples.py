@@ -23,6 +23,7 @@ from perdure.plan import Times, Training
 from perdure.seeds import derive
 
 RESIZE = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
+ONE_SIZE = "pictures are kept by this method, all of one size; leave out training.buckets, or take another method"
 Draw = Callable[..., torch.Generator]
 """(purpose, step) -> a generator that belongs to them."""
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -77,6 +78,10 @@ class Examples:
         """Those of one size each: all."""
         return (self,)
 
+    def told(self, backbone: Backbone, latents: Tensor) -> Condition:
+        """What the network is told of other pictures: what it is told of the first of these."""
+        return {name: tensor[:1].expand(len(latents), *tensor.shape[1:]) for name, tensor in self.condition.items()}
+
     def on(self, device: torch.device | str) -> "Examples":
         """The same on a device."""
         deviation = None if self.deviation is None else self.deviation.to(device)
@@ -85,11 +90,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Bucketed:
-    """Encoded views of several sizes, and a condition of one row for pictures of the training side: squares."""
+    """Encoded views of several sizes."""
 
     parts: tuple[Examples, ...]
     """Those of one size each."""
-    condition: Condition
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -102,9 +106,13 @@ class Bucketed:
     @property
     def latents(self) -> Tensor:
         """Raises TrainingError: they are of several sizes."""
-        raise TrainingError(
-            "this method keeps pictures of one size; leave out training.buckets, or take another method"
-        )
+        raise TrainingError(ONE_SIZE)
+
+    def told(self, backbone: Backbone, latents: Tensor) -> Condition:
+        """What the network is told of the sizes of other pictures: that they are whole; beside it a text, for now."""
+        height, width = backbone.pixels(latents)
+        text = rows(self.parts[0].condition, [0] * len(latents))
+        return backbone.family.sized(text, [(height, width, 0, 0)] * len(latents), (height, width))
 
     def batch(
         self, backbone: Backbone, size: int, draw: Draw, step: int, purpose: str = "", times: Times = "default"
@@ -125,7 +133,7 @@ class Bucketed:
 
     def on(self, device: torch.device | str) -> "Bucketed":
         """The same on a device."""
-        return Bucketed(tuple(part.on(device) for part in self.parts), on(self.condition, device))
+        return Bucketed(tuple(part.on(device) for part in self.parts))
 
 
 Encoded = Examples | Bucketed
@@ -155,12 +163,7 @@ def encode(backbone: Backbone, pictures: Sequence[Picture], training: Training, 
             crop = images.fitted(picture.image, size, how, mirrored, rng, RESIZE[training.resize])
             by_size.setdefault(size, []).append(View(crop, picture.caption))
     parts = [_encoded(backbone, by_size[size], size, training, generator) for size in sorted(by_size)]
-    if training.buckets is None:
-        return parts[0]
-    side = training.resolution
-    return Bucketed(
-        tuple(parts), backbone.family.sized(rows(parts[0].condition, [0]), [(side, side, 0, 0)], (side, side))
-    )
+    return parts[0] if training.buckets is None else Bucketed(tuple(parts))
 
 
 def _encoded(
@@ -187,7 +190,7 @@ def together(sets: Sequence[Encoded]) -> Encoded:
     by_size: dict[torch.Size, list[Examples]] = {}
     for part in (part for one in sets for part in one.parts):
         by_size.setdefault(part.latents.shape[1:], []).append(part)
-    return Bucketed(tuple(_joined(by_size[size]) for size in sorted(by_size)), sets[0].condition)
+    return Bucketed(tuple(_joined(by_size[size]) for size in sorted(by_size)))
 
 
 def _joined(parts: Sequence[Examples]) -> Examples:

@@ -154,11 +154,10 @@ class LessonModel(OverNetwork):
 
     def batch_of(self, latents: Tensor, captions: Sequence[str], purpose: str, step: int) -> Batch:
         """A noised batch of other images (b, c, h, w)."""
-        sizes = {
-            name: tensor[:1].expand(len(latents), *tensor.shape[1:]) for name, tensor in self.examples.condition.items()
-        }
-        generator, like = self.random(f"{purpose} noise", step), latents.to(self.examples.latents)
-        plain = self.backbone.noised(like, sizes, captions, generator, self.plan.training.times)
+        generator, like = self.random(f"{purpose} noise", step), latents.to(self.examples.parts[0].latents)
+        plain = self.backbone.noised(
+            like, self.examples.told(self.backbone, latents), captions, generator, self.plan.training.times
+        )
         return self.backbone.reworded(plain, captions)
 
     def predict(self, batch: Batch, prompts: Sequence[str] | None = None) -> Tensor:

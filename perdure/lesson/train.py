@@ -20,7 +20,7 @@ from perdure.bases.words import LiveWord, words_of
 from perdure.errors import TrainingError
 from perdure.lesson import optimizing, trained
 from perdure.lesson.classes import ClassLesson
-from perdure.lesson.examples import ClassExamples, Draw, Encoded
+from perdure.lesson.examples import ONE_SIZE, Bucketed, ClassExamples, Draw, Encoded
 from perdure.lesson.model import LessonModel
 from perdure.lesson.trained import Trained
 from perdure.memory import Memory
@@ -124,6 +124,8 @@ def _model(
         )
         return
     assert isinstance(lesson.examples, Encoded)
+    if isinstance(lesson.examples, Bucketed) and "replay" in method.consolidate.carries:
+        raise TrainingError(f"method {plan.methods[0].label!r}: {ONE_SIZE}")
     begun = _begun(backbone, spec.words, lesson, draw) if spec.words and len(backbone.vocabulary) else {}
     known: dict[str, Callable[[], Word]] = {token: partial(_same, word) for token, word in words_of(memory).items()}
     with backbone.speaking(known | begun):

@@ -75,7 +75,7 @@ def of(concept: Concept) -> Pictures:
 def contents(concept: Concept, training: Training | None = None) -> Contents:
     """Look at a concept's pictures. Raises ImageError or PlanError for what cannot be used, but does not decode any.
 
-    training: by which they will be taught; as plans begin by default.
+    training: by which they will be taught; squares by default.
     """
     if concept.classes:
         sides = _labelled(concept)
@@ -86,7 +86,7 @@ def contents(concept: Concept, training: Training | None = None) -> Contents:
     train_files, reference_files = files_of(concept)
     written = captions.of(train_files)
     notes = [*_left_out(concept), *_bare(concept, train_files, written), *_named(concept, train_files, written)]
-    notes += _cut(train_files, training or Training())
+    notes += _cut(train_files, training)
     told = tuple(caption for _, caption in _captioned(concept, train_files, written))
     return Contents(told, len(reference_files), tuple(notes))
 
@@ -233,18 +233,18 @@ def _named(concept: Concept, files: Sequence[Path], written: dict[Path, str]) ->
     return [f"{silent[0].parent}: {begin} in training: {some(file.name for file in silent)}"]
 
 
-def _cut(files: Sequence[Path], training: Training) -> list[str]:
+def _cut(files: Sequence[Path], training: Training | None) -> list[str]:
     """The pictures of which much is lost where they are cut to squares, or to the nearest size."""
     shapes = {file: images.shape_of(file) for file in files}
-    lost = {
-        file: 1 - min(buckets.kept(shape, buckets.nearest(shape, training.resolution, training.buckets)))
-        for file, shape in shapes.items()
-        if shape is not None
+    side, multiple = (training.resolution, training.buckets) if training else (1, None)
+    left = {
+        file: buckets.kept(shape, buckets.nearest(shape, side, multiple)) for file, shape in shapes.items() if shape
     }
+    lost = {file: 1 - min(shares) for file, shares in left.items()}
     much = [f"{file.name} ({share:.0%})" for file, share in lost.items() if share > CUT]
     if not much:
         return []
-    part = "square" if training.buckets is None else "part, of the nearest size,"
+    part = "square" if multiple is None else "part, of the nearest size,"
     told = (
         f"the middle {part} is trained on; of these much is left out, crop them yourself if the subject is at the side"
     )
