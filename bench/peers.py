@@ -237,11 +237,12 @@ def main(words: Sequence[str] | None = None) -> dict[str, Took]:
     with TemporaryDirectory() as folder:
         bench = Bench(given, Path(folder))
         furnish(bench.house, given.base, list(WORDS[: given.lessons]), given.tiny)
-        found[OURS] = bench.ours()
-        if given.reference:
-            found["reference"] = bench.reference()
-        if given.diffusers:
-            found["diffusers"] = bench.diffusers()
+        ways = {OURS: bench.ours}
+        ways |= {"reference": bench.reference} if given.reference else {}
+        ways |= {"diffusers": bench.diffusers} if given.diffusers else {}
+        for name, way in ways.items():
+            print(f"{name} ...", file=sys.stderr)
+            found[name] = way()
     print(table(found))
     return found
 

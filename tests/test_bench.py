@@ -66,3 +66,88 @@ def test_the_growth_benchmark_follows_lessons(bench, tmp_path, capsys):
         assert len(grown.seconds) == 4 and grown.stored == sorted(grown.stored) and grown.stored[0] < grown.stored[-1]
     line = growth.Growth(seconds=[9.0, 1.0, 1.5, 2.0, 2.5, 3.0, 9.0])
     assert line.slope == pytest.approx(0.5 / 2.0)
+
+
+SCRIPT = """
+import argparse, sys
+from pathlib import Path
+import torch
+
+parser = argparse.ArgumentParser()
+for name in ("output_dir", "pretrained_model_name_or_path", "instance_data_dir", "max_train_steps", "experiment_name"):
+    parser.add_argument(f"--{name}")
+given = parser.parse_known_args()[0]
+assert Path(given.pretrained_model_name_or_path).is_dir()
+assert len(list(Path(given.instance_data_dir).glob("*.jpg"))) == 4
+weight = torch.nn.Parameter(torch.ones(3))
+descent = torch.optim.AdamW([weight])
+for step in range(int(given.max_train_steps)):
+    weight.square().sum().backward()
+    descent.step()
+Path(given.output_dir).mkdir(parents=True)
+Path(given.output_dir, "weights").write_bytes(bytes(1000))
+"""
+DRAWING = """
+import pickle
+from pathlib import Path
+
+N_SAMPLES_PER_PROMPT = 99
+
+def prepare_noise(device, n_prompts): raise AssertionError
+
+def sample_ranked_batched(pipeline, prompts, noises, num_inference_steps): return [str(len(noises))] * len(prompts)
+
+def sample_cl_models(models_path, tasks_configs, method_name, out_path, prompt_templates, task_type):
+    last = max(tasks_configs)
+    for after in [last] if method_name == "base" else tasks_configs:
+        assert method_name == "base" or Path(models_path, str(after), "weights").is_file()
+        for task in range(1, after + 1):
+            noises = prepare_noise("cpu", len(prompt_templates))
+            prompts = [t.format(tasks_configs[task]["prompt"]) for t in prompt_templates] * N_SAMPLES_PER_PROMPT
+            samples = sample_ranked_batched(pipeline=None, prompts=prompts, noises=noises)
+            path = Path(out_path, f"after_task_{after}")
+            path.mkdir(parents=True, exist_ok=True)
+            with open(path / f"on_task_{task}.pkl", "wb") as file:
+                pickle.dump({"samples": samples}, file)
+"""
+SCORING = """
+from pathlib import Path
+
+def calculate_metrics(samples, path, kind):
+    assert kind == "object" and len(list(Path(path).glob("*.jpg"))) == 4 and set(samples) == {"4"}
+"""
+
+
+@pytest.mark.slow
+def test_peers_are_run_in_turn_and_told_by_phase(bench, tmp_path, capsys):
+    """Folders of the same names with next to nothing in them: every part is called, and what it did is counted."""
+    files = {
+        "reference/lora/train_dreambooth_lora_sdxl.py": SCRIPT, "reference/eval/sample_images.py": DRAWING,
+        "reference/eval/eval_method.py": SCORING, "diffusers/examples/dreambooth/train_dreambooth_lora_sdxl.py": SCRIPT,
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    peers = bench("peers")
+    sizes = "--tiny --lessons 2 --steps 3 --each 2 --draw 1 --side 32 --rank 2".split()
+    found = peers.main(["--reference", str(tmp_path / "reference"), "--set", "sampling.rows=ends", *sizes])
+    counts = {name: {p: took.phases[p][2] for p in peers.WORTH if p in took.phases} for name, took in found.items()}
+    drawn = 2 * 2 * (2 + 3)  # prompts x noises x (the base's two cells, and three of the lessons)
+    assert counts["reference"] == {"training": 6, "sampling": drawn, "scoring": drawn} == counts["perdure"]
+    for took in found.values():
+        assert took.whole[0] > 0 and took.peak > 1e7 and took.written > 1000 and took.kept > 1000
+        assert all(spent[0] >= 0 and spent[1] >= 0 for spent in took.phases.values())
+    told = capsys.readouterr().out
+    assert "training, a step" in told and "end to end" in told and told.count(" x)") >= 6
+    with pytest.raises(SystemExit, match="'cns' is none of naive"):
+        peers.main(["--methods", "cns"])
+    (tmp_path / "reference/eval/eval_method.py").unlink()
+    with pytest.raises(SystemExit, match=r"reference-score failed.*"):
+        peers.main(["--reference", str(tmp_path / "reference"), *sizes])
+
+
+def test_ratios_of_peers_are_for_as_much_work(bench):
+    """Twice the time for half as many pictures: four times."""
+    peers = bench("peers")
+    cells = peers._seconds({"perdure": [1.0, 2.0, 10], "other": [2.0, 2.0, 5], "none": [0.0, 0.0, 0]})
+    assert cells == ["1.0", "2.0", "2.0 (4 x)", "2.0 (2 x)", "-", "-"]

@@ -3,8 +3,13 @@
 import copy
 import csv
 import hashlib
+import json
 import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import paint
+from test_sweep import ended, until, workers_of
 
 from perdure import files, plan, plugins, report, run
 from perdure import memory as memories
@@ -477,6 +483,29 @@ def test_what_fails_aside_fails_the_lesson(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Measure, "score_features", real)
     (line,) = run.run(made, tmp_path, device="cpu")
     assert np.isfinite(line.matrix("clip_i")).all()
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_methods_side_by_side_and_the_same_plan_goes_on(data, tmp_path):
+    """As a terminal does it: the signal reaches all processes. None is left; what follows has the bits of one run."""
+    long = changed(
+        data, concepts=data["concepts"][:1], training={**data["training"], "steps": 40, "checkpoint_every": 1}
+    )
+    (tmp_path / "plan.json").write_text(json.dumps(long))
+    words = [sys.executable, "-m", "perdure", "run", str(tmp_path / "plan.json"), "--workers", "2", "--device", "cpu"]
+    told, out = (tmp_path / "told").open("w"), tmp_path / "out"
+    with subprocess.Popen([*words, "--out", str(out)], stdout=told, stderr=told, start_new_session=True) as process:
+        until(lambda: any(out.glob("*/lessons/*/checkpoint*")), meanwhile=lambda: process.poll() is None)
+        workers = workers_of(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait() == 130 and len(workers) == 2
+    until(lambda: all(map(ended, workers)))
+    said = (tmp_path / "told").read_text()
+    assert "the same command continues where it was" in said and "Traceback" not in said
+    assert "perdure report" in said
+    lines = run.run(plan.build(long), out, device="cpu")
+    for line, whole in zip(lines, run.run(plan.build(long), tmp_path / "whole", device="cpu"), strict=True):
+        assert tree_of(line.folder) == tree_of(whole.folder)
 
 
 @pytest.mark.slow
