@@ -237,10 +237,7 @@ def _cut(files: Sequence[Path], training: Training | None) -> list[str]:
     """The pictures of which much is lost where they are cut to squares, or to the nearest size."""
     shapes = {file: images.shape_of(file) for file in files}
     side, multiple = (training.resolution, training.buckets) if training else (1, None)
-    left = {
-        file: buckets.kept(shape, buckets.nearest(shape, side, multiple)) for file, shape in shapes.items() if shape
-    }
-    lost = {file: 1 - min(shares) for file, shares in left.items()}
+    lost = {f: 1 - min(buckets.kept(s, buckets.nearest(s, side, multiple))) for f, s in shapes.items() if s}
     much = [f"{file.name} ({share:.0%})" for file, share in lost.items() if share > CUT]
     if not much:
         return []
