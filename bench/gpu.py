@@ -26,6 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from perdure import method, plan
 from perdure.bases import families, loading, performing
 from perdure.bases.backbone import Backbone
+from perdure.bases.footprint import Estimate
+from perdure.bases.hollow import Hollow
 from perdure.drawing import sample
 from perdure.errors import PerdureError
 from perdure.lesson import examples
@@ -114,6 +116,7 @@ class Base:
     backbone: Backbone
     plan: plan.Plan
     lesson: Lesson
+    estimate: Estimate
     drawn: dict[str, Tensor] = field(default_factory=dict)
 
     def train(self, changes: dict[str, Any]) -> dict[str, Any]:
@@ -124,10 +127,12 @@ class Base:
         _reset(self.bench.device)
         backbone.gradient_checkpointing(how.gradient_checkpointing)
         chosen, made = method.get("merge_init", {"rank": 16}), self.plan.model_copy(update={"training": how})
+        reckoned = {"estimated GB": _round(sum(self.estimate.of(made).training.values()) / 1e9)}
         learn(backbone, chosen, Memory(), self.lesson, made, lambda done: ended.append(time.perf_counter()))
         backbone.gradient_checkpointing(False)
         each = median(b - a for a, b in zip(ended[1:], ended[2:], strict=False))
-        return {"steps/s": _round(1 / each), **self._share(3 * how.accumulate, each), **_peak(self.bench.device)}
+        told = {"steps/s": _round(1 / each), **self._share(3 * how.accumulate, each)}
+        return {**told, **_peak(self.bench.device), **reckoned}
 
     def draw(self, setting: str, performance: dict[str, Any], sampling: dict[str, Any]) -> dict[str, Any]:
         """Pictures a second of `STEPS` steps, decoded; how far latents are from the plain setting's."""
@@ -149,7 +154,12 @@ class Base:
                 "moved (of a deviation)": _round(float(gap.mean() / plain.std())),
                 "bit-equal": not gap.any().item(),
             }
-        return told | _peak(self.bench.device)
+        made = self.plan.model_copy(update={"sampling": wanted})
+        return (
+            told
+            | _peak(self.bench.device)
+            | {"estimated GB": _round(sum(self.estimate.of(made).drawing.values()) / 1e9)}
+        )
 
     def _share(self, forwards: float, seconds: float) -> dict[str, Any]:
         """Share of the card's rate that the network's products make, of so many forwards of one picture."""
@@ -199,12 +209,24 @@ def base(bench: Bench, name: str, precision: str = "bf16") -> Base:
     backbone = Backbone(pipe, family, precision, bench.device)
     training = {"resolution": side, "batch_size": 1, "learning_rate": 1e-4, "precision": precision}
     sampling = {"images_per_prompt": 1, "guidance": 4.0, "batch_size": 1}
-    data = {"methods": ["merge_init"], "base": "owner/random", "training": training, "sampling": sampling}
+    data = {
+        "methods": [{"name": "merge_init", "rank": 16}],
+        "base": "owner/random",
+        "training": training,
+        "sampling": sampling,
+    }
     made = plan.build(data)
     noise = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
     pictures = [Picture(Image.fromarray(pixels), "a photo") for pixels in noise]
     encoded = examples.encode(backbone, pictures, made.training, 0, "noise")
-    return Base(bench, name, backbone, made, Lesson("noise", 1, encoded))
+    estimate = Estimate(partial(_hollow, make, bench, family))
+    return Base(bench, name, backbone, made, Lesson("noise", 1, encoded), estimate)
+
+
+def _hollow(make: Callable[[bool], Any], bench: Bench, family: Any, precision: str) -> Hollow:
+    """The base as shapes."""
+    with loading.quiet(), torch.device("meta"):
+        return Hollow(make(bench.tiny), family, precision, bench.device.type == "cuda")
 
 
 def measurements(one: Base) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -249,7 +271,7 @@ def main(words: list[str] | None = None) -> dict[str, dict[str, Any]]:
     bench = Bench(torch.device(given.device), given.tiny, until, given.out, known)
     bench.take("card", lambda: card(bench))
     for name in given.bases.split(","):
-        names = [f"{name}: {what}" for what, _ in measurements(Base(bench, name, None, None, None))]  # type: ignore[arg-type]
+        names = [f"{name}: {what}" for what, _ in measurements(Base(bench, name, None, None, None, None))]  # type: ignore[arg-type]
         if bench.missing(names):
             one = base(bench, name)
             for what, measure in measurements(one):

@@ -30,6 +30,8 @@ def test_the_gpu_benchmark_measures_goes_on_and_tells(bench, tmp_path, capsys, m
     assert told["draw, plain"]["bit-equal"] and told["draw, decoding bf16"]["bit-equal"]
     assert "cudnn cannot serve" in told["draw, attention cudnn"]["failed"]
     assert told["draw, guidance_until 0.5"]["pictures/s"] > 0 and told["train, plain"]["steps/s"] > 0
+    assert told["train, plain"]["estimated GB"] > told["train, checkpointing"]["estimated GB"] > 0
+    assert told["draw, plain"]["estimated GB"] > 0
     assert told["draw, attention math"]["moved (of a deviation)"] < 0.05
     cut = {name: value for name, value in found.items() if name != "sdxl: train, plain"}
     out.write_text(json.dumps(cut))

@@ -18,7 +18,7 @@ from perdure.memory.delta import Delta
 from perdure.parts.adapter import lora
 from perdure.plan import Training
 
-LIBRARY = {"int8": "torchao", "fp8": "torchao"}
+LIBRARY = {"int8": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
 
 
 @pytest.fixture(scope="module", params=[(name, kind) for name in ("flux", "z_image") for kind in LIBRARY], ids="-".join)
@@ -46,7 +46,15 @@ def read(weight):
     """By the library's own way."""
     if type(weight) is torch.nn.Parameter:
         return weight.detach()
+    if kind_of(weight) == "Params4bit":
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, weight.quant_state)
     return weight.dequantize()
+
+
+def kind_of(weight):
+    return type(weight).__name__
 
 
 def batch_of(backbone):

@@ -123,7 +123,7 @@ def _sweep(where: Path) -> None:
 
 def _convert(path: Path, layout: Layout, work: Path) -> None:
     """Configuration and tokenizers, by which diffusers reads the file; then its parts, each in the file's precision."""
-    _outline(path, layout, work)
+    outline(path, layout, work)
     kinds = {name: _kind(path, prefix) for name, prefix in layout.prefixes.items()}
     widest = kinds["unet"] if len({*kinds.values()}) == 1 else torch.float32
     absent: dict[str, Any] = {} if layout.has_vae else {"vae": None}
@@ -155,8 +155,8 @@ def _kind(path: Path, prefix: str) -> torch.dtype:
     return kinds.pop() if len(kinds) == 1 else torch.float32
 
 
-def _outline(path: Path, layout: Layout, work: Path) -> None:
-    """A diffusers folder without weights."""
+def outline(path: Path, layout: Layout, work: Path) -> None:
+    """A diffusers folder of a base in one file, without weights."""
     kind, more = SCHEDULERS[layout.family]
     told = {"_class_name": kind, **SCHEDULE, **more, **_predicts(path, layout)}
     index: dict[str, Any] = {"_class_name": layout.pipeline, "scheduler": ["diffusers", kind]}

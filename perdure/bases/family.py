@@ -103,6 +103,11 @@ class Drawing:
     ended: Callable[..., dict[str, Any]] | None = None
 
 
+def hollow(*shape: int) -> Tensor:
+    """A row of that shape (1, *shape) of which nothing but the shape is there."""
+    return torch.empty(1, *shape, device="meta")
+
+
 def plain_units(pipe: Any) -> Units:
     """Latents scaled by the number that the autoencoder states."""
     return Units(int(pipe.vae.config.latent_channels), float(pipe.vae.config.scaling_factor))
@@ -189,5 +194,11 @@ class Family:
     """Whether a guided step asks the network once, for what is guided away from and then for the prompts, in as many
     rows; else its pipeline asks at each step whether it is guided, and calls back after it.
     """
+    like: Callable[[Any], Condition] | None = None
+    """(pipe) -> the condition of one prompt as shapes (`hollow`), real tensors where the network asks for values, none
+    of the text encoders asked; without it memory is not estimated.
+    """
+    apart: bool = False
+    """Whether what is guided away from has a call of its own, so that a batch has no rows for it."""
     loading: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments with which diffusers reads the pipeline, such as parts that are left out."""

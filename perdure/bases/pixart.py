@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from perdure.bases import unets
-from perdure.bases.family import Condition, Drawing, Units, called, hushed
+from perdure.bases.family import Condition, Drawing, Units, called, hollow, hushed
 from perdure.bases.regions import Asking, Own, Regions, Words, hooked
 
 HIDDEN = -10000.0
@@ -24,6 +24,11 @@ def encoding(longest: int) -> Callable[[Any, list[str]], Condition]:
         return {"text": text, "mask": mask}
 
     return encode
+
+
+def like(longest: int) -> Callable[[Any], Condition]:
+    """A family's `like`."""
+    return lambda pipe: {"text": hollow(longest, pipe.transformer.config.caption_channels), "mask": hollow(longest)}
 
 
 def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:

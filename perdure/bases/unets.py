@@ -22,6 +22,8 @@ TARGETS: Mapping[Targets, str] = {
     "cross_kv": r".*\.attn2\.(to_k|to_v)",
 }
 WORDS = ("text_encoder", "text_encoder_2")
+LONGEST = 77
+"""Tokens of CLIP."""
 Inputs = Callable[[Condition], dict[str, Any]]
 
 

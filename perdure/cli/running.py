@@ -52,7 +52,7 @@ def run(
 def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, as_json: Json = False) -> None:
     """Check a plan and every image it names, and say what it would do. Trains nothing."""
     from perdure.bases import reading
-    from perdure.cli import screen
+    from perdure.cli import fitting, screen
     from perdure.errors import PlanError
     from perdure.photos import pictures
     from perdure.plan import workload
@@ -64,10 +64,11 @@ def check(plan: PlanFile, overrides: Overrides = None, data: DataFolder = None, 
         raise PlanError(problems)
     shown = [(concept, pictures.contents(concept, loaded.training)) for concept in loaded.sequence]
     if as_json:
-        typer.echo(json.dumps(described(loaded, shown, read.notes), indent=1))
+        typer.echo(json.dumps({**described(loaded, shown, read.notes), "memory": fitting.described(loaded)}, indent=1))
         return
     screen.console.print(screen.concepts_table(loaded, shown))
     screen.say(f"{screen.amount(loaded)}; {workload.of(loaded).images:,} evaluation images")
+    fitting.show(loaded)
     screen.tell([*loaded.notes, *read.notes, *pictures.notes(loaded.sequence, loaded.training)])
 
 

@@ -8,7 +8,7 @@ from perdure.plan.fields import Beta, Section
 
 Times = Literal["default", "uniform", "sigmoid_normal"]
 Optimizer = Literal["adamw", "adamw_8bit", "prodigy", "schedule_free"]
-BasePrecision = Literal["int8", "fp8"]
+BasePrecision = Literal["int8", "fp8", "nf4"]
 LEAST = 0.1
 """Multiple of the rate that prodigy finds, below which somebody means a rate."""
 
@@ -125,8 +125,8 @@ class Training(Section):
     preserve: Preserve | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     base_precision: BasePrecision | None = None
-    """Few bits for the linear layers of the frozen base, by torchao. What is learnt lies beside them in `precision`;
-    pictures are drawn with such a base too.
+    """Few bits for the linear layers of the frozen base, by torchao; nf4, four bits (Dettmers et al. 2023), by
+    bitsandbytes. What is learnt lies beside them in `precision`; pictures are drawn with such a base too.
     """
     text_encoders: Literal["keep", "drop"] = "keep"
     """`drop`: each list of prompts is read once, and the encoders are given up while the network is trained or draws;

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perdure.bases import flows, joint
-from perdure.bases.family import Condition, Drawing, Family, called, hushed
+from perdure.bases.family import Condition, Drawing, Family, called, hollow, hushed
 
 WORDS = ("text_encoder", "text_encoder_2")
 """CLIP, of which one pooled vector is read, and T5."""
+LONGEST = 512
+"""Tokens of T5, as the pipeline has it by default."""
 TRAINED_AT = 1.0
 """Guidance that dev is told while it is trained, as kohya's scripts do; diffusers' tell 3.5."""
 
@@ -52,6 +54,12 @@ def drawn(pipe: Any, prompts: Condition, latents: Tensor, how: Drawing, **extra:
     return F.pixel_shuffle(flows.picture(called(pipe, inputs, flows.tokens(x), how), *x.shape[-2:]), 2)
 
 
+def like(pipe: Any) -> Condition:
+    """T5's tokens, and CLIP's pooled text."""
+    config = pipe.transformer.config
+    return {"text": hollow(LONGEST, config.joint_attention_dim), "pooled": hollow(config.pooled_projection_dim)}
+
+
 def caution(pipe: Any) -> str:
     """Schnell has no guidance."""
     if pipe.transformer.config.guidance_embeds:
@@ -73,5 +81,6 @@ FAMILY = Family(
     regional=joint.regional(joint.pooled),
     unlike=flows.unlike(channels=4),
     caution=caution,
+    like=like,
     negative=False,
 )

@@ -27,5 +27,6 @@ FAMILY = Family(
     units=flux2_klein.units,
     regional=joint.regional(joint.text),
     unlike=flows.unlike(channels=4),
+    like=flux2_klein.like,
     negative=False,
 )

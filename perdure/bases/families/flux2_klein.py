@@ -8,9 +8,11 @@ from torch import Tensor
 
 from perdure.bases import flows, joint
 from perdure.bases.families import flux
-from perdure.bases.family import Condition, Drawing, Family, Units, called, hushed
+from perdure.bases.family import Condition, Drawing, Family, Units, called, hollow, hushed
 from perdure.method import Targets
 
+LONGEST = 512
+"""Tokens of a prompt, as the pipeline has it by default."""
 TARGETS: Mapping[Targets, str] = {
     **flows.JOINT,
     "attention": rf"{flows.JOINT['attention']}|.*\.attn\.(to_qkv_mlp_proj|to_out)",
@@ -56,6 +58,11 @@ def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, ho
     return units(pipe).of(called(pipe, inputs, latents, how))  # the pipeline gives the autoencoder's latents
 
 
+def like(pipe: Any) -> Condition:
+    """All tokens, padding too."""
+    return {"text": hollow(LONGEST, pipe.transformer.config.joint_attention_dim)}
+
+
 def caution(pipe: Any) -> str:
     """By the pipeline's own word."""
     if not pipe.config.is_distilled:
@@ -83,5 +90,7 @@ FAMILY = Family(
     regional=joint.regional(joint.text, turns),
     unlike=flows.unlike(channels=4),
     caution=caution,
+    like=like,
     in_rows=False,
+    apart=True,
 )

@@ -28,4 +28,5 @@ FAMILY = Family(
     regional=joint.regional(joint.pooled),
     unlike=flows.unlike(channels=4),
     negative=False,
+    like=flux.like,
 )

@@ -15,4 +15,5 @@ FAMILY = Family(
     units=pixart.units,
     regional=pixart.regional,
     unlike=pixart.unlike,
+    like=pixart.like(longest=120),
 )

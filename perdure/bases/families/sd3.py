@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.bases import flows, joint
-from perdure.bases.family import Condition, Drawing, Family, called, hushed
+from perdure.bases import flows, joint, unets
+from perdure.bases.family import Condition, Drawing, Family, called, hollow, hushed
 
 LONGEST = 256
 """Tokens of T5, as the pipeline has it by default."""
@@ -51,6 +51,13 @@ def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, ho
     return called(pipe, inputs, latents, how)
 
 
+def like(pipe: Any) -> Condition:
+    """CLIP's tokens, then T5's."""
+    config = pipe.transformer.config
+    text = hollow(unets.LONGEST + longest(pipe), config.joint_attention_dim)
+    return {"text": text, "pooled": hollow(config.pooled_projection_dim)}
+
+
 FAMILY = Family(
     name="sd3",
     pipeline="StableDiffusion3Pipeline",
@@ -64,4 +71,5 @@ FAMILY = Family(
     words=("text_encoder", "text_encoder_2", "text_encoder_3"),
     regional=joint.regional(joint.pooled),
     unlike=flows.unlike(channels=1),
+    like=like,
 )

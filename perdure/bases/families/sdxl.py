@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from perdure.bases import unets
-from perdure.bases.family import Condition, Facts, Family, hushed
+from perdure.bases.family import Condition, Facts, Family, hollow, hushed
 
 
 @hushed()
@@ -46,6 +46,17 @@ def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]
     }
 
 
+def like(pipe: Any) -> Condition:
+    """All tokens that CLIP reads; the pooled text is what is told beside six numbers."""
+    config = pipe.unet.config
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    return {
+        "text": hollow(unets.LONGEST, config.cross_attention_dim),
+        "pooled": hollow(pooled),
+        "time_ids": hollow(6),
+    }
+
+
 FAMILY = Family(
     name="sdxl",
     pipeline="StableDiffusionXLPipeline",
@@ -60,4 +71,5 @@ FAMILY = Family(
     words=unets.WORDS,
     regional=unets.regional,
     unlike=unets.unlike,
+    like=like,
 )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from perdure.bases import unets
-from perdure.bases.family import Condition, Family, hushed
+from perdure.bases.family import Condition, Family, hollow, hushed
 
 
 @hushed()
@@ -25,6 +25,11 @@ def pipeline_inputs(condition: Condition, negative: Condition) -> dict[str, Any]
     return {"prompt_embeds": condition["text"], "negative_prompt_embeds": negative["text"]}
 
 
+def like(pipe: Any) -> Condition:
+    """All tokens that CLIP reads."""
+    return {"text": hollow(unets.LONGEST, pipe.unet.config.cross_attention_dim)}
+
+
 FAMILY = Family(
     name="stable-diffusion",
     pipeline="StableDiffusionPipeline",
@@ -37,5 +42,6 @@ FAMILY = Family(
     words=unets.WORDS,
     regional=unets.regional,
     unlike=unets.unlike,
+    like=like,
     loading={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from perdure.bases import flows
-from perdure.bases.family import Condition, Drawing, Family, called, hushed
+from perdure.bases.family import Condition, Drawing, Family, called, hollow, hushed
 from perdure.bases.regions import Asking, Regions, hooked
 from perdure.errors import ModelError
 from perdure.method import Targets
 
 LONGEST = 512
-"""Tokens of a prompt."""
+"""Tokens of a prompt at most."""
+USUAL = 64
+"""Tokens of a short prompt with the words that a chat has around it, rounded up as the transformer pads it."""
 ALL = r"(to_q|to_k|to_v|to_out\.0)"
 TARGETS: Mapping[Targets, str] = {
     "attention": rf"(layers|noise_refiner|context_refiner)\.\d+\.attention\.{ALL}",
@@ -87,6 +89,11 @@ def regional(pipe: Any, regions: Regions, count: int) -> Iterator[None]:
         yield
 
 
+def like(pipe: Any) -> Condition:
+    """A prompt of usual length."""
+    return {"text": hollow(LONGEST, pipe.transformer.config.cap_feat_dim), "length": torch.tensor([USUAL])}
+
+
 def caution(pipe: Any) -> str:
     """By its name, which alone tells it."""
     if "turbo" not in str(pipe.config.get("_name_or_path", "")).lower():
@@ -107,5 +114,6 @@ FAMILY = Family(
     regional=regional,
     unlike=flows.unlike(channels=1),
     caution=caution,
+    like=like,
     in_rows=False,
 )
