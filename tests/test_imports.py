@@ -89,6 +89,7 @@ LIBRARIES = {
     "transformers": ("perdure.bases", "perdure.toybox.pretrain", "perdure.score"),
     "typer": ("perdure.cli", "perdure.toybox.pretrain.cli"),
     "rich": (
+        "perdure.cli.fitting",
         "perdure.cli.screen",
         "perdure.progress",
         "perdure.toybox.pretrain",
