@@ -39,6 +39,7 @@ def test_dropped_encoders_change_no_bit(name, folders):
             drawn = [
                 sample.draw_latents(backbone, prompts, sampling, 32) for prompts in (["a zwz dog"], ["a sbu cat"]) * 2
             ]
+        assert (backbone.pipe.text_encoder is None) == (how == "drop")  # also what the last prompts had brought back
         found.append((memory.digest, torch.cat(drawn)))
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 

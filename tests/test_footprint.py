@@ -165,6 +165,7 @@ def test_the_advice_is_what_its_settings_come_to(folders, monkeypatch):
         ("training.precision=bf16",),
         ("training.gradient_checkpointing=true",),
     )
+    assert "take a smaller base" in list(fitting.told(advice))[-1]
     settings = [setting for step in advice.steps for setting in step.settings]
     again = plan.model_copy()
     for setting in settings:

@@ -213,6 +213,8 @@ class Backbone(Network):
         regions: where which other prompts hold, in all of them; until: part of the steps, from the first on, that is
         guided. Raises ModelError where this base can have no regions.
         """
+        if not self._speech.used:
+            self.encoders.drop()
         usual, count = self.pipe.scheduler, len(latents)
         if scheduler != "default":
             self.pipe.scheduler = self.objective.solvers[scheduler].from_config(usual.config)

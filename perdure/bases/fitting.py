@@ -150,4 +150,7 @@ def told(advice: Advice) -> Iterator[str]:
         fitting = "".join(f"; fits {size} GB" for size in step.fits)
         yield f"  {settings}  ({moments} GB{fitting}): {step.cost}"
     if advice.never:
-        yield f"{', '.join(f'{size} GB' for size in advice.never)}: not this base at these pixels; take a smaller one"
+        last = (advice.steps[-1] if advice.steps else advice).footprint
+        name, parts = max(last.moments.items(), key=lambda moment: sum(moment[1].values()))
+        sizes = ", ".join(f"{size} GB" for size in advice.never)
+        yield f"not to fit {sizes}: {name} takes {sum(parts.values()) / 1e9:.1f} GB even so; take a smaller base"
