@@ -1,5 +1,6 @@
 """What is written: prompts and captions (placeholders, tokens, learnt words), and lists and sizes for people."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -162,6 +163,11 @@ def short_number(value: float) -> str:
 def shortened(text: str, most: int = 18) -> str:
     """A label cut to `most` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def written(value: Any) -> str:
+    """A setting's value as a person would write it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def listed(names: Sequence[str]) -> str:

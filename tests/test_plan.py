@@ -710,7 +710,7 @@ def test_every_bad_picture_is_named(many):
 
 def test_a_plan_from_a_folder(many, tmp_path):
     (tmp_path / "plans").mkdir()
-    (tmp_path / "plans/mine.yaml").write_text(sources.plan_text(many, tmp_path / "plans", "toybox"))
+    (tmp_path / "plans/mine.yaml").write_text(sources.folder_plan(many, tmp_path / "plans", "toybox"))
     text = (tmp_path / "plans/mine.yaml").read_text()
     assert text.startswith("# Plan of 3 concepts") and "images: ../photos/backpack" in text
     made = plan.load(tmp_path / "plans/mine.yaml")

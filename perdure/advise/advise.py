@@ -127,7 +127,7 @@ def _next(plan: Plan, found: Verdict, out: Path) -> tuple[str, ...]:
         (out / PLAN).unlink(missing_ok=True)
         return ()
     choice = next(choice for choice in plan.methods if choice.label == found.choice)
-    files.write_text(out / PLAN, asking.plan_text(plan, choice))
+    files.write_text(out / PLAN, asking.whole_plan(plan, choice))
     return f"perdure run {out / PLAN}", asking.init_command(plan, choice)
 
 

@@ -100,7 +100,7 @@ SECTIONS = ("vae", "training", "sampling", "scoring", "seed")
 """Keys of a plan that `perdure init` needs besides base and method."""
 
 
-def plan_text(plan: Plan, choice: MethodChoice) -> str:
+def whole_plan(plan: Plan, choice: MethodChoice) -> str:
     """The whole plan, full lessons and all concepts, with one method."""
     return plans.plan_text(plan.model_copy(update={"methods": (choice,)}))
 

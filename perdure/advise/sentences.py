@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from perdure import wording
 from perdure.advise.design import Design, Speed, most_rounds
 from perdure.advise.verdict import BEHIND, Standing, Verdict
-from perdure.compare.sentences import listed
 from perdure.compare.statistics import least_p
 from perdure.plan import Plan
 from perdure.report import summary
 from perdure.report.rules import KNOWN
+from perdure.wording import listed
 
 FLOOR = "naive"
 """The method that does nothing against forgetting."""

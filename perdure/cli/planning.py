@@ -24,7 +24,7 @@ def plan_new(
 
     if os.path.exists(out):
         raise PlanError(f"{out} exists; choose another --out")
-    text = sources.plan_text(folder.absolute(), out.absolute().parent, base)
+    text = sources.folder_plan(folder.absolute(), out.absolute().parent, base)
     plan.build(yaml_file.parse(text, str(out))[0], out.absolute().parent, where=str(folder))  # refuses what check would
     files.write_text(out, text)
     screen.tell(sources.notes_on(folder.absolute()))

@@ -1,6 +1,5 @@
 """Folders -> finished runs, each with its method, order, seed and row; what cannot be compared is refused."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from perdure.lineage.rows import PARTIAL
 from perdure.plan import describe, portable
 from perdure.report import reading
 from perdure.report.reading import Run
+from perdure.wording import written
 
 DEPTH = 3
 """How far below a given folder lineages are looked for."""
@@ -168,7 +168,7 @@ def _axes(place: Path, root: Path) -> dict[str, Any]:
 def _declared(entries: Sequence[Entry]) -> list[Entry]:
     """Axes of sweeps that take several values make rows."""
     names = dict.fromkeys(name for entry in entries for name in entry.axes if name not in PAIRED)
-    varying = [name for name in names if len({_text(entry.axes.get(name)) for entry in entries}) > 1]
+    varying = [name for name in names if len({written(entry.axes.get(name)) for entry in entries}) > 1]
     return [
         replace(entry, variant=tuple(_value(name, entry.axes[name]) for name in varying if name in entry.axes))
         for entry in entries
@@ -188,7 +188,7 @@ def _derived(entries: Sequence[Entry]) -> list[Entry]:
         alike = groups[entry.variant]
         moved = [key for key, value in entry.training.items() if any(o.training[key] != value for o in alike)]
         keys = [key for key in moved if any(_differ(entry, other, key) for other in alike)]
-        extra = tuple(f"{key}={_text(entry.training[key])}" for key in keys)
+        extra = tuple(f"{key}={written(entry.training[key])}" for key in keys)
         named.append(replace(entry, variant=(*entry.variant, *extra)))
     return named
 
@@ -205,7 +205,7 @@ def _check(entries: Sequence[Entry]) -> None:
     rows: dict[str, Entry] = {}
     runs: dict[tuple[str, Pair], Entry] = {}
     for entry in entries:
-        axes = tuple(f"{k}={_text(v)}" for k, v in entry.axes.items() if k not in PAIRED)
+        axes = tuple(f"{k}={written(v)}" for k, v in entry.axes.items() if k not in PAIRED)
         first = declared.setdefault(axes, entry)
         if entry.ground != first.ground:
             told = difference(first.ground, entry.ground)
@@ -234,18 +234,13 @@ def difference(mine: Any, other: Any, at: str = "") -> str:
         if key in mine and key in other:
             return difference(mine[key], other[key], f"{at}.{key}" if at else str(key))
         return f"{at or 'one'} has {key!r} in {'the first' if key in mine else 'the second'} only"
-    return f"{at} is {_text(mine)} in the first and {_text(other)} in the second"
+    return f"{at} is {written(mine)} in the first and {written(other)} in the second"
 
 
 def _value(axis: str, value: Any) -> str:
     """A value of an axis as part of a row's name: its label, or "steps=200" where that is a mere number."""
-    text = _text(value)
+    text = written(value)
     return f"{axis.rpartition('.')[2]}={text}" if re.fullmatch(r"[-+.\deE]+|true|false|null", text) else text
-
-
-def _text(value: Any) -> str:
-    """An axis' value or a setting as a person would write it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _listed(folders: Iterable[Path]) -> str:

@@ -19,7 +19,7 @@ from perdure.report.samples import Sheet
 from perdure.report.summary import ARROWS, Figure, plain
 from perdure.score import accuracy
 from perdure.score.matrix import FORMULAS
-from perdure.wording import short_number
+from perdure.wording import listed, short_number
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def view(study: Study, title: str, beside: Beside | None) -> Page:
     first = study.measures[0] if study.measures else ""
     headline = f"Average by {first}: {sentences.finding(study, first, 'average')}" if first else "No scores yet."
     if study.murky:
-        headline = f"Of {sentences.listed(list(study.murky))} scores do not hold: no finding."
+        headline = f"Of {listed(list(study.murky))} scores do not hold: no finding."
     numbers = {order: k for k, order in enumerate(study.orders, start=1)}
     runs = tuple(
         (e.row, str(numbers[e.order]), str(e.seed), _place(e.folder), str(e.run.lineage.facts.get("fingerprint", "")))

@@ -1,7 +1,7 @@
 """What the numbers say, in plain sentences."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from perdure.compare import statistics
 from perdure.compare.published import Beside, Line, Ranking
@@ -9,7 +9,7 @@ from perdure.compare.statistics import Difference, Spread
 from perdure.compare.study import COMPARED, Study
 from perdure.report.sentences import lacking
 from perdure.report.summary import signed
-from perdure.wording import short_number
+from perdure.wording import listed, short_number
 
 MOST = 3
 """Methods up to which a sentence carries their numbers."""
@@ -188,8 +188,3 @@ def _beside(beside: Beside) -> str:
         f"Another model and other data ({table.title}, base {table.base}): {table.source}; {table.deviation}. "
         "Only the order of the methods can be compared."
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """a, b and c."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

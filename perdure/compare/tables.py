@@ -11,7 +11,7 @@ from perdure.compare.published import Beside
 from perdure.compare.statistics import Spread
 from perdure.compare.study import FIGURES, Study
 from perdure.report.summary import ARROWS
-from perdure.report.tables import csv_text, escape
+from perdure.report.tables import csv_text, escape, tex_arrow, tex_number
 from perdure.wording import short_number
 
 RUN_COLUMNS = ("method", "order", "seed", "measure", "figure", "better", "value", "folder", "fingerprint")
@@ -62,7 +62,7 @@ def table_tex(study: Study, beside: Beside | None = None) -> str:
     columns = [*((m, "average") for m in study.measures), *((m, reading) for m in study.measures)]
     groups = [
         [
-            _line(name.capitalize(), [_number(base[m]) if figure == "average" else "--" for m, figure in columns])
+            _line(name.capitalize(), [tex_number(base[m]) if figure == "average" else "--" for m, figure in columns])
             for name, base in study.bases.items()
         ],
         [
@@ -72,7 +72,7 @@ def table_tex(study: Study, beside: Beside | None = None) -> str:
         [_line(row, [_cell(study.spread(*key, row), False) for key in columns]) for row in study.bounds],
         _published(beside, columns) if beside else [],
     ]
-    heads = [rf"{escape(m)}{'' if figure == 'average' else ' forg.'} ${_arrow(study, m, figure)}$"
+    heads = [rf"{escape(m)}{'' if figure == 'average' else ' forg.'} ${tex_arrow(study.better(m, figure))}$"
              for m, figure in columns]  # fmt: skip
     body: list[str] = []
     for group in groups:
@@ -110,15 +110,7 @@ def _cell(spread: Spread, best: bool) -> str:
 
 
 def _plus_minus(mean: float, std: float) -> str:
-    return _number(mean) + (rf" $\pm$ {_number(std)}" if math.isfinite(mean) and math.isfinite(std) else "")
-
-
-def _number(value: float) -> str:
-    return (f"{value:.3f}" if value >= 0 else f"$-${-value:.3f}") if math.isfinite(value) else "--"
-
-
-def _arrow(study: Study, measure: str, figure: str) -> str:
-    return r"\uparrow" if study.better(measure, figure) == "higher" else r"\downarrow"
+    return tex_number(mean) + (rf" $\pm$ {tex_number(std)}" if math.isfinite(mean) and math.isfinite(std) else "")
 
 
 def _line(name: str, cells: Sequence[str], plain: bool = True) -> str:

@@ -132,7 +132,7 @@ def _called(name: str) -> tuple[str | None, str]:
     return None, noun if re.search("[A-Za-z]{2}", noun) else ""
 
 
-def plan_text(folder: Path, beside: Path, base: str) -> str:
+def folder_plan(folder: Path, beside: Path, base: str) -> str:
     """A commented plan for a folder of concepts, with image paths relative to where the plan will lie."""
     concepts = [_relative(concept, beside) for concept in from_folder(folder)]
     head = (

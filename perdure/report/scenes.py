@@ -16,6 +16,7 @@ from perdure.report.charts import inline
 from perdure.report.palette import fraction_of
 from perdure.report.reading import Run
 from perdure.report.samples import Column, Line, Sample, Sheet
+from perdure.report.tables import mean_of
 from perdure.wording import short_number
 
 HEADINGS = (
@@ -82,10 +83,10 @@ def figures(run: Run, how: str) -> dict[str, float]:
     confused = [one["share"] for region in regions for one in region["confusion"].values()]
     counted = [r["miscounted"] for r in regions if r.get("miscounted") is not None]
     found = (
-        _mean([r["least"] for r in regions]), _mean([r["right"] for r in regions]),
-        _mean([r["chance"] for r in regions]), _mean(confused), _mean(counted),
-        _mean([float(np.mean(list(r["scores"].values()))) for r in records if r["scores"]]),
-        _mean([value for r in regions for value in r["whole"].values()]), _mean(fallen),
+        mean_of([r["least"] for r in regions]), mean_of([r["right"] for r in regions]),
+        mean_of([r["chance"] for r in regions]), mean_of(confused), mean_of(counted),
+        mean_of([float(np.mean(list(r["scores"].values()))) for r in records if r["scores"]]),
+        mean_of([value for r in regions for value in r["whole"].values()]), mean_of(fallen),
     )  # fmt: skip
     return {title: value for (title, _), value in zip(HEADINGS, found, strict=True)}
 
@@ -100,10 +101,6 @@ def _entries(run: Run, how: str) -> tuple[str, ...]:
 
 def _least(record: dict[str, Any]) -> float:
     return float((record.get("regions") or {}).get("least", math.nan))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
 
 
 def _map(run: Run, limits: tuple[float, float], better: str, measure: str) -> Markup:

@@ -77,7 +77,7 @@ def table_tex(runs: Sequence[Run]) -> str:
     heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{escape(m)}}}" for m in measures)
     rules = "".join(rf"\cmidrule(lr){{{2 * k + 2}-{2 * k + 3}}}" for k in range(len(measures)))
     turn = {m: next(r.direction(m) for r in runs if m in r.scores) for m in measures}
-    arrows = " & ".join(rf"Average ${_arrow(turn[m])}$ & Forgetting $\downarrow$" for m in measures)
+    arrows = " & ".join(rf"Average ${tex_arrow(turn[m])}$ & Forgetting $\downarrow$" for m in measures)
     return "\n".join([
         r"% needs \usepackage{booktabs}; average after the last lesson, forgetting over the T - 1 before",
         r"% bold: the best of these runs, one a method, which settles nothing about the methods",
@@ -93,12 +93,13 @@ def escape(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def _arrow(direction: str) -> str:
+def tex_arrow(direction: str) -> str:
+    """Which way is better."""
     return r"\uparrow" if direction == "higher" else r"\downarrow"
 
 
 def _row(run: Run, values: dict[tuple[str, str], float], best: dict[tuple[str, str], str]) -> str:
-    cells = [_bold(_number(value), best.get(key)) for key, value in values.items()]
+    cells = [_bold(tex_number(value), best.get(key)) for key, value in values.items()]
     name = escape(run.label) + ("" if run.rules.strict else r"$^{\dagger}$")
     return rf"{' & '.join([name, *cells])} \\"
 
@@ -119,17 +120,18 @@ def _bold(text: str, best: str | None) -> str:
     return rf"\textbf{{{text}}}" if text == best else text
 
 
-def _number(value: float) -> str:
+def tex_number(value: float) -> str:
+    """A figure in three digits, for text; NaN is a dash."""
     return (f"{value:.3f}" if value >= 0 else f"$-${-value:.3f}") if math.isfinite(value) else "--"
 
 
 def _best(runs: Sequence[Run], values: dict[str, dict[tuple[str, str], float]], key: tuple[str, str]) -> str:
     """The best value as printed; empty where there is nothing to compare."""
     found = [v for run in contenders(runs) if math.isfinite(v := values[run.label][key])]
-    if len(found) < 2 or len({_number(v) for v in found}) == 1:
+    if len(found) < 2 or len({tex_number(v) for v in found}) == 1:
         return ""
     higher = key[1] == "average" and next(r.direction(key[0]) for r in runs if key[0] in r.scores) == "higher"
-    return _number(max(found) if higher else min(found))
+    return tex_number(max(found) if higher else min(found))
 
 
 FAILING_HEADINGS = (
@@ -165,11 +167,11 @@ def failing_figures(run: Run) -> dict[str, float]:
     moved = run.rows[-1].drift
     against = [one for one in copied if one["real"] is not None]
     return {
-        "confusion": _mean([one["share"] for one in confused]),
-        "confusion_real": _mean([one["real"] for one in confused if one["real"] is not None]),
-        "nearest": _mean([one["nearest"] for one in copied]),
-        "nearest_real": _mean([one["real"] for one in against]),
-        "copying": _mean([one["nearest"] - one["real"] for one in against]),
+        "confusion": mean_of([one["share"] for one in confused]),
+        "confusion_real": mean_of([one["real"] for one in confused if one["real"] is not None]),
+        "nearest": mean_of([one["nearest"] for one in copied]),
+        "nearest_real": mean_of([one["real"] for one in against]),
+        "copying": mean_of([one["nearest"] - one["real"] for one in against]),
         "drift": 1 - float(moved.get("likeness", math.nan)),
         "drift_pixels": float(moved.get("pixels", math.nan)),
     }
@@ -191,7 +193,8 @@ def _last(run: Run) -> list[Cell]:
     return [cell for (row, _), cell in run.cells.items() if row == run.lessons and run.lessons]
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_of(values: Sequence[float]) -> float:
+    """The mean; NaN of nothing."""
     return float(np.mean(values)) if values else math.nan
 
 

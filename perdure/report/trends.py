@@ -4,12 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from perdure import wording
 from perdure.report import summary
 from perdure.report.charts import BASE, CEILING, Chart, Series, line_chart, look_of
 from perdure.report.reading import Run
+from perdure.report.tables import mean_of
 from perdure.wording import short_number
 
 
@@ -66,7 +65,7 @@ def _mean_chart(runs: Sequence[Run], longest: Run, measure: str, ticks: list[str
     series = [_series(run, colours, means(run, measure), len(ticks)) for run in runs]
     base = [_mean(longest, measure, i, 0) for i in range(len(ticks))]
     ceilings = {name: longest.ceiling(measure, name) for name in longest.concepts}
-    top = [_average([ceilings[n] for n in _seen(longest, measure, i)]) for i in range(len(ticks))]
+    top = [mean_of([ceilings[n] for n in _seen(longest, measure, i)]) for i in range(len(ticks))]
     series += _bounds(base, top)
     title = f"Mean of the concepts seen so far: {measure} after each lesson"
     note = "The mean is over more concepts with every lesson, so base and ceiling change, too."
@@ -78,9 +77,9 @@ def _learning_chart(
 ) -> Chart:
     series = [_series(run, colours, learning(run, measure), len(ticks)) for run in runs]
     rows = range(len(ticks))
-    base = [_average(_own(longest, measure, i, 0)) for i in rows]
+    base = [mean_of(_own(longest, measure, i, 0)) for i in rows]
     ceilings = {name: longest.ceiling(measure, name) for name in longest.concepts}
-    top = [_average([ceilings[name] for name in _taught_in(longest, measure, i)]) for i in rows]
+    top = [mean_of([ceilings[name] for name in _taught_in(longest, measure, i)]) for i in rows]
     series += _bounds(base, top)
     title = f"Each concept right after its own lesson: {measure}"
     note = "Some concepts are harder than others: compare the methods in one lesson, and their distance along the way."
@@ -89,7 +88,7 @@ def _learning_chart(
 
 def learning(run: Run, measure: str) -> list[float]:
     """Score of what each lesson taught, right after it, (lessons + 1,); NaN for the base."""
-    return [_average(_own(run, measure, i, i)) for i in range(len(run.rows))]
+    return [mean_of(_own(run, measure, i, i)) for i in range(len(run.rows))]
 
 
 def _own(run: Run, measure: str, lesson: int, row: int) -> list[float]:
@@ -111,11 +110,7 @@ def _seen(run: Run, measure: str, lesson: int) -> list[str]:
 
 
 def _mean(run: Run, measure: str, lesson: int, row: int) -> float:
-    return _average([run.score(measure, row, name) for name in _seen(run, measure, lesson)])
-
-
-def _average(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+    return mean_of([run.score(measure, row, name) for name in _seen(run, measure, lesson)])
 
 
 def _series(run: Run, colours: dict[str, int], values: list[float], count: int) -> Series:
@@ -165,7 +160,7 @@ def budget(run: Run) -> Budget:
     entries = (
         str(run.lessons), wording.size(carried[0]), wording.size(carried[-1]), wording.size(costs["stored"]),
         summary.seconds(costs["seconds"]), *_fusing(records[-1].get("fusing", {})),
-        summary.seconds(_average(evaluated)), wording.size(max(peaks, default=math.nan)), " / ".join(devices),
+        summary.seconds(mean_of(evaluated)), wording.size(max(peaks, default=math.nan)), " / ".join(devices),
     )  # fmt: skip
     names = [f"{i} {taught(row.concepts)}" for i, row in enumerate(run.rows[1:], 1)]
     return Budget(run, entries, tuple(zip(names, map(wording.size, carried), strict=True)))

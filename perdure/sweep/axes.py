@@ -1,6 +1,5 @@
 """The axes of a grid: what is written under a key, as values with labels. Nothing here knows a plan."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from perdure import plan as plans
 from perdure.errors import PlanError
 from perdure.plan import Plan, fingerprint, yaml_file
 from perdure.plan.yaml_file import LineNumbers
+from perdure.wording import written
 
 Place = tuple[str | int, ...]
 """Where something stands in a grid: keys and positions."""
@@ -121,11 +121,6 @@ def random_order(seed: int, count: int) -> tuple[int, ...]:
     return tuple(sorted(range(1, count + 1), key=lambda position: fingerprint(["order", seed, position])))
 
 
-def text(value: Any) -> str:
-    """A value as a person would write it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
 def values(axis: str, given: Any, note: Note) -> list[Value]:
     """An axis of plain values of one dotted key (a list), or of named variants of several (a mapping)."""
     at: Place = ("axes", axis)
@@ -134,7 +129,7 @@ def values(axis: str, given: Any, note: Note) -> list[Value]:
         return []
     if isinstance(given, list):
         _no_own_axis(axis, at, note)
-        found = [Value(text(value), (Change(axis, value, (*at, i)),)) for i, value in enumerate(given)]
+        found = [Value(written(value), (Change(axis, value, (*at, i)),)) for i, value in enumerate(given)]
     else:
         found = [Value(str(name), _variant(changes, (*at, str(name)), note)) for name, changes in given.items()]
     _distinct([value.label for value in found], at, note)
