@@ -61,7 +61,7 @@ def tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-def picture(sequence: Tensor, height: int, width: int) -> Tensor:
+def as_latents(sequence: Tensor, height: int, width: int) -> Tensor:
     """A sequence (b, h w, c) as latents (b, c, h, w)."""
     return sequence.transpose(1, 2).reshape(len(sequence), -1, height, width)
 

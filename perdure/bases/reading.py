@@ -14,7 +14,7 @@ from perdure.wording import PLACES, Speech, mentions, some, squeeze, without
 
 SHOWN = 3
 """Texts that a sentence quotes."""
-Run = tuple[Plan, Collection[str]]
+Begun = tuple[Plan, Collection[str]]
 """A plan of one method, and the names of the concepts that have been taught already."""
 Written = Callable[[Concept], tuple[str, ...]]
 """The distinct captions of a concept, none where its pictures cannot be used."""
@@ -37,7 +37,7 @@ class _Finding:
     about: str = ""
 
 
-def check(runs: Iterable[Run]) -> Findings:
+def check(runs: Iterable[Begun]) -> Findings:
     """Hold runs against their bases; of concepts that are taught already nothing is said.
 
     A base that is not on this machine is noted: how it reads is not known then. A classifier reads no words.
@@ -51,7 +51,7 @@ def check(runs: Iterable[Run]) -> Findings:
     return Findings(tuple(wrong.values()), tuple(told for about, told in notes.items() if about not in wrong))
 
 
-def accept(runs: Iterable[Run]) -> tuple[str, ...]:
+def accept(runs: Iterable[Begun]) -> tuple[str, ...]:
     """`check` for what is to be run: the notes. Raises PlanError with what speaks against it."""
     found = check(runs)
     if found.problems:

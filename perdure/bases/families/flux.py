@@ -39,7 +39,7 @@ def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> 
         img_ids=flows.places(x, 3).to(text.dtype),
         return_dict=False,
     )[0]
-    return F.pixel_shuffle(flows.picture(predicted, *x.shape[-2:]), 2)
+    return F.pixel_shuffle(flows.as_latents(predicted, *x.shape[-2:]), 2)
 
 
 def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, how: Drawing) -> Tensor:
@@ -51,7 +51,7 @@ def drawn(pipe: Any, prompts: Condition, latents: Tensor, how: Drawing, **extra:
     """What a pipeline of FLUX.1's kind draws; `extra` is what it is given beside."""
     x = F.pixel_unshuffle(latents, 2)
     inputs = {"prompt_embeds": prompts["text"], "pooled_prompt_embeds": prompts["pooled"], **extra}
-    return F.pixel_shuffle(flows.picture(called(pipe, inputs, flows.tokens(x), how), *x.shape[-2:]), 2)
+    return F.pixel_shuffle(flows.as_latents(called(pipe, inputs, flows.tokens(x), how), *x.shape[-2:]), 2)
 
 
 def like(pipe: Any) -> Condition:

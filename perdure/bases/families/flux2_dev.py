@@ -12,7 +12,7 @@ from perdure.bases.family import Condition, Drawing, Family, called
 def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, how: Drawing) -> Tensor:
     """With guidance as the transformer is told it; this pipeline gives the tokens that it has."""
     drawn = called(pipe, {"prompt_embeds": prompts["text"]}, latents, how)
-    return flows.picture(drawn, *latents.shape[-2:])
+    return flows.as_latents(drawn, *latents.shape[-2:])
 
 
 FAMILY = Family(

@@ -49,7 +49,7 @@ def predict(pipe: Any, latents: Tensor, times: Tensor, condition: Condition) -> 
         img_ids=flows.places(latents, 4).expand(count, -1, -1),
         return_dict=False,
     )[0]
-    return flows.picture(predicted, *latents.shape[-2:])
+    return flows.as_latents(predicted, *latents.shape[-2:])
 
 
 def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, how: Drawing) -> Tensor:
