@@ -1,12 +1,14 @@
 """What a model begins with: defaults, the first look at a base; scores later, what pictures and pages tell."""
 
 import json
+import logging
 import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import paint
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_cli import quick  # noqa: F401
@@ -154,6 +156,24 @@ def test_every_download_to_come_is_named_with_its_size(monkeypatch):
     assert told[0] == "3.0 GB" and "could not be asked for" in told[-1]
     toybox = plan.build({"method": "naive", "scoring": {"style": ["csd"]}})
     assert first_look.downloads(toybox, ()) == []
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_told_in_one_sentence(perdure, monkeypatch, tmp_path):
+    """Its client warns of every new try; a base whose index is not had is not looked for again by loading it."""
+    asked = []
+
+    def dead(repo, name, **options):
+        asked.append(name)
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub.")
+
+    monkeypatch.setattr(first_look, "hf_hub_download", dead)
+    for module in (first_look, loading):
+        monkeypatch.setattr(module, "offline", lambda: False)
+    code, out, told = perdure("init", tmp_path / "m", "--base", "somebody/nothing")
+    assert code == 2 and asked == ["model_index.json"] and out.strip() == "" and told.strip().count("\n") == 0
+    assert "neither a local folder nor in the hub cache, and it could not be fetched: An error happened" in told
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize("made", ["sd3", "flux", "pixart_sigma"])

@@ -1,15 +1,20 @@
 """Documentation that cannot lie: code blocks run, commands exist, the method example keeps the contract."""
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from test_brought import kohya
+from test_score import models  # noqa: F401
 from typer.main import get_command
 
 from perdure import plugins
 from perdure.cli import app
+from perdure.lineage import Lineage
 from perdure.plan import catalogue
 from tests import api
 
@@ -29,6 +34,29 @@ def test_readme_python_runs(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "merge_init" in done.stdout and (tmp_path / "runs/library/report.html").is_file()
+
+
+def test_the_readmes_story_on_sdxl(perdure, pico_xl, pico_clip, models, photos, tmp_path):  # noqa: F811
+    """Its commands as they stand there, where the hub's names are folders of small models of the same layout."""
+    (block,) = (text for text in blocks(ROOT / "README.md", "") if text.startswith("perdure init mymodel"))
+    calls = [call for line in block.splitlines() for call in line.split("  #")[0].split(";")]
+    known = {"stabilityai/stable-diffusion-xl-base-1.0": pico_xl, "openai/clip-vit-base-patch32": pico_clip}
+    known |= {"facebook/dino-vits16": models / "dino", "photos/teapot": photos / "cat", "photos/dog": photos / "dog"}
+    for name, folder in known.items():
+        shutil.copytree(folder, tmp_path / name)
+    kohya(pico_xl, tmp_path / "dog.safetensors")
+    small = ("training.resolution=32", "training.steps=2", "sampling.steps=1", "scoring.drift=0")
+    told = []
+    for call in calls:
+        _, command, *words = shlex.split(call)
+        more = [word for one in small for word in ("--set", one)] if command == "init" else []
+        code, out, err = perdure(command, *words, *more)
+        assert code == 0, out + err
+        told.append(out)
+    assert [shlex.split(call)[1] for call in calls] == ["init", "teach", "teach", "log", "undo"]
+    assert "dog" in told[3] and "lesson 2 (dog) is undone" in told[4]
+    lineage = Lineage(tmp_path / "mymodel")
+    assert lineage.concepts == ["teapot"] and set(lineage.lessons[0].cell("teapot").scores) >= {"clip_i", "dino"}
 
 
 def test_commands_in_the_docs_exist():

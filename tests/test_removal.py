@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import paint
+from test_brought import kohya
 from test_run import tree
 
 from perdure import memory as memories
@@ -14,7 +15,7 @@ from perdure import method, plan, report, run
 from perdure.analysis import analyse
 from perdure.drawing.draw import draw
 from perdure.errors import LineageError, PerdureError
-from perdure.export import choosing
+from perdure.export import bringing, choosing
 from perdure.lineage import Lineage, agreement, fsck, history
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
@@ -246,6 +247,43 @@ def test_what_cannot_be_removed_is_refused(made, values, photos, tmp_path):
     both = run.run(joint, tmp_path / "j", device="cpu")[-1]
     with pytest.raises(LineageError, match="taught together with others"):
         run.remove(both, "cat", device="cpu")
+
+
+def test_of_a_classifier_only_whole_lessons_are_taken_back(class_plan, tmp_path, perdure):
+    (lineage,) = run.run(
+        plan.build({**class_plan, "training": {**class_plan["training"], "epochs": 1}}), tmp_path / "c"
+    )
+    before = tree(lineage.folder)
+    code, _, told = perdure("remove", lineage.folder, "task-1")
+    assert code == 2 and "is a classifier, of which only whole lessons can be taken back: undo" in told
+    assert told.count("\n") == 1 and tree(lineage.folder) == before
+
+
+def test_what_was_brought_is_subtracted_but_never_learnt_again(values, photos, tmp_path, perdure):
+    """A LoRA file's lesson goes exactly where lessons are added; elsewhere it stands in the way of what came before."""
+    data = {**values, "concepts": values["concepts"][:1]}
+    for name, chosen in (("adds", {"name": "merge_init", "rank": 2}), ("mixes", {"name": "magmax", "rank": 2})):
+        own = {**chosen, "options": {"operand": "delta"}} if name == "mixes" else chosen
+        (lineage,) = run.run(plan.build({**data, "methods": [own]}), tmp_path / name, device="cpu")
+        file, changes = kohya(values["base"], tmp_path / f"{name}.safetensors", seed=3)
+        was = dense(lineage, lineage.lessons[0])
+        cat = Concept.model_validate({"name": "cat", "images": photos / "cat", "token": "sbu", "class": "cat"})
+        run.teach(lineage, cat, brought=bringing.read(file)[0])
+        both, before = dense(lineage, lineage.lessons[1]), tree(lineage.folder)
+        if name == "adds":
+            alone = dense(lineage, run.remove(Lineage(shutil.copytree(lineage.folder, tmp_path / "copy")), "dog"))
+            assert set(alone) == set(both) and any(matrix.any() for matrix in changes.values())
+            for projection, matrix in alone.items():
+                expected = changes.get(projection, torch.zeros_like(matrix))
+                assert (matrix - expected).abs().max() < 1e-6 * max(1.0, expected.abs().max())
+        else:
+            code, _, told = perdure("remove", lineage.folder, "dog")
+            assert code == 2 and "learning lesson 2 (cat) again, which was not trained here but brought" in told
+            assert told.count("\n") == 1 and tree(lineage.folder) == before
+        row = run.remove(lineage, "cat", device="cpu")
+        assert row.record["removed"]["how"] == "put back"
+        left = dense(lineage, row)
+        assert set(left) == set(was) and all(torch.equal(matrix, was[p]) for p, matrix in left.items())
 
 
 def test_a_removal_that_was_killed_goes_on(made, tmp_path, monkeypatch):

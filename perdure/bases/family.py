@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from diffusers.loaders import TextualInversionLoaderMixin
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -31,7 +32,7 @@ Facts = list[tuple[int, int, int, int]]
 @contextmanager
 def hushed() -> Iterator[None]:
     """No advice, deprecations and reminders of the libraries; that a prompt is too long is told by `reading`."""
-    levels = [(module, module.get_verbosity()) for module in (diffusers_logging, transformers_logging)]
+    levels = [(module, module.get_verbosity()) for module in (diffusers_logging, transformers_logging, hub_logging)]
     try:
         for module, _ in levels:
             module.set_verbosity(logging.CRITICAL)  # what goes wrong is raised as well

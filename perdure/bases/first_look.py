@@ -15,11 +15,13 @@ from perdure import plan as plans
 from perdure import score, seeds, wording
 from perdure.bases import checking, families, loading, unets
 from perdure.bases.backbone import Backbone
+from perdure.bases.family import hushed
 from perdure.errors import ModelError
 from perdure.plan import EMBEDDED, TOYBOX, Plan, defaults, yaml_file
 from perdure.plan.choice import CLASSIFICATION
-from perdure.score.sources import HUB_ID, Reading, hub_failures, offline
+from perdure.score.sources import HUB_ID, Reading, hub_failures, offline, short
 
+INDEX = "model_index.json"
 VARIANT = re.compile(r"\.(fp16|bf16|ema|non_ema)\.")
 SCORERS = ("model.safetensors", "checkpoint.pth", "pytorch_model.bin")
 """Files of a scorer's weights, the one that is fetched first."""
@@ -53,7 +55,7 @@ def look(base: str, foreign: bool = False) -> Look:
     foreign: whether a family of one's own is chosen for it. Raises ModelError for what cannot be taught.
     """
     found = loading.located(base)
-    index = _config(found, "model_index.json")
+    index = _config(found, INDEX)
     checking.check_index(index, base)
     name = str(index.get("_class_name", ""))
     if name and not foreign:
@@ -98,14 +100,19 @@ def _side(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int | None:
 
 
 def _config(found: str, name: str) -> dict[str, Any]:
-    """A configuration of a base; {} where it is not here and cannot be fetched, which loading tells better."""
+    """A configuration of a base; {} where it is not here and cannot be fetched, or read, which loading tells better.
+
+    Raises ModelError where the first of them cannot be fetched: the hub's client tries for half a minute.
+    """
     path: Any = Path(found) / name
     if not os.path.isdir(found):
+        failures: tuple[type[Exception], ...] = (*hub_failures(), ValueError)
         try:
-            path = hf_hub_download(found, name, local_files_only=offline())
-        except hub_failures():
-            return {}
-        except ValueError:
+            with hushed():
+                path = hf_hub_download(found, name, local_files_only=offline())
+        except failures as error:
+            if name == INDEX:
+                raise ModelError(loading.unfetched(found, short(error))) from None
             return {}
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -141,7 +148,7 @@ def _missing(what: str, repo: str, wanted: tuple[str, ...]) -> Download | None:
     except hub_failures():
         sizes = {}
     if not sizes:
-        here = any(isinstance(try_to_load_from_cache(repo, name), str) for name in (*SCORERS, "model_index.json"))
+        here = any(isinstance(try_to_load_from_cache(repo, name), str) for name in (*SCORERS, INDEX))
         return None if here else Download(what, repo, None)
     names = _scorer(sizes) if wanted == SCORERS else _base(sizes, wanted)
     lacking = [name for name in names if not isinstance(try_to_load_from_cache(repo, name), str)]

@@ -21,7 +21,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from perdure.bases import checking, classifier, converting, families, single
 from perdure.bases.backbone import Backbone
 from perdure.bases.classifier import Classifier
-from perdure.bases.family import Family, quiet
+from perdure.bases.family import Family, hushed, quiet
 from perdure.bases.outline import EMBEDDED_VIT, FOLDERS, IN_CACHE, available, source
 from perdure.bases.performing import DTYPES
 from perdure.bases.quantising import quantise
@@ -269,19 +269,19 @@ def _from_pretrained(cls: Any, found: str, name: str, config_only: bool = False,
     if not local and available(name) == "would be downloaded" and not offline():
         log.warning("%s is not in the hub cache; it will be downloaded", name)
 
-    def told(reason: str) -> str:
-        if local:
-            return f"base {name} cannot be loaded: {reason}"
-        reason = "HF_HUB_OFFLINE is set" if offline() else f"it could not be fetched: {reason}"
-        return (
-            f"base {name} is neither a local folder nor in the hub cache, and {reason}; "
-            "go online once, or give a local diffusers folder"
-        )
-
-    with Reading(told):
+    with hushed(), Reading(lambda why: f"base {name} cannot be loaded: {why}" if local else unfetched(name, why)):
         if config_only:
             return cls.load_config(found, local_files_only=offline())
         return cls.from_pretrained(found, local_files_only=local or offline(), use_safetensors=True, **options)
+
+
+def unfetched(name: str, reason: str) -> str:
+    """What is told of a base that is not here, and cannot be fetched for a reason."""
+    reason = "HF_HUB_OFFLINE is set" if offline() else f"it could not be fetched: {reason}"
+    return (
+        f"base {name} is neither a local folder nor in the hub cache, and {reason}; "
+        "go online once, or give a local diffusers folder"
+    )
 
 
 LOADERS = (load, load_classifier)

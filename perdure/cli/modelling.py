@@ -177,7 +177,9 @@ def branch(
     lineage = Lineage(model)
     number = history.numbered(lineage, after)
     made = branching.branch(lineage, new, None, len(lineage.lessons) if number is None else number)
-    screen.say(f"{new} begins with {len(made.lessons)} lessons of {model}: {', '.join(made.concepts) or 'nothing yet'}")
+    count = len(made.lessons)
+    lessons = f"{count} lesson{'s' * (count != 1)}"
+    screen.say(f"{new} begins with {lessons} of {model}: {', '.join(made.concepts) or 'nothing yet'}")
 
 
 def diff(

@@ -156,7 +156,8 @@ def log_table(lineage: "Lineage") -> Table:
         for told in dict.fromkeys(told for reasons in entry["doubts"].values() for told in reasons):
             why.setdefault(told, []).append(entry["concept"])
     notes = "\n".join(f"? {wording.listed(names)}: {told}" for told, names in why.items())
-    table = Table(title=Text(f"{lineage.facts['name']} on {lineage.settings['base']}"), caption=Text(notes) or None)
+    title = Text(f"{lineage.facts['name']} on {lineage.settings['base']}")
+    table = Table(title=title, caption=Text(notes) or None, caption_justify="left")
     for column in ("#", "concept", "method", "measure", "learnt", "now", "lost", "carries", "s"):
         table.add_column(column, justify="left" if column in ("concept", "method", "measure") else "right")
     for entry in entries:
