@@ -440,3 +440,25 @@ def test_from_file_to_lineage_to_file_to_base(kind, made, tmp_path, perdure):
     assert code == 0 and "is ready" in said
     code, said, _ = perdure("check", "demo", "--set", f"base={out / 'tiny.safetensors'}")
     assert code == 0, said
+
+
+def test_a_word_that_the_base_has_already_is_called_otherwise(made, tmp_path):
+    """`sbu` is a word of CLIP's: diffusers reads the files by their names, and they draw what the memory draws."""
+    path, parts = made("sd1")
+    shapes = {n: tuple(m.weight.shape) for n, m in parts["unet"].named_modules() if n.endswith("attn2.to_k")}
+    lineage = lineage_of(tmp_path / "m", path, "pair", shapes, widths=(64,))
+    for to in ("comfyui", "folder"):
+        handed = export.export(lineage, tmp_path / to, Wish(to, dtype="fp32"), pictures=2)
+        assert not handed.proof.failings and handed.proof.largest <= 1
+        assert handed.content.triggers == ("zwz dog", "learnt-sbu")
+    embeddings = tmp_path / "comfyui" / "embeddings"
+    assert {file.stem for file in embeddings.glob("*.safetensors")} == {"zwz", "learnt-sbu"}
+    seen = what.look(embeddings / "learnt-sbu.safetensors")
+    assert (seen.kind, seen.family, seen.triggers) == ("embedding", "sd1", ("learnt-sbu",))
+    pipe, _ = loading.pipeline(str(path))
+    with pytest.raises(ValueError, match="already in tokenizer vocabulary"):
+        pipe.load_textual_inversion(embeddings / "learnt-sbu.safetensors", token="sbu")
+    pipe.load_textual_inversion(embeddings / "learnt-sbu.safetensors", token="learnt-sbu")
+    assert pipe.tokenizer("a learnt-sbu")["input_ids"][1:-1] == [320, 49408]
+    proof, _ = export.verify(lineage, tmp_path / "comfyui" / "loras" / "tiny.safetensors", pictures=0)
+    assert not proof.failings

@@ -1,10 +1,11 @@
 """What of a model leaves it, and in which kind of file: by the form of its memory, with the reason."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from perdure import memory as memories
 from perdure import method as methods
+from perdure.bases import outline
 from perdure.bases.words import words_of
 from perdure.errors import LineageError, PlanError
 from perdure.export.weights import Cut, lowered
@@ -49,12 +50,14 @@ class Content:
     concepts: tuple[Concept, ...]
     delta: Delta
     words: Mapping[str, Word]
+    names: Mapping[str, str]
+    """Of each word's file, by token: it calls the word."""
     only: str | None = None
 
     def spoken(self, prompt: str) -> str:
         """A prompt as the files' words want it: each token by its file's name, without a noun that it swallows."""
         for token, word in self.words.items():
-            prompt = replaced(prompt, token, called_by(token), word.dropped)
+            prompt = replaced(prompt, token, self.names[token], word.dropped)
         return squeeze(prompt)
 
     @property
@@ -104,7 +107,7 @@ def content(lineage: Lineage, after: int | None = None, only: str | None = None)
         delta = _own(lineage, rows[:number], method, choice.name, only, remembered)
     if not (delta or words):
         raise LineageError(f"{lineage.folder}: the model is the base after lesson {number}; there is nothing to export")
-    return Content(rows[number - 1], concepts, delta, words, only)
+    return Content(rows[number - 1], concepts, delta, words, _names(words, plan.base), only)
 
 
 def _alone(method: Method, name: str, taught: list[str]) -> None:
@@ -189,6 +192,12 @@ def choose(content: Content, wish: Wish, base: str, network: str = "unet", loads
     return Choice(ADAPTER, f"{told}: they stand there whole (.diff), which diffusers alone does not read", delta)
 
 
-def called_by(token: str) -> str:
-    """The name of a learnt word's file, which calls it: the token, as far as a file can be called so."""
-    return name_from(token, otherwise="word")
+def _names(tokens: Iterable[str], base: str) -> dict[str, str]:
+    """What each word's file is called: as its token, as far as a file can be, and no tokenizer of the base has it.
+
+    diffusers refuses words that are there already (`sbu` is one of CLIP's), and a prompt would go on meaning those.
+    """
+    names = {token: name_from(token, otherwise="word") for token in tokens}
+    found = outline.of(base) if names else None
+    there = {word for tokenizer in (found.tokenizers if found else ()) for word in tokenizer.get_vocab()}
+    return {token: f"learnt-{name}" if name in there else name for token, name in names.items()}

@@ -15,7 +15,7 @@ from perdure.bases import loading
 from perdure.bases.family import reads_lora
 from perdure.errors import LineageError, ModelError, PerdureError
 from perdure.export import making, metadata, reading, weights
-from perdure.export.choosing import ADAPTER, CHECKPOINT, FOLDER, Choice, Content, Wish, called_by, choose, content
+from perdure.export.choosing import ADAPTER, CHECKPOINT, FOLDER, Choice, Content, Wish, choose, content
 from perdure.export.making import FACTS, Making
 from perdure.export.proof import Exhibit, Proof, prove
 from perdure.lineage import Lineage, agreement, exports
@@ -109,7 +109,7 @@ def verify(lineage: Lineage, path: Path, pictures: int = 2, device: str | None =
     agreement.on_base(lineage, loading.identity(lineage.settings["base"], lineage.settings.get("vae")))
     kind, dtype = _kind(path)
     chosen = choose(own, wish, lineage.settings["base"])
-    words = tuple(_word(path, called_by(token)) for token in own.words) if kind != FOLDER else ()
+    words = tuple(_word(path, own.names[token]) for token in own.words) if kind != FOLDER else ()
     exhibit = Exhibit(kind, path, words, chosen.delta, dtype, chosen.cut is not None)
     return prove(exhibit, lineage, own, pictures, device), own
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from perdure.bases.family import Family, quiet, spells
 from perdure.bases.laying import Layer
 from perdure.errors import ModelError, PerdureError
 from perdure.export import metadata, original, reading, weights
-from perdure.export.choosing import ADAPTER, CHECKPOINT, Choice, Content, Wish, called_by
+from perdure.export.choosing import ADAPTER, CHECKPOINT, Choice, Content, Wish
 from perdure.lineage import Lineage
 from perdure.lineage.rows import PARTIAL
 from perdure.wording import size
@@ -84,7 +84,7 @@ class Making:
     def words(self) -> dict[str, str]:
         """Path of each learnt word's file, by token; in a folder the tokenizer knows them."""
         inside = PLACES.get(self.wish.to, ("", "embeddings/"))[1]
-        return {t: f"{inside}{called_by(t)}.safetensors" for t in self.content.words} if self.main else {}
+        return {t: f"{inside}{self.content.names[t]}.safetensors" for t in self.content.words} if self.main else {}
 
     @property
     def _facts(self) -> dict[str, str]:
@@ -117,7 +117,12 @@ class Making:
         encoders = list(reading.encoders(self.pipe, self.family))
         for token, path in self.words.items():
             tensors = weights.embedding(self.content.words[token], encoders, torch.float32)
-            extra = spec(kind="textual-inversion") | self._facts | {"modelspec.is_negative_embedding": "false"}
+            alone = replace(self.content, concepts=tuple(c for c in self.content.concepts if c.token == token))
+            extra = (
+                spec(kind="textual-inversion", content=alone)
+                | self._facts
+                | {"modelspec.is_negative_embedding": "false"}
+            )
             made.append(_file(path, weights.nbytes(tensors), partial(metadata.file_bytes, tensors, {}, extra)))
         return [*made, *self._beside(family, pictures)]
 
@@ -189,7 +194,7 @@ def _folder(pipe: Any, family: Family, content: Content, dtype: torch.dtype, pat
                 f"{token} is a word of {len(word.vectors[0])} vectors, which a {type(pipe).__name__} does not write "
                 "out; export a LoRA file and embeddings (--to comfyui), or teach with a method of one vector a word"
             )
-        reading.speak(pipe, family, called_by(token), word.vectors)
+        reading.speak(pipe, family, content.names[token], word.vectors)
     reading.cast(pipe, dtype)
     weights.finite(pipe.components[family.network].state_dict())
     with _told(path), quiet():

@@ -17,7 +17,7 @@ from perdure.bases.backbone import Backbone
 from perdure.bases.performing import DTYPES
 from perdure.drawing import sample
 from perdure.export import reading
-from perdure.export.choosing import ADAPTER, CHECKPOINT, Content, called_by
+from perdure.export.choosing import ADAPTER, CHECKPOINT, Content
 from perdure.lineage import Lineage
 from perdure.memory.delta import Delta
 from perdure.method import Word
@@ -130,7 +130,7 @@ def _in_full(plan: Plan) -> Plan:
 
 
 def _spelled(pipe: Any, content: Content, prompt: str) -> str:
-    counts = {called_by(token): len(word.vectors[0]) for token, word in content.words.items()}
+    counts = {content.names[token]: len(word.vectors[0]) for token, word in content.words.items()}
     return reading.spelled(pipe, content.spoken(prompt), counts)
 
 

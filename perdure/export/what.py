@@ -70,7 +70,10 @@ class Found:
                 f"layout: {self.layout}; {self.modules} modules{dense}; {_of('rank', self.ranks)}; "
                 f"{_of('alpha', self.alphas)}"
             )
-        told += [f"{name}: {shape[0]} vectors of {shape[-1]}" for name, shape in self.vectors.items()]
+        told += [
+            f"{name}: {shape[0]} {'vector' if shape[0] == 1 else 'vectors'} of {shape[-1]}"
+            for name, shape in self.vectors.items()
+        ]
         if self.kind in (LORA, EMBEDDING, CHECKPOINT):
             told.append(f"read by: {', '.join(self.readers) or 'none of ComfyUI, A1111, Forge, InvokeAI, diffusers'}")
         if self.base:
@@ -229,18 +232,18 @@ def _readers(kind: str, shapes: Mapping[str, tuple[int, ...]], warnings: list[st
 def _family(
     kind: str, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module], told: Mapping[str, str]
 ) -> str:
+    said = told.get("modelspec.architecture", "").split("/")[0]
+    named = next((family for family, name in ARCHITECTURES.items() if name == said), "")
     if kind == LORA:
         own = layouts.of_network(modules.values())
         if family := layouts.transformer(own):
             return family
-        said = told.get("modelspec.architecture", "").split("/")[0]
-        named = next((family for family, name in ARCHITECTURES.items() if name == said), "")
         if any("_add_k_proj" in name or "_add_v_proj" in name for name in own):  # of several families, of one form
             return named
         return layouts.WIDTHS.get(layouts.width(modules.values()) or 0, named)
     if kind == EMBEDDING:
         widths = {shape[-1] for shape in shapes.values() if shape}
-        return "sdxl" if "clip_g" in shapes or 1280 in widths else layouts.WIDTHS.get(max(widths, default=0), "")
+        return "sdxl" if "clip_g" in shapes or 1280 in widths else layouts.WIDTHS.get(max(widths, default=0), named)
     wide = (shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight"))
     return layouts.WIDTHS.get(next(wide, 0), "")
 
