@@ -262,9 +262,9 @@ def test_of_a_classifier_only_whole_lessons_are_taken_back(class_plan, tmp_path,
 def test_what_was_brought_is_subtracted_but_never_learnt_again(values, photos, tmp_path, perdure):
     """A LoRA file's lesson goes exactly where lessons are added; elsewhere it stands in the way of what came before."""
     data = {**values, "concepts": values["concepts"][:1]}
-    for name, chosen in (("adds", {"name": "merge_init", "rank": 2}), ("mixes", {"name": "magmax", "rank": 2})):
-        own = {**chosen, "options": {"operand": "delta"}} if name == "mixes" else chosen
-        (lineage,) = run.run(plan.build({**data, "methods": [own]}), tmp_path / name, device="cpu")
+    mixing = {"name": "magmax", "options": {"rank": 2, "operand": "delta"}}
+    for name, chosen in (("adds", {"name": "merge_init", "rank": 2}), ("mixes", mixing)):
+        (lineage,) = run.run(plan.build({**data, "methods": [chosen]}), tmp_path / name, device="cpu")
         file, changes = kohya(values["base"], tmp_path / f"{name}.safetensors", seed=3)
         was = dense(lineage, lineage.lessons[0])
         cat = Concept.model_validate({"name": "cat", "images": photos / "cat", "token": "sbu", "class": "cat"})
