@@ -108,7 +108,8 @@ def test_a_base_is_looked_at_by_its_configurations(pico, tmp_path, folders):
     assert first_look.look(folders("sd3")) == first_look.Look(
         "StableDiffusion3Pipeline", None, first_look.look(folders("sd3")).parts
     )
-    assert first_look.look("owner/not-here") == first_look.Look()
+    with pytest.raises(ModelError, match="owner/not-here is neither a local folder nor in the hub cache"):
+        first_look.look("owner/not-here")
 
 
 def test_what_cannot_be_taught_is_refused_before_anything_is_loaded(perdure, pico, tmp_path, monkeypatch):

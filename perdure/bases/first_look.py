@@ -33,7 +33,7 @@ CELLS = 8
 
 @dataclass(frozen=True)
 class Look:
-    """`pipeline`: its class, empty where nothing of the base is here or can be fetched; `side`: in pixels, of the
+    """`pipeline`: its class, empty where the base's index names none; `side`: in pixels, of the
     pictures that it was trained on; `parts`: folders of the pipeline that are loaded."""
 
     pipeline: str = ""
