@@ -278,7 +278,7 @@ def test_what_was_brought_is_subtracted_but_never_learnt_again(values, photos, t
                 assert (matrix - expected).abs().max() < 1e-6 * max(1.0, expected.abs().max())
         else:
             code, _, told = perdure("remove", lineage.folder, "dog")
-            assert code == 2 and "learning lesson 2 (cat) again, which was not trained here but brought" in told
+            assert code == 2 and "learning cat again, which was not trained here but brought from a file" in told
             assert told.count("\n") == 1 and tree(lineage.folder) == before
         row = run.remove(lineage, "cat", device="cpu")
         assert row.record["removed"]["how"] == "put back"
