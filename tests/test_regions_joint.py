@@ -12,11 +12,10 @@ from test_regions import BASE, COUNT, LEFT, RIGHT, TEXTS, ByHand, boxed, mixed, 
 
 from perdure.bases import loading
 from perdure.bases.regions import Regions
-from perdure.errors import ModelError
 
 STEPS, GUIDANCE, CELLS, TOKENS = 2, 3.0, 8, 32
 """Steps, guidance, tokens of a picture a side, and of a text."""
-JOINT = ("sd3", "flux", "flux_kontext", "flux2_klein")
+JOINT = ("sd3", "flux", "flux_kontext", "flux2_klein", "z_image")
 
 
 @pytest.fixture(scope="module", params=JOINT)
@@ -28,32 +27,34 @@ def base(request, folders):
     return request.param, loading.load(folder, device="cpu"), plain
 
 
-def noise(backbone):
-    side = backbone.latent_side(32)
+def noise(backbone, pixels=32):
+    side = backbone.latent_side(pixels)
     return torch.randn(COUNT, backbone.units.channels, side, side, generator=torch.Generator().manual_seed(5))
 
 
 def told(backbone, prompts):
-    """The condition of prompts, cut to few tokens."""
-    return {k: t[:, :TOKENS] if k in ("text", "mask") else t for k, t in backbone.encode_prompts(prompts).items()}
+    """The condition of prompts, cut to few tokens; none counts as padding where a base leaves that out."""
+    condition = {k: t[:, :TOKENS] if k in ("text", "mask") else t for k, t in backbone.encode_prompts(prompts).items()}
+    return condition | {k: torch.full_like(t, TOKENS) for k, t in condition.items() if k == "length"}
 
 
-def asked(backbone, regions=None, prompt=BASE, scheduler="default"):
+def asked(backbone, regions=None, prompt=BASE, scheduler="default", pixels=32):
     prompts, negative = (told(backbone, [words]) for words in (prompt, ""))
     each = [{name: t.expand(COUNT, *t.shape[1:]) for name, t in c.items()} for c in (prompts, negative)]
-    return backbone.draw(*each, noise(backbone), STEPS, GUIDANCE, scheduler, regions)
+    return backbone.draw(*each, noise(backbone, pixels), STEPS, GUIDANCE, scheduler, regions)
 
 
 class Masked:
     """Attention of (b, heads, text and cells, d), text first, by masks: which of these a query may see."""
 
-    def __init__(self, weight):
-        self.weight = weight
+    def __init__(self, weight, alone=False):
+        """alone: whether regions hold where there are only cells."""
+        self.weight, self.alone = weight, alone
         self.cells = touched((LEFT, RIGHT), CELLS, CELLS).flatten(1).bool()
 
     def __call__(self, q, k, v):
         texts = q.shape[2] - CELLS**2
-        if texts <= TOKENS:  # no regions here: only cells, or what is guided away from
+        if texts <= TOKENS and not self.alone:  # no regions here: only cells, or what is guided away from
             return seen(q, k, v, torch.ones(q.shape[2], q.shape[2], dtype=torch.bool))
         out, regions = torch.zeros_like(v), len(self.cells)
         owner = torch.arange(texts) // TOKENS
@@ -88,7 +89,22 @@ def put(monkeypatch, name, masked):
 
         monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
         return
-    from diffusers.models.transformers import transformer_flux, transformer_flux2
+    from diffusers.models.transformers import transformer_flux, transformer_flux2, transformer_z_image
+
+    if name == "z_image":
+
+        def dispatched_stream(q, k, v, **extra):  # cells first, and what is guided away from in the last rows
+            there = [t.transpose(1, 2).flip(0) for t in (q, k, v)]
+            if q.shape[1] == TOKENS * 3:  # texts by themselves
+                owner = torch.arange(q.shape[1]) // TOKENS
+                out = seen(*there, owner[:, None] == owner[None])
+            else:
+                out = masked(*(torch.cat([t[:, :, CELLS**2 :], t[:, :, : CELLS**2]], dim=2) for t in there))
+                out = torch.cat([out[:, :, -(CELLS**2) :], out[:, :, : -(CELLS**2)]], dim=2)
+            return out.flip(0).transpose(1, 2)
+
+        monkeypatch.setattr(transformer_z_image, "dispatch_attention_fn", dispatched_stream)
+        return
 
     def dispatched(q, k, v, **extra):
         return masked(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2)
@@ -108,6 +124,9 @@ def by_hand(name, backbone):
         call |= {"negative_prompt_embeds": away, "negative_pooled_prompt_embeds": empty["pooled"].expand(COUNT, -1)}
     if name == "flux2_klein":
         call["negative_prompt_embeds"] = empty["text"].expand(COUNT, -1, -1)
+    elif name == "z_image":
+        away = empty["text"].expand(COUNT, -1, -1)
+        call |= {"prompt_embeds": [*rows], "negative_prompt_embeds": [*away], "guidance_scale": GUIDANCE - 1}
     else:
         call["pooled_prompt_embeds"] = one["pooled"].expand(COUNT, -1)
     if name == "flux_kontext":
@@ -123,10 +142,12 @@ def test_regions_in_joint_attention_are_those_under_a_mask(base, weight, monkeyp
     call = by_hand(name, backbone)
     if name == "flux2_klein":  # which counts the places of all its text
         monkeypatch.setattr(pipe, "_prepare_text_ids", repeated(pipe._prepare_text_ids))
+    if name == "z_image":  # and puts the cells behind it
+        monkeypatch.setattr(pipe.transformer, "patchify_and_embed", in_turn(pipe.transformer.patchify_and_embed))
     latents = noise(backbone)
     packed = FluxPipeline._pack_latents(latents, *latents.shape) if name in ("flux", "flux_kontext") else latents
     with torch.no_grad():
-        put(monkeypatch, name, Masked(weight))
+        put(monkeypatch, name, Masked(weight, alone=name == "z_image"))
         theirs = pipe(**call, latents=packed, output_type="latent").images
     expected = unpacked(name, backbone, theirs)
     torch.testing.assert_close(ours, expected, atol=2e-4, rtol=1e-3)
@@ -146,14 +167,33 @@ def test_one_region_of_everything_under_the_same_prompt_changes_nothing(base, ho
     assert torch.equal(asked(backbone), before)
 
 
-def test_a_region_has_its_own_weights(folders):
-    backbone = loading.load(folders("flux"), device="cpu")
+@pytest.mark.parametrize("name", ["flux", "z_image"])
+def test_a_region_has_its_own_weights(name, folders, monkeypatch):
+    """Not what is guided away from; here nothing is."""
+    backbone = loading.load(folders(name), device="cpu")
+    monkeypatch.setattr("test_regions_joint.GUIDANCE", 1.0)
     _, delta = some_delta(backbone)
     regions = Regions(torch.ones(1, 8, 8), told(backbone, [BASE]), under=[backbone.ready(delta)])
     drawn, bare = asked(backbone, regions), asked(backbone)
     with backbone.laid(delta):
         torch.testing.assert_close(drawn, asked(backbone), atol=1e-4, rtol=1e-4)
     assert (drawn - bare).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("pixels", [32, 24])
+def test_z_image_draws_in_one_region_of_everything_what_it_draws_under_its_prompt(pixels, folders, monkeypatch):
+    """Whatever the lengths of the texts and the padding of the cells, of which 24 pixels have 36 for 64."""
+    backbone = loading.load(folders("z_image"), device="cpu")
+    monkeypatch.setattr("test_regions_joint.told", lambda backbone, prompts: backbone.encode_prompts(prompts))
+    longer = f"{BASE} with a zwz teapot and a sbu dog in the snow under a clear sky"
+    lengths = backbone.encode_prompts([BASE, longer, ""])["length"]
+    assert len({math.ceil(length / 32) for length in lengths.tolist()}) == 3
+    regions = Regions(torch.ones(1, 8, 8), told(backbone, [longer]))
+    drawn, expected, plain = (
+        asked(backbone, regions=r, prompt=p, pixels=pixels) for r, p in ((regions, BASE), (None, longer), (None, BASE))
+    )
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=1e-4)
+    assert (drawn - plain).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "flux2_klein", "z_image", "pixart_alpha"])
@@ -173,12 +213,6 @@ def test_regions_in_noise_are_what_each_prompt_draws_there(name, folders, monkey
     ):
         torch.testing.assert_close(part, whole, atol=1e-4, rtol=1e-4)
     assert (left - rest).abs().max() > 1e-3
-
-
-def test_z_image_has_regions_in_noise_alone(folders):
-    backbone = loading.load(folders("z_image"), device="cpu")
-    with pytest.raises(ModelError, match="as one stream, where no regions are; draw with how: noise"):
-        asked(backbone, Regions(torch.ones(1, 8, 8), told(backbone, [BASE])))
 
 
 class CrossByHand(ByHand):
@@ -221,6 +255,20 @@ def repeated(usual):
         return torch.cat([usual(part) for part in text.split(TOKENS, dim=1)], dim=1)
 
     return places
+
+
+def in_turn(usual):
+    """Places (from 1, row, column) of Z-Image's cells and texts as if each text were the only one."""
+
+    def patchified(*args):
+        *parts, cells, texts, cell_padding, text_padding = usual(*args)
+        for places in cells:
+            places[:, 0] = TOKENS + 1
+        for places in texts:
+            places[:, 0] = 1 + torch.arange(len(places)) % TOKENS
+        return *parts, cells, texts, cell_padding, text_padding
+
+    return patchified
 
 
 def unpacked(name, backbone, latents):

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.bases import flows
+from perdure.bases import flows, stream
 from perdure.bases.family import Condition, Drawing, Family, called, hollow, hushed
 from perdure.bases.regions import Asking, Regions, hooked
-from perdure.errors import ModelError
 from perdure.method import Targets
 
 LONGEST = 512
@@ -58,13 +57,12 @@ def draw(pipe: Any, prompts: Condition, negative: Condition, latents: Tensor, ho
 
 @contextmanager
 def regional(pipe: Any, regions: Regions, count: int) -> Iterator[None]:
-    """Regions in the noise: the rows of the prompt come first, each picture and text by itself.
-
-    Raises ModelError for regions in attention.
-    """
-    if regions.how == "attention":
-        raise ModelError("Z-Image reads text and picture as one stream, where no regions are; draw with how: noise")
+    """Regions in the one stream or in the noise: rows of the prompt come first, each picture and text by itself."""
     asking = Asking(regions, count, lambda: len(pipe.scheduler.timesteps))
+    if regions.how == "attention":
+        with stream.regional(pipe.transformer, asking, unpadded(regions.prompts), count):
+            yield
+        return
 
     def begin(transformer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         asking.begin(transformer, (args[0][0],), kwargs)
