@@ -73,7 +73,7 @@ def sdxl(tiny: bool) -> Any:
     return StableDiffusionXLPipeline(
         vae=_autoencoder(AutoencoderKL, tiny, latent_channels=4, scaling_factor=0.13025), text_encoder=one,
         text_encoder_2=two, tokenizer=tokenizer, tokenizer_2=tokenizer_2, unet=unet(tiny), add_watermarker=False,
-        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        scheduler=_scheduler(EulerDiscreteScheduler, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def klein(tiny: bool) -> Any:
     return Flux2KleinPipeline(
         transformer=transformer(tiny), text_encoder=text_encoder, tokenizer=tokenizer,
         vae=_autoencoder(AutoencoderKLFlux2, tiny, latent_channels=32),
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        scheduler=_scheduler(FlowMatchEulerDiscreteScheduler, use_dynamic_shifting=True),
     )  # fmt: skip
 
 
@@ -113,6 +113,12 @@ def _autoencoder(kind: Any, tiny: bool, **extra: Any) -> Any:
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=channels, layers_per_block=1 if tiny else 2, norm_num_groups=2 if tiny else 32, **extra,
     )  # fmt: skip
+
+
+def _scheduler(kind: Any, **options: Any) -> Any:
+    """Numbers, not weights: on the CPU, wherever the rest is made."""
+    with torch.device("cpu"):
+        return kind(**options)
 
 
 def made(make: Callable[[bool], Any], tiny: bool, device: torch.device, dtype: torch.dtype) -> Any:
