@@ -107,9 +107,9 @@ def test_what_a_picture_loses_is_told(tmp_path):
 
 
 def test_the_report_frames_what_is_trained_on():
-    assert report._frame((192, 96), 32, None) == "width:50.0%;height:100.0%"
+    assert report._frame((192, 96), 32, None) == "width:50.0%;height:50.0%"
     assert report._frame((192, 192), 32, None) == report._frame((160, 96), 32, 8) == ""
-    assert report._frame((192, 96), 32, 8) == "width:83.3%;height:100.0%"  # cut to 40 x 24
+    assert report._frame((192, 96), 32, 8) == "width:83.3%;height:50.0%"  # cut to 40 x 24
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

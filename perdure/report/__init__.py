@@ -52,9 +52,13 @@ def render(page: view.Page) -> str:
 
 
 def _frame(shape: buckets.Size, resolution: int, multiple: int | None) -> str:
-    """Inline style of the frame around the middle that is trained on of a picture; empty where that is all of it."""
-    width, height = buckets.kept(shape, buckets.nearest(shape, resolution, multiple))
-    return f"width:{100 * width:.1f}%;height:{100 * height:.1f}%" if min(width, height) < 1 else ""
+    """Inline style of the frame around the middle that is trained on of a picture; empty where that is all of it.
+
+    In parts of the square that the whole picture is shown in.
+    """
+    kept = buckets.kept(shape, buckets.nearest(shape, resolution, multiple))
+    width, height = (100 * share * side / max(shape) for share, side in zip(kept, shape, strict=True))
+    return f"width:{width:.1f}%;height:{height:.1f}%" if min(kept) < 1 else ""
 
 
 def _bar(share: float) -> str:
