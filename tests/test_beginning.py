@@ -298,7 +298,7 @@ def test_progress_names_the_method_of_several(perdure, pico, pico_clip, photos, 
 def test_compare_shows_pictures(tmp_path):
     lineages = make_run(tmp_path, side=8)
     shown = page.view(study.of([tmp_path]), "x", None)
-    assert [line.head for line in shown.pictures.lines] == sorted(
+    assert [line.head for line in shown.sheet.lines] == sorted(
         ("naive", "merge_init"), key=lambda row: study.of([tmp_path]).rows.index(row)
     )
     text = page.render(shown)

@@ -42,7 +42,8 @@ def carry_out(
             while waiting and len(at_work) < workers:
                 number = waiting.popleft()
                 at_work[number] = context.Process(target=_run, args=(work, plan, number, out, device, told))
-                at_work[number].start()
+                with unheard_interrupts():
+                    at_work[number].start()
             with suppress(queue.Empty):
                 number, what, *values = told.get(timeout=GLANCE)
                 if what == "ended":
@@ -64,6 +65,19 @@ def carry_out(
         for process in at_work.values():
             process.kill()
             process.join()
+
+
+@contextmanager
+def unheard_interrupts() -> Iterator[None]:
+    """Processes that are started inside never hear Ctrl-C, not even while they start: whoever started them ends them."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
+        yield
+        return
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard or signal.SIG_DFL)
 
 
 def _raised(error: type[PerdureError] | None, message: str) -> None:
@@ -99,7 +113,7 @@ class _Shown:
 
 def _run(work: Work, plan: Plan, number: int, out: Path, device: str | None, told: Any) -> None:
     """One run of the plan in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited: Windows
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     label, bars = plan.runs[number].methods[0].label, itertools.count()

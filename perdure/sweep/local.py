@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from perdure.run.beside import end_with_parent
+from perdure.run.beside import end_with_parent, unheard_interrupts
 from perdure.sweep import places, worker
 from perdure.sweep.engine import Ended, Lives, sentence
 from perdure.sweep.status import Paces
@@ -56,7 +56,8 @@ class Local:
 
     def paces(self, stretches: Sequence[Stretch]) -> Paces:
         """Measured in the first process, which keeps the base model for its first stretch; nothing where that fails."""
-        future = self._pool(0).executor.submit(worker.paces, stretches, self._device)
+        with unheard_interrupts():
+            future = self._pool(0).executor.submit(worker.paces, stretches, self._device)
         error = future.exception()
         if isinstance(error, BrokenProcessPool):
             self._pools[0] = None
@@ -71,10 +72,9 @@ class Local:
         self._queue.extend(stretches)
         while self._idle and self._queue:
             number, stretch = self._idle.popleft(), self._queue.popleft()
-            self._at_work[self._pool(number).executor.submit(worker.carry_out, stretch, self._device)] = (
-                number,
-                stretch,
-            )
+            with unheard_interrupts():
+                future = self._pool(number).executor.submit(worker.carry_out, stretch, self._device)
+            self._at_work[future] = number, stretch
 
     def ended(self, seconds: float) -> list[Ended]:
         """What has ended since, after waiting so long at most; stretches of dead processes are begun again."""
@@ -118,7 +118,7 @@ class _Pool:
 
 def _begin(logs: str, number: int, count: int, device: str | None) -> None:
     """What a worker process does first: its share of the machine, its log, and an end when its parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited: Windows
     threading.Thread(target=end_with_parent, daemon=True).start()
     Path(logs).mkdir(parents=True, exist_ok=True)
     log = os.open(Path(logs) / f"worker-{number}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
