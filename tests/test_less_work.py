@@ -487,7 +487,7 @@ def test_what_fails_aside_fails_the_lesson(data, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_ctrl_c_stops_methods_side_by_side_and_the_same_plan_goes_on(data, tmp_path):
-    """As a terminal does it: the signal reaches all, some still starting. None is left; what follows has one run's bits."""
+    """As a terminal does it: the signal reaches all, some still starting. What follows has the bits of one run."""
     long = changed(
         data, concepts=data["concepts"][:1], training={**data["training"], "steps": 40, "checkpoint_every": 1}
     )

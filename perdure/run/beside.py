@@ -69,7 +69,7 @@ def carry_out(
 
 @contextmanager
 def unheard_interrupts() -> Iterator[None]:
-    """Processes that are started inside never hear Ctrl-C, not even while they start: whoever started them ends them."""
+    """Processes that are started inside never hear Ctrl-C, not even while starting: whoever started them ends them."""
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
         yield
         return
