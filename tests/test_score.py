@@ -351,6 +351,7 @@ def no_hub(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    score.release()  # what is loaded already needs no hub
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if FOLDER[name]])
