@@ -68,8 +68,13 @@ class Model(Record):
 
 
 class _Taught(Record):
+    """What is read of it as it stands; a key that a plan may leave out may be left out here."""
+
     name: Name
     kind: Kind = "subject"
+    noun: str = Field("", alias="class")
+    prompt: str = ""
+    classes: list[str] = []
 
 
 class Concept(Record):

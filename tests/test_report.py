@@ -446,3 +446,11 @@ def test_parts_of_numbers_and_colours():
     assert "evil<" not in drawn and "$b^$" in drawn and 'aria-label="a &quot;t&quot;"' in drawn
     assert "var(--m1, " in charts.inline(charts.spark([3.0, 2.0, 1.0], palette.METHODS[1]), "t")
     assert "<title>$b^$: c 1.0000</title>" in drawn and "var(--mark" not in drawn
+
+
+def test_what_a_plan_may_leave_out_of_a_concept_may_be_left_out(tmp_path):
+    (lineage,) = make_run(tmp_path / "run", ("naive",), side=8)
+    path = lineage.concept_folder(lineage.concepts[0]) / "concept.json"
+    told = files.read_json(path)
+    files.write_json(path, {**told, "concept": {"name": told["concept"]["name"]}})
+    assert report.build([Lineage(lineage.folder)], tmp_path / "out", "x").is_file()

@@ -108,7 +108,7 @@ class Lineage:
         facts = records.read(path, records.Concept)
         if facts["concept"]["name"] != name:
             raise LineageError(f"{path} is damaged: it is of a concept {facts['concept']['name']!r}")
-        facts["concept"].setdefault("kind", "subject")  # as in plans
+        facts["concept"] = {"kind": "subject", "class": "", "prompt": "", **facts["concept"]}  # as in plans
         return facts
 
     def concept(self, name: str) -> Concept:
