@@ -4,7 +4,6 @@ A record may hold more keys than are named here: what later versions add is no d
 optional. Names that become paths are checked as names.
 """
 
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,13 +16,13 @@ from perdure.plan.concept import Kind
 from perdure.plan.fields import Name
 
 T = TypeVar("T")
+_adapter = cache(TypeAdapter)
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Pack = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.safetensors$")]
 Place = Annotated[tuple[str, Pack], Field(strict=False)]
 """A tensor's digest and its pack; strictly, JSON has no tuples."""
 Numbers = list[float | None]
-ANALYSIS_FILE = "analysis.json"
-ANALYSIS_FORMAT = 1
+ANALYSIS_FILE, ANALYSIS_FORMAT = "analysis.json", 1
 
 
 class Record(BaseModel):
@@ -43,6 +42,8 @@ class _Method(_Labelled):
 
 class _Training(Record):
     steps: int
+    resolution: int = Field(gt=0)
+    buckets: int | None = Field(None, gt=0)
 
 
 class _Measures(Record):
@@ -68,8 +69,6 @@ class Model(Record):
 
 
 class _Taught(Record):
-    """What is read of it as it stands; a key that a plan may leave out may be left out here."""
-
     name: Name
     kind: Kind = "subject"
     noun: str = Field("", alias="class")
@@ -276,8 +275,7 @@ def read(path: Path, shape: type[Record], format: int | None = None) -> dict[str
     found = value.get("format") if isinstance(value, dict) else format
     if format is not None and found != format:
         raise LineageError(f"{path} has format {found!r}; this version of perdure reads format {format}")
-    record: dict[str, Any] = checked(value, shape, path)
-    return record
+    return dict(checked(value, shape, path))
 
 
 def value(path: Path, kind: type[T]) -> T:
@@ -296,10 +294,7 @@ def _validated(value: Any, shape: Any, path: Path) -> Any:
     try:
         return _adapter(shape).validate_python(value)
     except ValidationError as error:
-        first: Mapping[str, Any] = error.errors()[0]
+        first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "it"
         told = first["msg"].removeprefix("Value error, ")
         raise LineageError(f"{path} is damaged: {key}: {told[0].lower()}{told[1:]}") from None
-
-
-_adapter = cache(TypeAdapter)
