@@ -3,6 +3,9 @@
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -347,6 +350,18 @@ def test_ten_lessons_fit_and_more_get_a_hint(tmp_path, monkeypatch, lessons, fit
     text = call("analyse", lineage.folder)
     assert ("sign conflict: row with column" in text) == fits and ("do not fit" in text) != fits
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_instead_of_a_pack_is_told(tmp_path):
+    """In a process of its own: opened by safetensors, it would wait for ever."""
+    lineage = three(tmp_path / "m")
+    for pack in (lineage.folder / "store").glob("*.safetensors"):
+        pack.unlink()
+        os.mkfifo(pack)
+    words = [sys.executable, "-m", "perdure", "analyse", str(lineage.folder)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode not in (0, 1) and "no regular file" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_model_that_may_not_be_written_is_still_shown(tmp_path):

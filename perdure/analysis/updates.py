@@ -117,10 +117,13 @@ class Shelf:
 
     def _open(self, pack: str) -> Any:
         if pack not in self._opened:
+            path = self.store / pack
+            if path.exists() and not path.is_file():  # safetensors waits at a pipe, and hears no signal
+                raise LineageError(f"cannot read {path}: it is no regular file; restore it from a copy")
             try:
-                self._opened[pack] = safe_open(self.store / pack, framework="pt")
+                self._opened[pack] = safe_open(path, framework="pt")
             except (OSError, SafetensorError) as error:
-                raise LineageError(f"cannot read {self.store / pack}: {error}; restore it from a copy") from None
+                raise LineageError(f"cannot read {path}: {error}; restore it from a copy") from None
         return self._opened[pack]
 
 

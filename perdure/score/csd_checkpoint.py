@@ -66,7 +66,7 @@ def prepare(source: str | Path) -> Located:
 
 def _checkpoint_in(folder: Path) -> Path | None:
     """The file to convert; None where the folder needs no conversion, or holds no weights at all."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
     for file in files:
         if file.suffix == ".safetensors" and "visual_projection.weight" in _keys(file):
             return None
