@@ -6,6 +6,7 @@ and after whatever it runs: `--first k --cases 1` shows it again, with its trace
 """
 
 import argparse
+import faulthandler
 import io
 import json
 import os
@@ -391,9 +392,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         stock = Stock(given.stock or Path(temporary))
         for number in range(given.first, given.first + given.cases):
+            if number % 50 == 0:
+                print(f"from case {number} on", file=sys.stderr)
+            faulthandler.dump_traceback_later(3 * ASLEEP, exit=True)  # native code may wait and hear no signal
             if told := try_case(given.seed, number, stock):
                 findings += 1
                 print(told, flush=True)
+        faulthandler.cancel_dump_traceback_later()
     print(f"{given.cases} cases, {findings} findings")
     sys.exit(findings > 0)
 
