@@ -13,6 +13,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -489,12 +490,15 @@ def test_what_fails_aside_fails_the_lesson(data, tmp_path, monkeypatch):
 def test_ctrl_c_stops_methods_side_by_side_and_the_same_plan_goes_on(data, tmp_path):
     """As a terminal does it: the signal reaches all, some still starting. What follows has the bits of one run."""
     long = changed(
-        data, concepts=data["concepts"][:1], training={**data["training"], "steps": 400, "checkpoint_every": 1}
+        data, concepts=data["concepts"][:1], training={**data["training"], "steps": 200, "checkpoint_every": 1}
     )  # far more than are taken before the signal, on a busy machine as well
     (tmp_path / "plan.json").write_text(json.dumps(long))
     words = [sys.executable, "-m", "perdure", "run", str(tmp_path / "plan.json"), "--workers", "2", "--device", "cpu"]
     told, out = (tmp_path / "told").open("w"), tmp_path / "out"
-    with subprocess.Popen([*words, "--out", str(out)], stdout=told, stderr=told, start_new_session=True) as process:
+    hearing = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells start what runs in the background deaf
+    with subprocess.Popen(
+        [*words, "--out", str(out)], stdout=told, stderr=told, start_new_session=True, preexec_fn=hearing
+    ) as process:
         until(lambda: any(out.glob("*/lessons/*/checkpoint*")), meanwhile=lambda: process.poll() is None)
         workers = workers_of(process.pid)
         os.killpg(process.pid, signal.SIGINT)
