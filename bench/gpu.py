@@ -155,11 +155,8 @@ class Base:
                 "bit-equal": not gap.any().item(),
             }
         made = self.plan.model_copy(update={"sampling": wanted})
-        return (
-            told
-            | _peak(self.bench.device)
-            | {"estimated GB": _round(sum(self.estimate.of(made).drawing.values()) / 1e9)}
-        )
+        reckoned = {"estimated GB": _round(sum(self.estimate.of(made).drawing.values()) / 1e9)}
+        return {**told, **_peak(self.bench.device), **reckoned}
 
     def _share(self, forwards: float, seconds: float) -> dict[str, Any]:
         """Share of the card's rate that the network's products make, of so many forwards of one picture."""
@@ -209,12 +206,8 @@ def base(bench: Bench, name: str, precision: str = "bf16") -> Base:
     backbone = Backbone(pipe, family, precision, bench.device)
     training = {"resolution": side, "batch_size": 1, "learning_rate": 1e-4, "precision": precision}
     sampling = {"images_per_prompt": 1, "guidance": 4.0, "batch_size": 1}
-    data = {
-        "methods": [{"name": "merge_init", "rank": 16}],
-        "base": "owner/random",
-        "training": training,
-        "sampling": sampling,
-    }
+    methods = [{"name": "merge_init", "rank": 16}]
+    data = {"methods": methods, "base": "owner/random", "training": training, "sampling": sampling}
     made = plan.build(data)
     noise = np.random.default_rng(0).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
     pictures = [Picture(Image.fromarray(pixels), "a photo") for pixels in noise]

@@ -139,9 +139,8 @@ class Estimate:
             if name.startswith("text_encoder"):
                 places = encoder.config.get_text_config().to_dict().get("max_position_embeddings") or length
                 ids = torch.zeros(1, min(length, places), dtype=torch.int64)
-                mask = (torch.arange(ids.shape[1]) < ids.shape[1] - 1)[
-                    None
-                ].long()  # of values, as padding is looked at
+                mask = torch.ones_like(ids)
+                mask[:, -1] = 0  # of values, for encoders look at padding
                 with torch.no_grad(), base.running(encoder) as held:
                     encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True)
                 most = max(most, held.most)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perdure.bases.regions import Asking, Own, Regions, Words, hooked
+from perdure.bases.regions import Asking, Own, Regions, Words, forwarded, hooked
 
 Ask = Callable[[Tensor, Tensor, Any], tuple[Tensor, Tensor]]
 """(text (b, l, d), cells (b, n, d), their places) -> both after attention."""
@@ -39,14 +39,8 @@ def regional(
         joint = _Joint(asking)
         handles.append(transformer.register_forward_pre_hook(joint.told, with_kwargs=True))
         layers = [m for name, m in transformer.named_modules() if re.fullmatch(LAYERS, name)]
-        try:
-            for layer in layers:
-                layer.forward = joint.attending(layer.forward)
-            with hooked(handles):
-                yield
-        finally:
-            for layer in layers:
-                layer.__dict__.pop("forward", None)
+        with forwarded(layers, joint.attending), hooked(handles):
+            yield
 
     return regional
 

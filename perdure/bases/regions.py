@@ -170,6 +170,18 @@ def hooked(handles: Sequence[Any]) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def forwarded(layers: Sequence[nn.Module], by: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Layers whose forward is another one for a while; by: (their own) -> it."""
+    try:
+        for layer in layers:
+            layer.forward = by(layer.forward)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
 def cells(latents: tuple[int, int], tokens: int) -> tuple[int, int]:
     """Rows and columns of a layer's cells: those of the latents, halved and rounded up until there are as many.
 

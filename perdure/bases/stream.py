@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perdure.bases.regions import Asking, hooked
+from perdure.bases.regions import Asking, forwarded, hooked
 
 PATCH = 2
 """Latents a side of a cell."""
@@ -32,14 +32,8 @@ def regional(transformer: Any, asking: Asking, texts: Sequence[Tensor], count: i
         handles.append(layers[0].register_forward_pre_hook(stream.entering(tails)))
         handles.append(layers[-1].register_forward_hook(stream.leave))
     attentions = [layer.attention for layer in (*alone, *together)]
-    try:
-        for attention in attentions:
-            attention.forward = stream.attending(attention.forward)
-        with hooked(handles):
-            yield
-    finally:
-        for attention in attentions:
-            attention.__dict__.pop("forward", None)
+    with forwarded(attentions, stream.attending), hooked(handles):
+        yield
 
 
 @dataclass(frozen=True, eq=False)
