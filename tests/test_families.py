@@ -265,11 +265,16 @@ def test_lessons_move_the_base_and_repeat_bit_for_bit(name, folders, family):
 
 @pytest.mark.parametrize(("name", "encoders"), [("sd3", 3), ("flux", 2)])
 def test_every_encoder_learns_words_and_t5_among_them(name, encoders, folders):
-    """Gradients reach each encoder's vectors; what is encoded is what the encoders give for tables that hold them."""
+    """Gradients reach each encoder's vectors; what is encoded is what the encoders give for tables that hold them.
+
+    In float64: in float32 the two round apart by more than the bound on some processors.
+    """
     backbone = loading.load(folders(name), device="cpu")
+    for encoder in backbone.vocabulary.encoders:
+        encoder.double()
     draw = torch.Generator().manual_seed(0)
     widths = [encoder.get_input_embeddings().weight.shape[1] for encoder in backbone.vocabulary.encoders]
-    vectors = {n: torch.randn(1, w, generator=draw).requires_grad_() for n, w in enumerate(widths)}
+    vectors = {n: torch.randn(1, w, generator=draw).double().requires_grad_() for n, w in enumerate(widths)}
     assert len(widths) == encoders
     with backbone.speaking({"zwz": lambda: method.Word(vectors, "")}):
         spoken = backbone.encode_prompts(["a photo of zwz dog"])
@@ -279,11 +284,11 @@ def test_every_encoder_learns_words_and_t5_among_them(name, encoders, folders):
     for number, encoder in enumerate(("text_encoder", "text_encoder_2", "text_encoder_3")[:encoders]):
         tokenizer, table = pipe.components[encoder.replace("text_encoder", "tokenizer")], pipe.components[encoder]
         tokenizer.add_tokens(["zwz"])
-        table.resize_token_embeddings(len(tokenizer))
+        table.double().resize_token_embeddings(len(tokenizer))
         with torch.no_grad():
             table.get_input_embeddings().weight[-1] = vectors[number][0]
     theirs = pipe.encode_prompt("a photo of zwz dog", None, *([None] if name == "sd3" else []))
-    torch.testing.assert_close(spoken["text"], theirs[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(spoken["text"], theirs[0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
