@@ -160,7 +160,7 @@ def diffusers_draw(clock: Clock, job: str) -> None:
 def ours(clock: Clock, plan: str, out: str, *words: str) -> None:
     """`perdure run`, its steps, pictures and scores told apart."""
     from perdure import cli
-    from perdure.drawing import evaluate, sample
+    from perdure.drawing import judging, sample
     from perdure.run import teaching
 
     learn = teaching.learn
@@ -171,8 +171,9 @@ def ours(clock: Clock, plan: str, out: str, *words: str) -> None:
 
     teaching.learn = learnt
     _watch(clock, sample.Recall, "images", "sampling", lambda values: len(values[2]) * values[3].images_per_prompt)
-    _watch(clock, evaluate, "_judged", "scoring", lambda values: len(values[4]))
-    _watch(clock, evaluate, "kept_features", "scoring", lambda values: 0)
+    _watch(clock, judging, "judged", "scoring", lambda values: len(values[4]))
+    _watch(clock, judging, "unlike_any", "scoring", lambda values: 0)
+    _watch(clock, judging, "kept_features", "scoring", lambda values: 0)
     sys.argv = ["perdure", "run", plan, "--out", out, *words]
     cli.app(standalone_mode=False)
 

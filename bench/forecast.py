@@ -28,7 +28,7 @@ from perdure.bases import loading
 from perdure.bases.words import words_of
 from perdure.cli.looking import taught_in
 from perdure.compare.statistics import t_interval
-from perdure.drawing.evaluate import kept_features
+from perdure.drawing.judging import kept_features
 from perdure.drawing.tools import Tools
 from perdure.lesson import examples
 from perdure.lesson.model import LessonModel

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from perdure import plan
 from perdure.bases import loading
-from perdure.drawing.evaluate import Tools
+from perdure.drawing.tools import Tools
 from perdure.lineage import Lineage
 from perdure.run import drive
 

@@ -14,7 +14,7 @@ from perdure import files
 from perdure.bases.backbone import Backbone
 from perdure.bases.regions import Regions
 from perdure.drawing import sample
-from perdure.drawing.evaluate import kept_features
+from perdure.drawing.judging import kept_features
 from perdure.drawing.tools import Tools
 from perdure.errors import PlanError
 from perdure.images import read_image

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from perdure.method import Method
 from perdure.parts.guard import preserving
 from perdure.photos import pictures
 from perdure.photos.pictures import Pictures
-from perdure.plan import EMBEDDED, Concept, Plan, fingerprint
+from perdure.plan import EMBEDDED, Concept, Plan
 from perdure.plan.fields import OWN
 from perdure.progress import Watch, silent
 from perdure.score.measure import Measure
@@ -193,23 +192,3 @@ def _sketched(own: Pictures) -> Sketch:
     for image in small.values():
         image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return Sketch(facts, small)
-
-
-def features_file(lineage: Lineage, concept: Concept, measure: Measure, which: str) -> Path:
-    """Where features of a concept's references or training images are kept."""
-    kind = "" if which == "references" else f"-{which}"
-    by_content, with_place = (
-        lineage.concept_folder(concept.name) / f"{measure.name}-{tag}{kind}.safetensors" for tag in _tags(measure)
-    )
-    return by_content if by_content.exists() or not with_place.exists() else with_place
-
-
-def _tags(measure: Measure) -> tuple[str, str]:
-    """Features of one model or preprocessing are never taken for another's; where known weights lie does not count.
-
-    The second is as lineages had it in which the place did count.
-    """
-    spec = {key: str(value) for key, value in measure.spec.items()}
-    places = ("model", "revision") if "weights_sha256" in spec else ()
-    content = {key: value for key, value in spec.items() if key not in places}
-    return fingerprint(content)[:8], fingerprint(spec)[:8]

@@ -7,7 +7,7 @@ import numpy as np
 
 from perdure import images
 from perdure.compare.statistics import LEVEL, t_interval
-from perdure.drawing.evaluate import kept_features, told
+from perdure.drawing.judging import kept_features, told
 from perdure.drawing.tools import Tools
 from perdure.lineage import Lineage
 from perdure.lineage.rows import Cell, Row

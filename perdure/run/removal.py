@@ -10,8 +10,7 @@ from perdure import files
 from perdure import memory as memories
 from perdure import method as methods
 from perdure.bases import loading
-from perdure.drawing import drift, scenes
-from perdure.drawing.evaluate import evaluate
+from perdure.drawing import evaluate
 from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import LineageError, did_you_mean
 from perdure.lineage import Lineage, agreement
@@ -122,11 +121,7 @@ def _committed(tools: Tools, lineage: Lineage, staged: Row, lesson: Row, how: st
     memory = memories.load(staged.memory, lineage.store)
     stay = [lineage.concept(known) for known in lineage.concepts if known != name]
     lesson_of = {known: row.name for known, row in taught_by(lineage.lessons).items() if known != name}
-    for concept in (*stay, lineage.concept(name)):
-        folder = staged.folder / "cells" / concept.name
-        evaluate(tools, lineage, concept, memory, lesson_of.get(concept.name, name), folder, stay)
-    scenes.record(tools, lineage, memory, stay, lesson_of, staged.folder)
-    drift.record(tools, lineage, memory, staged.folder)
+    evaluate.row(tools, lineage, memory, (*stay, lineage.concept(name)), lesson_of, staged, stay, whole=True)
     cost = harm.costs(tools, lineage, lineage.rows[-1], staged)
     removed: dict[str, Any] = {"concepts": [name], "lesson": lesson.number, "how": how}
     lasting = sorted(tools.method.consolidate.lasting) if how == TAKEN else []

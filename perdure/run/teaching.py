@@ -14,9 +14,8 @@ from perdure import files
 from perdure import memory as memories
 from perdure.bases import loading
 from perdure.bases.classifier import Classifier
-from perdure.drawing import drift, sample, scenes
+from perdure.drawing import evaluate, sample, scenes
 from perdure.drawing.draw import side_by_side
-from perdure.drawing.evaluate import evaluate
 from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import GateRefused, TrainingError
 from perdure.lesson import examples, trained
@@ -87,20 +86,11 @@ def _score(
     tools: Tools, lineage: Lineage, staged: Row, memory: Memory, concepts: Sequence[Concept], later: Sequence[Concept],
     whole: bool,
 ) -> None:  # fmt: skip
-    """Draw and score every concept learnt so far, those that come `later`, several together; then what none is in.
-
-    Only what the lesson taught where the row is not to be `whole`.
-    """
+    """Draw and score every concept learnt so far and those that come `later`; only what it taught if not `whole`."""
     lesson_of = _lesson_of(lineage.lessons) | {c.name: staged.name for c in concepts}
     taught = [*map(lineage.concept, lineage.concepts), *concepts]
-    with tools.drawing():
-        for concept in (*taught, *later) if whole else concepts:
-            called = lesson_of.get(concept.name, concept.name)
-            evaluate(tools, lineage, concept, memory, called, staged.folder / "cells" / concept.name, taught)
-        tools.finished()
-        if whole and not isinstance(tools.base, Classifier):  # which draws nothing
-            scenes.record(tools, lineage, memory, taught, lesson_of, staged.folder)
-            drift.record(tools, lineage, memory, staged.folder)
+    drawn = (*taught, *later) if whole else concepts
+    evaluate.row(tools, lineage, memory, drawn, lesson_of, staged, taught, whole)
 
 
 def _draw_before(
@@ -110,13 +100,11 @@ def _draw_before(
     scenes.prepare(tools)
     for concept in (*concepts, *later):
         record_concept(tools, lineage, concept)
-    for concept in concepts:
-        evaluate(tools, lineage, concept, Memory(), concept.name, lineage.base_row.folder / "cells" / concept.name)
+    evaluate.row(tools, lineage, Memory(), concepts, {}, lineage.base_row)
     taught, lesson_of = [*map(lineage.concept, lineage.concepts)], _lesson_of(lineage.lessons)
     if gated and taught and any((row := lineage.lessons[-1]).cell(concept.name) is None for concept in taught):
         memory = memories.load(row.memory, lineage.store)
-        for concept in taught:
-            evaluate(tools, lineage, concept, memory, lesson_of[concept.name], row.cells / concept.name, taught)
+        evaluate.row(tools, lineage, memory, taught, lesson_of, row, taught)
 
 
 def _lesson_of(rows: Sequence[Row]) -> dict[str, str]:

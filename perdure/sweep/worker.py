@@ -7,8 +7,8 @@ from typing import Any
 
 from perdure.bases import loading
 from perdure.bases.loading import Base
+from perdure.drawing import evaluate
 from perdure.drawing.content import Known
-from perdure.drawing.evaluate import evaluate
 from perdure.drawing.tools import Tools, record_concept
 from perdure.errors import PerdureError
 from perdure.lineage import Lineage, branching
@@ -94,4 +94,4 @@ def draw_base(tools: Tools, lineage: Lineage, others: Iterable[Lineage] = ()) ->
             branching.adopt_base_row(lineage, other)
         for concept in tools.plan.sequence:
             record_concept(tools, lineage, concept)  # drops what was taken of another concept by that name
-            evaluate(tools, lineage, concept, Memory(), concept.name, lineage.base_row.folder / "cells" / concept.name)
+            evaluate.row(tools, lineage, Memory(), [concept], {}, lineage.base_row)
