@@ -277,19 +277,10 @@ def test_unknown_names_suggest(tmp_path):
         datasets.get("dreamboth", tmp_path)
 
 
-def test_classes(tmp_path, copy):
-    assert dreambooth.dreambooth_classes(copy) == {"backpack": "backpack", "bear_plushie": "stuffed animal"}
-    with pytest.raises(DataError, match="prompts_and_classes"):
-        dreambooth.dreambooth_classes(tmp_path)
-
-
 def test_the_real_photos(tmp_path, photos):
     done = datasets.get("dreambooth", tmp_path, photos)
     assert done.kept == 0 and len(list(done.folder.glob("*/*.jpg"))) == 158
     assert datasets.get("dreambooth", tmp_path, photos).copied == 0
-    classes = dreambooth.dreambooth_classes(done.folder)
-    assert set(classes) == set(dreambooth.SUBJECTS) and len(set(classes.values())) == 15
-    assert classes["grey_sloth_plushie"] == "stuffed animal"
 
 
 # --- CustomConcept101 ----------------------------------------------------------------------------------------------

@@ -1,11 +1,8 @@
 """DreamBooth's thirty subjects (Ruiz et al., CVPR 2023), 4 to 6 photos each."""
 
-from pathlib import Path
-
 from perdure.datasets import fetching
 from perdure.datasets.choosing import exactly
 from perdure.datasets.dataset import Chosen, Copy, Dataset, Pick
-from perdure.errors import DataError
 from perdure.progress import Watch
 
 SUBJECTS = {
@@ -20,21 +17,6 @@ SUBJECTS = {
 PICTURES = tuple(f"{name}/{number:02d}.jpg" for name, count in SUBJECTS.items() for number in range(count))
 TEXTS = ("prompts_and_classes.txt",)
 NOTES = ("references_and_licenses.txt", "LICENSE.md", "LICENSE")
-
-
-def dreambooth_classes(folder: str | Path) -> dict[str, str]:
-    """Subject -> class noun, from the `prompts_and_classes.txt` of a DreamBooth folder; else DataError."""
-    file = Path(folder) / "prompts_and_classes.txt"
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read; it comes with the DreamBooth data set.") from error
-    rows = (line.split(",") for line in text.partition("Prompts")[0].splitlines())
-    classes = {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
-    classes.pop("subject_name", None)
-    if not classes:
-        raise DataError(f"{file}: lists no subject with its class.")
-    return classes
 
 
 def _choose(dataset: Dataset, copy: Copy, pick: Pick, watch: Watch) -> Chosen:

@@ -139,7 +139,7 @@ def _measure(weights: Path, photos: Path | None, out: Path, sampling: Any) -> di
     from perdure.files import write_png
     from perdure.toybox.pretrain.data import to_pixels
     from perdure.toybox.pretrain.evaluate import all_figures
-    from perdure.toybox.pretrain.sheets import paired_sheet
+    from perdure.toybox.world.sheets import paired_sheet
 
     figures, made, pairs = all_figures(weights, photos, sampling)
     write_png(out / "reconstructions.png", paired_sheet(to_pixels(pairs[0]), to_pixels(pairs[1])))
@@ -159,8 +159,8 @@ def _told(figures: dict[str, Any], made: Any, out: Path) -> dict[str, Any]:
     from perdure.files import write_json, write_png
     from perdure.toybox.pretrain.data import to_pixels
     from perdure.toybox.pretrain.evaluate import held_out_scenes
-    from perdure.toybox.pretrain.sheets import labelled_sheet
     from perdure.toybox.world import caption_full
+    from perdure.toybox.world.sheets import labelled_sheet
 
     write_json(out / "figures.json", figures)
     prompts = [caption_full(scene) for scene in held_out_scenes(64)]
