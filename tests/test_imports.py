@@ -97,7 +97,7 @@ LIBRARIES = {
         "perdure.advise.page",
         "perdure.sweep.view",
     ),
-    "scipy": ("perdure.compare", "perdure.score"),
+    "scipy": ("perdure.compare", "perdure.score", "perdure.drawing.enough"),
     "sklearn": ("perdure.datasets.digits",),
     "ray": ("perdure.sweep.on_ray",),
     "submitit": ("perdure.sweep.on_slurm",),

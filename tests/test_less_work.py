@@ -28,7 +28,7 @@ from perdure.bases import loading
 from perdure.bases.backbone import Backbone
 from perdure.bases.laying import Laying
 from perdure.compare import sentences, study
-from perdure.drawing import content
+from perdure.drawing import content, enough
 from perdure.drawing.content import Known
 from perdure.drawing.sample import Recall
 from perdure.drawing.tools import Tools
@@ -39,7 +39,7 @@ from perdure.lineage.commons import Commons
 from perdure.plan import Concept, catalogue, workload
 from perdure.report import reading
 from perdure.run import teaching
-from perdure.score import budget, matrix
+from perdure.score import matrix
 from perdure.score.measure import Measure
 from perdure.sweep import status, tree
 
@@ -543,19 +543,19 @@ def test_methods_side_by_side_are_those_one_by_one(every, data, tmp_path):
 
 def test_an_interval_by_hand():
     """Of 4 noises .1 .2 .3 .4: mean .25, deviation .1291, standard error .06455; t(3) at 1 - .05 / 3 / 2 is 4.857."""
-    assert budget.looks(4, 20) == [4, 8, 16, 20] and budget.looks(4, 4) == [4] and budget.looks(8, 4) == [4]
-    assert budget.half_width(np.array([0.1, 0.2, 0.3, 0.4]), 3, 0.95) == pytest.approx(4.857 * 0.06455, rel=1e-3)
-    assert budget.half_width(np.array([0.1]), 1, 0.95) == np.inf
+    assert enough.looks(4, 20) == [4, 8, 16, 20] and enough.looks(4, 4) == [4] and enough.looks(8, 4) == [4]
+    assert enough.half_width(np.array([0.1, 0.2, 0.3, 0.4]), 3, 0.95) == pytest.approx(4.857 * 0.06455, rel=1e-3)
+    assert enough.half_width(np.array([0.1]), 1, 0.95) == np.inf
 
 
 def test_stopping_when_it_looks_good_does_not_spoil_the_interval():
     """Of 4000 cells of normal scores that stop at a width, at least 95 % hold the mean; by plain intervals fewer."""
-    draws, looks, held = np.random.default_rng(0).normal(size=(4000, 32)), budget.looks(4, 32), {}
+    draws, looks, held = np.random.default_rng(0).normal(size=(4000, 32)), enough.looks(4, 32), {}
     for name, spread_over in (("ours", len(looks)), ("plain", 1)):
         inside = []
         for scores in draws:
             for count in looks:
-                width = budget.half_width(scores[:count], spread_over, 0.95)
+                width = enough.half_width(scores[:count], spread_over, 0.95)
                 if width <= 0.8:
                     break
             inside.append(abs(scores[:count].mean()) <= width)
@@ -580,7 +580,7 @@ def test_a_cell_is_drawn_until_its_mean_is_known(every, data, tmp_path, drawn):
             assert count in (2, 4, 6) and told["most"] == 6 and len(cell.images) == count
             assert [p.read_bytes() for p in cell.images] == [p.read_bytes() for p in other.images[:count]]
             each = np.array(other.record["each"]["clip_i"][:count])
-            assert told["half_width"] == pytest.approx(budget.half_width(each, 3, 0.95), abs=1e-4)
+            assert told["half_width"] == pytest.approx(enough.half_width(each, 3, 0.95), abs=1e-4)
             assert told["half_width"] <= asked["half_width"] or count == 6
             assert cell.scores["clip_i"] == pytest.approx(each.mean(), abs=1e-5)
     assert "pictures a prompt" in report.build([line], tmp_path, "some").read_text(encoding="utf-8")

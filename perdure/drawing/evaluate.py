@@ -5,24 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from perdure import files, images
 from perdure.bases.classifier import Classifier
 from perdure.drawing import content as contents
-from perdure.drawing import drift, judging, predicting, scenes
+from perdure.drawing import drift, enough, judging, predicting, scenes
 from perdure.drawing.content import Drawn
-from perdure.drawing.sample import Recall, in_force
+from perdure.drawing.sample import in_force
 from perdure.drawing.tools import THUMBNAIL, Tools
 from perdure.lineage import Lineage
 from perdure.lineage.commons import linked
 from perdure.lineage.rows import Row, building
 from perdure.memory import Memory
 from perdure.plan import Concept
-from perdure.score import budget as budgets
-from perdure.score.measure import Measure
 
 
 def row(
@@ -56,12 +52,13 @@ def _cell(
     started, prompts = time.perf_counter(), tools.plan.prompts_for(concept)
     references = judging.references(tools, lineage, concept)  # what is missing shows first
     recall = tools.recall(memory)
-    enough = _stopped_by(tools, lineage, concept) if tools.plan.sampling.budget else []
-    content = contents.of(tools.plan, lineage, tools.backbone, recall, called, prompts, enough)
+    stopped_by = enough.stopped_by(tools, lineage, concept) if tools.plan.sampling.budget else []
+    content = contents.of(tools.plan, lineage, tools.backbone, recall, called, prompts, stopped_by)
     known = tools.known.cell(lineage, concept, content)
-    drawn, looked = (
-        _drawn(tools, concept, recall, called, references) if known is None else (known.pictures, known.looked)
-    )
+    if known is None:
+        drawn, looked = enough.drawn(tools, concept, recall, called, references)
+    else:
+        drawn, looked = known.pictures, known.looked
     used, spent = in_force(tools.backbone, tools.plan.sampling, tools.side), time.perf_counter() - started
 
     def finish() -> None:
@@ -113,60 +110,6 @@ def _written(
             files.write_png(folder / file, image)
         listed.append({"file": file, "prompt": prompts[number // count], "latent": number % count})
     return listed
-
-
-def _drawn(
-    tools: Tools, concept: Concept, recall: Recall, called: str, references: Mapping[str, Tensor]
-) -> tuple[Sequence[Image.Image], dict[str, Any]]:
-    """A cell's pictures, prompt by prompt; what is recorded of the looks after which they were enough, where asked."""
-    prompts, sampling, budget = tools.plan.prompts_for(concept), tools.plan.sampling, tools.plan.sampling.budget
-    measure = _looked_at(tools, concept) if budget else None
-    most = sampling.images_per_prompt
-    looks = budgets.looks(budget.first, most) if budget and measure else [most]
-    groups: list[list[list[Image.Image]]] = []
-    scores, width, done = np.empty(0), float("inf"), 0
-    with tools.watch(f"drawing {concept.name}", len(prompts) * most) as advance:
-        for upto in looks:
-            some = sampling.model_copy(update={"images_per_prompt": upto - done})
-            drawn = recall.images(called, prompts, some, tools.side, advance, done)
-            groups.append([drawn[k * (upto - done) :][: upto - done] for k in range(len(prompts))])
-            done = upto
-            if budget and measure:
-                scores = np.append(scores, _by_noise(tools, concept, measure, groups[-1], references[measure.name]))
-                width = budgets.half_width(scores, len(looks), budget.confidence)
-                if width <= budget.half_width:
-                    break
-    images = [image for k in range(len(prompts)) for group in groups for image in group[k]]
-    if not budget or not measure:
-        return images, {}
-    record = {"measure": measure.name, "noises": done, "most": most, "confidence": budget.confidence}
-    return images, {"budget": {**record, "half_width": round(width, 6) if np.isfinite(width) else None}}
-
-
-def _looked_at(tools: Tools, concept: Concept) -> Measure | None:
-    """The concept's first measure, if it scores single pictures."""
-    measure = next(iter(tools.measures(concept).values()), None)
-    single = measure is not None and (measure.among is not None or measure.against == "prompts")
-    return measure if single else None
-
-
-def _stopped_by(tools: Tools, lineage: Lineage, concept: Concept) -> list[Any]:
-    """What decides how many pictures of a concept are enough."""
-    first = next(iter(tools.measures(concept).values()), None)
-    spec = {key: str(value) for key, value in first.spec.items()} if first else {}
-    return [spec, lineage.concept_facts(concept.name)["digest"]]
-
-
-def _by_noise(
-    tools: Tools, concept: Concept, measure: Measure, groups: Sequence[Sequence[Image.Image]], references: Tensor
-) -> np.ndarray:
-    """Score of each noise (n,): the mean over prompts, of which each has a group of n pictures."""
-    prompts = [p for p, group in zip(tools.plan.prompts_for(concept), groups, strict=True) for _ in group]
-    with tools.known.alone:
-        features = measure.features([image for group in groups for image in group])
-        each = measure.each(features, judging.told(concept, measure, prompts), references)
-    scores: np.ndarray = np.array(each).reshape(len(groups), -1).mean(axis=0)
-    return scores
 
 
 def _seconds(spent: float, known: Drawn | None) -> dict[str, Any]:

@@ -39,14 +39,3 @@ class Performance(Section):
         if self.compile and self.engine == "onnx":
             raise ValueError("compile is of engine torch; take one of them")
         return self
-
-
-class Budget(Section):
-    """When a cell has pictures enough: once the mean of its first measure is known to a half-width."""
-
-    half_width: float = Field(0.02, gt=0)
-    """In units of the measure."""
-    confidence: float = Field(0.95, gt=0, lt=1)
-    """Of the interval, however often it is looked at."""
-    first: int = Field(4, ge=2)
-    """Images a prompt before the first look; then twice as many, and so on, up to `images_per_prompt`."""

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from perdure import plugins, score
 from perdure.errors import PlanError
 from perdure.plan.fields import NEW, OWN, Code, Model, Name, Section, found
-from perdure.plan.performance import Budget, Decoding, Precision
+from perdure.plan.performance import Decoding, Precision
 from perdure.plugins import Source
 
 How = Literal["plain", "attention", "noise"]
@@ -83,6 +83,17 @@ class Scenes(Section):
             if not 2 <= len(set(concepts)) == len(concepts) <= MOST:
                 raise ValueError(f"set {name!r} is {list(concepts)}; give 2 to {MOST} different concepts")
         return sets
+
+
+class Budget(Section):
+    """When a cell has pictures enough: once the mean of its first measure is known to a half-width."""
+
+    half_width: float = Field(0.02, gt=0)
+    """In units of the measure."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Of the interval, however often it is looked at."""
+    first: int = Field(4, ge=2)
+    """Images a prompt before the first look; then twice as many, and so on, up to `images_per_prompt`."""
 
 
 class Sampling(Section):
