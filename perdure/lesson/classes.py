@@ -47,7 +47,6 @@ class ClassLesson(OverNetwork):
         """Every class has a column, the new ones last."""
         known = head.classes_of(self.memory)
         self._task = {name: number for number, own in enumerate(known.values()) for name in own}
-        self._old = len(self._task)
         self._new = [name for own in self.tasks.values() for name in own]
         self._task |= dict.fromkeys(self._new, len(known))  # tasks that are taught together are one
         self._column = {name: number for number, name in enumerate(self._task)}
