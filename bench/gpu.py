@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from perdure import method, plan
-from perdure.bases import families, loading, performing
+from perdure.bases import families, loading, performing, spending
 from perdure.bases.backbone import Backbone
 from perdure.bases.footprint import Estimate
 from perdure.bases.hollow import Hollow
@@ -239,7 +239,7 @@ def _reset(device: torch.device) -> None:
 
 
 def _peak(device: torch.device) -> dict[str, Any]:
-    return {"peak GB": _round(loading.peak_memory(device) / 1e9)}
+    return {"peak GB": _round(spending.peak_memory(device) / 1e9)}
 
 
 def _round(value: float) -> float:

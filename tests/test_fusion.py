@@ -10,7 +10,7 @@ from test_formulas import context, lessons, weight
 from torch import nn
 
 from perdure import method
-from perdure.bases import loading
+from perdure.bases import spending
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
 from perdure.method import Adapter, Wanted
@@ -230,7 +230,7 @@ def test_dare_draws_anew_in_each_lesson():
 def test_what_fusing_costs_is_measured():
     """Memory that is given back before the end counts; what was held before does not."""
     held = np.ones(10_000_000)
-    with loading.spent(torch.device("cpu")) as cost:
+    with spending.spent(torch.device("cpu")) as cost:
         more = np.ones(20_000_000)
         time.sleep(0.1)
         del more

@@ -96,7 +96,7 @@ def mark(plan: Plan) -> str:
     return fingerprint([portable(plan.settings()), [describe(concept) for concept in plan.concepts]])
 
 
-SECTIONS = ("vae", "training", "sampling", "scoring", "seed")
+SECTIONS = ("vae", "transformer", "training", "sampling", "scoring", "seed")
 """Keys of a plan that `perdure init` needs besides base and method."""
 
 
@@ -122,7 +122,7 @@ def init_command(plan: Plan, choice: MethodChoice, name: str = "mymodel") -> str
         usual = {**usual, "training": {}, "sampling": {}}
     own = plan.narrowed(choice).settings()
     for key in SECTIONS:
-        for at, value in _differing(usual[key], own[key], key):
+        for at, value in _differing(usual.get(key), own.get(key), key):
             words += ["--set", f"{at}={json.dumps(value)}"]
     return shlex.join(words)
 

@@ -123,7 +123,8 @@ def _config(found: str, name: str) -> dict[str, Any]:
 
 def downloads(plan: Plan, parts: Iterable[str]) -> list[Download]:
     """Everything that a model of this plan will fetch, base and scorers, as far as it is not in the cache."""
-    found = [_missing("base", plan.base, tuple(f"{part}/" for part in parts))] if plan.base not in EMBEDDED else []
+    wanted = tuple(f"{part}/" for part in parts if part != "transformer" or plan.transformer is None)
+    found = [_missing("base", plan.base, wanted)] if plan.base not in EMBEDDED else []
     if plan.vae is not None:
         found.append(_missing("autoencoder", plan.vae, ("",)))
     for measure in dict.fromkeys((*plan.scoring.subject, *plan.scoring.style)):

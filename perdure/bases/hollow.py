@@ -19,7 +19,6 @@ import diffusers
 import torch
 import torch.nn.functional as F
 import transformers
-from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -166,25 +165,23 @@ def of(plan: Plan, cuda: bool = True) -> Hollow | str:
         return "the embedded bases need little"
     found = outline.source(plan.base)
     if os.path.isfile(found):
-        with tempfile.TemporaryDirectory() as folder:
-            converting.outline(Path(found), single.read(Path(found)), Path(folder))
-            return _hollow(plan, folder, cuda)
-    if not os.path.isdir(found):
-        index = try_to_load_from_cache(found, families.INDEX)
-        if not isinstance(index, str):
-            return f"base {plan.base} is not on this machine; give its folder, or fetch it once"
-        found = str(Path(index).parent)
-    return _hollow(plan, found, cuda)
+        with tempfile.TemporaryDirectory() as made:
+            converting.outline(Path(found), single.read(Path(found)), Path(made))
+            return _hollow(plan, Path(made), cuda)
+    folder = outline.here(found)
+    if folder is None:
+        return f"base {plan.base} is not on this machine; give its folder, or fetch it once"
+    return _hollow(plan, folder, cuda)
 
 
-def _hollow(plan: Plan, found: str, cuda: bool) -> Hollow | str:
-    told = json.loads((Path(found) / families.INDEX).read_text(encoding="utf-8"))
+def _hollow(plan: Plan, found: Path, cuda: bool) -> Hollow | str:
+    told = json.loads((found / families.INDEX).read_text(encoding="utf-8"))
     checking.check_index(told, plan.base)
     family = families.get(plan.family) if plan.family else families.of_pipeline(told["_class_name"], plan.base)
     if family.like is None:
         return f"the family {family.name} does not say what its prompts become (Family.like)"
     with hushed(), Reading(lambda why: f"base {plan.base}: its configuration cannot be read ({why})"):
-        return Hollow(_pipeline(Path(found), told, family), family, plan.training.precision, cuda)
+        return Hollow(_pipeline(found, told, family), family, plan.training.precision, cuda)
 
 
 def _pipeline(folder: Path, index: Mapping[str, Any], family: Family) -> Any:

@@ -4,21 +4,15 @@ import hashlib
 import json
 import logging
 import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
-from perdure.bases import checking, classifier, converting, families, single
+from perdure.bases import checking, classifier, converting, families, single, transformer
 from perdure.bases.backbone import Backbone
 from perdure.bases.classifier import Classifier
 from perdure.bases.family import Family, hushed, quiet
@@ -29,11 +23,6 @@ from perdure.errors import ModelError
 from perdure.plan import CLASSIFICATION, EMBEDDED, TOYBOX_VIT, FamilyChoice, Performance, Plan
 from perdure.plan.training import BasePrecision
 from perdure.score.sources import Reading, offline, short
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +42,7 @@ def of(plan: Plan, device: str | None = None) -> Backbone:
 def _asked(plan: Plan, device: str | None) -> tuple[Any, ...]:
     own = plan.training
     wanted = (own.base_precision, own.text_encoders == "drop")
-    return (plan.base, own.precision, device, plan.vae, plan.family, plan.performance, *wanted)
+    return (plan.base, own.precision, device, plan.vae, plan.family, plan.performance, *wanted, plan.transformer)
 
 
 def how(plan: Plan, device: str | None = None) -> tuple[Callable[..., Base], tuple[Any, ...]]:
@@ -72,10 +61,10 @@ def load_classifier(base: str, precision: str = "fp32", device: str | None = Non
 def load(
     base: str, precision: str = "fp32", device: str | None = None, vae: str | None = None,
     chosen: FamilyChoice | None = None, performance: Performance | None = None, few_bits: BasePrecision | None = None,
-    dropping: bool = False,
+    dropping: bool = False, instead: str | None = None,
 ) -> Backbone:  # fmt: skip
     """The backbone of a base model, on the best device there is unless one is named; of the family of its pipeline's
-    class, unless another one is chosen; using the machine as `performance` says.
+    class, unless another one is chosen; using the machine as `performance` says. `instead`: the file of a transformer.
 
     Raises ModelError where it is missing, not a pipeline, of an unsupported kind, or not to be had offline, and
     PlanError where its linear layers shall be in few bits and the library for it is missing.
@@ -83,7 +72,7 @@ def load(
     where = _device(device) if device else None
     if base in EMBEDDED and not threads_told():
         torch.set_num_threads(1)  # its operations are too small to be shared out
-    pipe, family = pipeline(base, precision, vae, chosen)
+    pipe, family = pipeline(base, precision, vae, chosen, instead)
     if few_bits is not None:
         quantise(pipe.components[family.network], few_bits)
     backbone = Backbone(pipe, family, precision, where, performance)
@@ -108,9 +97,12 @@ def threads_told() -> bool:
 
 
 def pipeline(
-    base: str, precision: str = "fp32", vae: str | None = None, chosen: FamilyChoice | None = None
-) -> tuple[Any, Family]:
-    """A base model as the pipeline of diffusers that it is, on the CPU, and its family. Raises ModelError."""
+    base: str, precision: str = "fp32", vae: str | None = None, chosen: FamilyChoice | None = None,
+    instead: str | None = None,
+) -> tuple[Any, Family]:  # fmt: skip
+    """A base model as the pipeline of diffusers that it is, on the CPU, and its family; with another autoencoder, and
+    with the transformer of a file instead of its own. Raises ModelError.
+    """
     found = located(base)
     _files(Path(found))
     fetching = not os.path.isdir(found) and available(base) != IN_CACHE
@@ -118,8 +110,11 @@ def pipeline(
         index = _index(base, found)
     family = _family(index, base, chosen)
     extra: dict[str, Any] = {"vae": _autoencoder(vae, found)} if vae else {}
+    if instead:
+        kind = transformer.kind_of(index, family.network, base)
+        extra["transformer"] = transformer.load(Path(instead), base, found, kind, DTYPES[precision])
     if os.path.isdir(found):
-        extra["variant"] = checking.check_files(Path(found), index, base, without=("vae",) if vae else ())
+        extra["variant"] = checking.check_files(Path(found), index, base, without=tuple(extra))
     extra |= {part: None for part, value in index.items() if value == [None, None]} | dict(family.loading)
     with quiet(fetching):
         pipe = _from_pretrained(DiffusionPipeline, found, base, torch_dtype=DTYPES[precision], **extra)
@@ -160,70 +155,28 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def peak_memory(device: torch.device) -> int:
-    """Most bytes held at once: of a CUDA device since its peak was reset, else of main memory since we began."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    if resource is None:
-        held = psutil.Process().memory_info()
-        return int(getattr(held, "peak_wset", held.rss))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def known(plan: Plan) -> str:
+    """The `identity` of a plan's base."""
+    return identity(plan.base, plan.vae, plan.transformer)
 
 
-@dataclass
-class Cost:
-    """What a piece of work took: seconds, and the most bytes of main and of CUDA memory beyond those held before it."""
-
-    seconds: float = 0.0
-    memory: int = 0
-    device_memory: int = 0
-
-
-LOOK = 0.005
-"""Seconds between two looks at the memory in use: a shorter peak can be missed."""
-
-
-@contextmanager
-def spent(device: torch.device) -> Iterator[Cost]:
-    """What is done inside is measured, and told when it is over."""
-    cost, over, process = Cost(), threading.Event(), psutil.Process()
-
-    def held() -> tuple[int, int]:
-        return process.memory_info().rss, torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-    def look() -> None:
-        main, own = held()
-        cost.memory = max(cost.memory, main - before[0])
-        cost.device_memory = max(cost.device_memory, own - before[1])
-
-    def watch() -> None:
-        while not over.wait(LOOK):
-            look()
-
-    before, started = held(), time.perf_counter()
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield cost
-    finally:
-        over.set()
-        watcher.join()
-        look()
-        cost.seconds = round(time.perf_counter() - started, 4)
-
-
-def identity(base: str, vae: str | None = None) -> str:
+def identity(base: str, vae: str | None = None, instead: str | None = None) -> str:
     """16 hex digits that tell bases apart: file names, sizes, and contents up to 64 MB, of the pipeline's own files.
 
     For a base in one file, its content; for a hub id, the id itself.
 
-    Another autoencoder makes another base; scorers and figures beside it do not.
+    Another autoencoder makes another base, and so does the content of a transformer's file; scorers and figures beside
+    it do not, nor the weights that the file stands for.
     """
     folder = {**FOLDERS, TOYBOX_VIT: EMBEDDED_VIT}.get(base, Path(base))
     digest = hashlib.sha256(f"{identity(vae)}+".encode() if vae else b"")
     if not os.path.isdir(folder):
         digest.update((converting.digest(folder) if os.path.isfile(folder) else base).encode())
+    if instead:
+        digest.update(f"transformer:{converting.digest(Path(instead))}".encode())
     for path in _files(folder):
+        if instead and path.parent.name == "transformer" and ".safetensors" in path.name:
+            continue
         try:
             size = path.stat().st_size
             digest.update(f"{path.relative_to(folder).as_posix()}:{size}".encode())

@@ -82,6 +82,14 @@ class Outline:
         return max(cuts, key=lambda cut: len(cut.kept)) if len(cuts) == len(self.tokenizers) else None
 
 
+def here(found: str) -> Path | None:
+    """The folder of a base on this machine; None of a base in one file, and of a hub id that is not in the cache."""
+    if os.path.isdir(found):
+        return Path(found)
+    cached = None if os.path.isfile(found) else try_to_load_from_cache(found, "model_index.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
 def _encoded(tokenizer: Any, text: str) -> Any:
     return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
 
@@ -96,9 +104,7 @@ def of(base: str) -> Outline | None:
         return Outline(
             tuple(_placed(tokenizer) for tokenizer in single.read(Path(found)).tokenizers.values()), TIMESTEPS
         )
-    local = os.path.isdir(found)
-    cached = None if local else try_to_load_from_cache(found, "model_index.json")
-    folder = Path(cached).parent if isinstance(cached, str) else Path(found)
+    local, folder = os.path.isdir(found), here(found) or Path(found)
     names = [name for name in ("tokenizer", "tokenizer_2", "tokenizer_3") if (folder / name).is_dir()]
     if not names and not local:
         return None

@@ -43,9 +43,11 @@ def check(runs: Iterable[Begun]) -> Findings:
     A base that is not on this machine is noted: how it reads is not known then. A classifier reads no words.
     """
     written, base = cache(_captions), cache(_outline)
-    wrong: dict[str, str] = {}
+    drawing = [run for run in runs if run[0].task is None]
+    separate = {(plan.base, plan.transformer): plan for plan, _ in drawing if plan.transformer}
+    wrong = {told: told for plan in separate.values() if (told := _unfit(plan))}
     notes: dict[str, str] = {}
-    for plan, taught in (run for run in runs if run[0].task is None):
+    for plan, taught in drawing:
         for one in _check(plan, base(plan.base), taught, written):
             (wrong if one.wrong else notes).setdefault(one.about or one.sentence, one.sentence)
     return Findings(tuple(wrong.values()), tuple(told for about, told in notes.items() if about not in wrong))
@@ -99,6 +101,13 @@ def _outline(base: str) -> Outline | str | None:
         return outline.of(base)
     except ModelError as error:
         return str(error)
+
+
+def _unfit(plan: Plan) -> str:
+    """What speaks against the file of a plan's transformer."""
+    from perdure.bases import transformer  # needs torch, which no other plan has to wait for
+
+    return transformer.unfit(plan)
 
 
 def _check(plan: Plan, base: Outline | str | None, taught: Collection[str], written: Written) -> Iterator[_Finding]:

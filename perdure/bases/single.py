@@ -31,12 +31,14 @@ PICKLES = (b"PK\x03\x04", b"\x80")
 """How torch's pickled files begin."""
 VOCABULARY = 49408
 """Rows of CLIP's table of words."""
+TRANSFORMER = r"^(model\.diffusion_model\.)?(double_blocks|joint_blocks|transformer_blocks|single_blocks|layers)\."
+"""Names of tensors of a transformer's layers, as publishers and diffusers call them."""
 OTHERS = {
     r"lora_(unet|te)|lora_[AB]\.|\.lora\.|_lora\.(up|down)|^lycoris_|hada_w|lokr_w": "a LoRA file, which stands on a "
     "base: give that base, and teach the model by it (perdure teach MODEL --from FILE)",
     r"^(control_model|input_hint_block|controlnet_\w+)\.": "a ControlNet, which stands on a base: give that base",
-    r"^(model\.diffusion_model\.)?(double_blocks|joint_blocks|transformer_blocks|single_blocks|layers)\.": "a "
-    "transformer (FLUX, SD 3 and such), whose single files are not read: give its diffusers folder or hub id",
+    TRANSFORMER: "a transformer (FLUX, SD 3 and such): give the diffusers folder or hub id of its model as the base, "
+    "and the file beside it as `transformer`",
     r"^(down_blocks|mid_block|time_embedding)\.": "one part of a diffusers folder: give the folder",
     r"^(first_stage_model\.)?(encoder|decoder)\.": "an autoencoder: give it as the `vae` of a base",
     r"^(emb_params|clip_[lg]|string_to_param\.\*)$": "an embedding file, a word for a base: give that base",

@@ -37,7 +37,7 @@ def init(
     with screen.working("trying the base"):
         load, where = loading.how(made)
         first_look.try_out(load(*where), made.base)
-    Lineage.create(model, made, loading.identity(made.base, made.vae), loading.versions())
+    Lineage.create(model, made, loading.known(made), loading.versions())
     screen.say(f"{model} is ready. Next: perdure teach {model} IMAGES --prompt 'a photo of zwz dog'")
 
 

@@ -43,7 +43,7 @@ def draw(
         raise LineageError(
             f"method {plan.methods[0].name} must be told which concept is meant; give one of {', '.join(lesson_of)}"
         )
-    agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
+    agreement.on_base(lineage, loading.known(plan))
     remembered = memory.load(rows[number - 1].memory, lineage.store) if number else Memory()
     backbone = loading.of(plan, device)
     sampling = plan.sampling.model_copy(update={"images_per_prompt": count, "seed": seed})

@@ -47,10 +47,10 @@ def export(
     Raises PerdureError, nothing being left, where it cannot be exported, written, or is not what the memory holds.
     """
     own = content(lineage, wish.after, wish.only)
-    base, vae = lineage.settings["base"], lineage.settings.get("vae")
-    agreement.on_base(lineage, loading.identity(base, vae))
-    pipe, family = loading.pipeline(base, "fp32", vae, lineage.plan().family)
-    chosen = choose(own, wish, base, family.network, reads_lora(pipe))
+    plan = lineage.plan()
+    agreement.on_base(lineage, loading.known(plan))
+    pipe, family = loading.pipeline(plan.base, "fp32", plan.vae, plan.family, plan.transformer)
+    chosen = choose(own, wish, plan.base, family.network, reads_lora(pipe))
     tell(f"{chosen.kind}: {chosen.reason}")
     made = Making(lineage, own, chosen, wish, pipe, family)
     place, name = str(out.absolute()), made.stem if made.main else ""
@@ -106,7 +106,7 @@ def verify(lineage: Lineage, path: Path, pictures: int = 2, device: str | None =
         raise LineageError(
             f"{path} was exported from another memory than {lineage.folder} has after lesson {own.lesson.number}"
         )
-    agreement.on_base(lineage, loading.identity(lineage.settings["base"], lineage.settings.get("vae")))
+    agreement.on_base(lineage, loading.known(lineage.plan()))
     kind, dtype = _kind(path)
     chosen = choose(own, wish, lineage.settings["base"])
     words = tuple(_word(path, own.names[token]) for token in own.words) if kind != FOLDER else ()

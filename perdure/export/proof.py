@@ -92,7 +92,7 @@ def prove(exhibit: Exhibit, lineage: Lineage, content: Content, pictures: int, d
     with backbone.speaking(words), backbone.laid(content.delta):
         expected = _drawn(backbone, plan, prompts)
     del backbone
-    pipe, family = loading.pipeline(plan.base, "fp32", plan.vae, plan.family)
+    pipe, family = loading.pipeline(plan.base, "fp32", plan.vae, plan.family, plan.transformer)
     like = pipe
     if exhibit.kind == ADAPTER:
         want = {name: change.matrix() for name, change in exhibit.delta.items()}

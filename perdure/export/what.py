@@ -10,13 +10,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from perdure.bases import single
+from perdure.bases import single, transformer
 from perdure.errors import ModelError
 from perdure.export import layouts, reading
 from perdure.export.metadata import ARCHITECTURES, FAMILIES, TITLES
 from perdure.wording import some
 
 LORA, EMBEDDING, CHECKPOINT, PART, OTHER = "LoRA", "embedding", "checkpoint", "part of a diffusers pipeline", "unknown"
+TRANSFORMER = "transformer"
 EMBEDDINGS = ("emb_params", "clip_l", "clip_g", "string_to_param.*", "t5xxl")
 """Tensors of embedding files; a single tensor of any other name is one too (diffusers)."""
 FORGE_MOST = 12
@@ -52,7 +53,7 @@ class Found:
     warnings: tuple[str, ...]
     metadata: Mapping[str, str]
     base: str
-    """Of a checkpoint: that it can be taught as a base, or why not."""
+    """Of a checkpoint or transformer: that it can be taught as a base, or beside one, or why not."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -109,7 +110,7 @@ def look(path: Path) -> Found:
     modules, _ = layouts.modules(small)
     kind = _kind(shapes, modules)
     warnings = [f"{len(bad)} tensors hold NaN or infinity, {bad[0]} first: it draws black or noise"] if bad else []
-    own_family, base = _as_base(path) if kind == CHECKPOINT else ("", "")
+    own_family, base = BASES[kind](path) if kind in BASES else ("", "")
     family = own_family or _family(kind, shapes, modules, metadata)
     warnings += _mixed(shapes)
     own = _lora(shapes, modules, family, warnings) if kind == LORA else {}
@@ -130,6 +131,9 @@ def _as_base(path: Path) -> tuple[str, str]:
     except ModelError as error:
         return "", str(error).removeprefix(f"base {path} is ").removeprefix(f"base {path} ")
     return layout.family, f"--base {path}" + ("" if layout.has_vae else ", with a vae beside (it has none)")
+
+
+BASES = {CHECKPOINT: _as_base, TRANSFORMER: transformer.beside}
 
 
 def _checked(path: Path) -> dict[str, str]:
@@ -158,6 +162,8 @@ def _each(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _kind(shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, layouts.Module]) -> str:
     if modules:
         return LORA
+    if transformer.family(shapes):
+        return TRANSFORMER
     if any(name.startswith((single.UNET, single.FIRST, "conditioner.")) for name in shapes):
         return CHECKPOINT
     if set(shapes) <= set(EMBEDDINGS) or (len(shapes) == 1 and len(next(iter(shapes.values()))) <= 2):

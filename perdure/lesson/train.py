@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from perdure import seeds
-from perdure.bases import loading
+from perdure.bases import spending
 from perdure.bases.backbone import Backbone
 from perdure.bases.classifier import Classifier
-from perdure.bases.loading import Base, Cost
+from perdure.bases.loading import Base
 from perdure.bases.processes import clip
+from perdure.bases.spending import Cost
 from perdure.bases.words import LiveWord, words_of
 from perdure.errors import TrainingError
 from perdure.lesson import optimizing, trained
@@ -99,7 +100,7 @@ def learn(
             if adapter.parameters():
                 anew = shared if not (preview or under or words_of(memory)) else None
                 _once(anew, partial(_content, backbone, adapter, guard, method.adapter, lesson, plan), adapter, steps)
-            with loading.spent(backbone.device) as cost:
+            with spending.spent(backbone.device) as cost:
                 remembered = method.consolidate.remember(adapter, memory, context)
             fused(cost)
         return model.remembered(remembered)

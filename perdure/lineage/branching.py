@@ -76,8 +76,8 @@ def renewed(lineage: Lineage, plan: Plan, base_identity: str, versions: dict[str
 
 def adopt_base_row(lineage: Lineage, other: Lineage) -> None:
     """Copy the base's cells, and what is recorded of their concepts, from a lineage that drew them alike."""
-    keys, training = ("base", "vae", "sampling", "scoring"), ("resolution", "precision")
-    if any(lineage.settings[key] != other.settings[key] for key in keys) or any(
+    keys, training = ("base", "vae", "transformer", "sampling", "scoring"), ("resolution", "precision")
+    if any(lineage.settings.get(key) != other.settings.get(key) for key in keys) or any(
         lineage.settings["training"][key] != other.settings["training"][key] for key in training
     ):
         return

@@ -59,6 +59,8 @@ def _somewhere(name: str, info: ValidationInfo) -> str:
     raise ValueError(f"{name!r} is neither a path on this machine nor a hub id (owner/name){hint}")
 
 
+MODELS = ("base", "vae", "transformer")
+"""Keys of a plan that name models."""
 Model = Annotated[str, AfterValidator(_somewhere)]
 """A model's name: a hub id, or a path on this machine."""
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$", max_length=64)]

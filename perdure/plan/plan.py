@@ -17,7 +17,7 @@ from perdure.errors import PlanError, did_you_mean
 from perdure.plan import defaults, mistakes, sources, tasks, yaml_file
 from perdure.plan.choice import FamilyChoice, MethodChoice, trust
 from perdure.plan.concept import Concept
-from perdure.plan.fields import NEW, TOYBOX, Model, Name, Section
+from perdure.plan.fields import MODELS, NEW, TOYBOX, Model, Name, Section
 from perdure.plan.performance import Performance
 from perdure.plan.scenes import unshown
 from perdure.plan.sections import Sampling, Scoring
@@ -37,7 +37,7 @@ NOT_SETTINGS["training"] = {"prompts": True, "preview": True}
 class Plan(Section):
     """The whole experiment."""
 
-    QUIET: ClassVar[tuple[str, ...]] = ("family", "task")
+    QUIET: ClassVar[tuple[str, ...]] = ("family", "task", "transformer")
     version: Literal[1] = 1
     name: Name = "plan"
     description: str = ""
@@ -49,6 +49,8 @@ class Plan(Section):
     """`toybox`, a hub id, a local diffusers folder or checkpoint file (docs/usage.md lists what can be taught)."""
     vae: Model | None = None
     """Another autoencoder for the base: a hub id, a local folder or a file."""
+    transformer: Model | None = None
+    """A file of another transformer for the base, of the same model."""
     family: FamilyChoice | None = None
     """How the base is used, by the name or path of a family's file; by default as the class of its pipeline says."""
     methods: tuple[MethodChoice, ...] = Field(min_length=1)
@@ -81,6 +83,7 @@ class Plan(Section):
             problems += unshown(self.sampling.scenes, self.concepts)
             problems += dict.fromkeys(told for choice in self.methods for told in self.narrowed(choice).training.unfit)
             problems += tasks.unfit(self.task, self.concepts, self.methods, self.training, self.sampling)
+            problems += ["transformer is not for classifiers; leave it out"] * bool(self.task and self.transformer)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -240,7 +243,7 @@ def portable(settings: dict[str, Any]) -> dict[str, Any]:
 
     scoring = settings["scoring"]
     models = {measure: name(model) for measure, model in scoring.get("models", {}).items()}
-    named = {key: name(settings[key]) for key in ("base", "vae") if key in settings}
+    named = {key: name(settings[key]) for key in MODELS if key in settings}
     moved: dict[str, Any] = _nowhere({**settings, **named, "scoring": {**scoring, "models": models}})
     return moved
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.errors import PlanError
 from perdure.plan import folders, tasks, yaml_file
-from perdure.plan.fields import EMBEDDED
+from perdure.plan.fields import EMBEDDED, MODELS
 from perdure.plugins import SUFFIX, is_path
 from perdure.toybox import world
 from perdure.wording import mentions, name_from, some
@@ -189,7 +189,7 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
             return name
         return str(resolve(folder, name))
 
-    located = data | {key: path(data[key]) for key in ("base", "vae") if key in data}
+    located = data | {key: path(data[key]) for key in MODELS if key in data}
     located |= {key: code(data[key], folder) for key in CODE if key in data}
     scoring = located.get("scoring")
     if isinstance(scoring, dict) and isinstance(scoring.get("models"), dict):

@@ -89,7 +89,7 @@ def _taught(folder: Path) -> list[str]:
 
 def open_or_create(folder: Path, plan: Plan) -> Lineage:
     """The lineage of a plan of one method: new, one that the same plan has begun, or one without any lesson."""
-    identity = loading.identity(plan.base, plan.vae)
+    identity = loading.known(plan)
     if is_model(folder):
         lineage = Lineage(folder)
         if not lineage.lessons:
@@ -197,7 +197,7 @@ def _teach(
         raise PlanError(problems)
     if brought is not None:
         refuse(plan.methods[0].name, methods.of(plan.methods[0]))
-    agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
+    agreement.on_base(lineage, loading.known(plan))
     tools = Tools(taught, helpers.load(taught, device), watch, scoring=scoring)
     tell(reading.accept([(plan, lineage.concepts)]))
     if brought is not None:
@@ -217,7 +217,7 @@ def score(lineage: Lineage, watch: Watch = silent, device: str | None = None) ->
         plan = lineage.plan()
         if plan.task == CLASSIFICATION:
             return 0  # what pictures are taken for is told as they are looked at
-        agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
+        agreement.on_base(lineage, loading.known(plan))
         tools = Tools(plan, helpers.load(plan, device), watch)
         taught: list[Concept] = []
         count = 0

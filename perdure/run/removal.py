@@ -42,7 +42,7 @@ def remove(lineage: Lineage, name: str, watch: Watch = silent, device: str | Non
         plan = lineage.plan()
         if plan.task:
             raise LineageError(f"{lineage.folder} is a classifier, of which only whole lessons can be taken back: undo")
-        agreement.on_base(lineage, loading.identity(plan.base, plan.vae))
+        agreement.on_base(lineage, loading.known(plan))
         start, count, again = _kept(lineage, name)
         forget = methods.of(plan.methods[0]).consolidate.forget
         if again and forget is None:

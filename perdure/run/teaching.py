@@ -12,7 +12,7 @@ import torch
 
 from perdure import files
 from perdure import memory as memories
-from perdure.bases import loading
+from perdure.bases import loading, spending
 from perdure.bases.classifier import Classifier
 from perdure.drawing import evaluate, sample, scenes
 from perdure.drawing.draw import side_by_side
@@ -273,7 +273,7 @@ def write_record(
             "strict": tools.method.consolidate.strict,
             "carries": memory.bytes_by_name(),
             "bytes": {"carried": memory.nbytes, "stored": files.size_of(lineage.store / pack for pack in new)},
-            "peak_memory": loading.peak_memory(tools.base.device),
+            "peak_memory": spending.peak_memory(tools.base.device),
             "final_loss": losses[-1]["loss"] if losses else None,
             "memory": memory.digest,
             "device": str(tools.base.device),
