@@ -13,6 +13,7 @@ from test_run import tree
 from perdure import memory as memories
 from perdure import method, plan, report, run
 from perdure.analysis import analyse
+from perdure.drawing import evaluate
 from perdure.drawing.draw import draw
 from perdure.errors import LineageError, PerdureError
 from perdure.export import bringing, choosing
@@ -289,9 +290,7 @@ def test_what_was_brought_is_subtracted_but_never_learnt_again(values, photos, t
 def test_a_removal_that_was_killed_goes_on(made, tmp_path, monkeypatch):
     lineage = Lineage(shutil.copytree(made("naive"), tmp_path / "m"))
     plain = Lineage(shutil.copytree(made("naive"), tmp_path / "plain"))
-    from perdure.run import removal
-
-    real, before = removal.evaluate, {row.folder.name for row in lineage.lessons}
+    real, before = evaluate._cell, {row.folder.name for row in lineage.lessons}
     seen = []
 
     def stopping(*args, **options):
@@ -301,7 +300,7 @@ def test_a_removal_that_was_killed_goes_on(made, tmp_path, monkeypatch):
         return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(removal, "evaluate", stopping)
+        patch.setattr(evaluate, "_cell", stopping)
         with pytest.raises(PerdureError, match="stop"):
             run.remove(lineage, "cat", device="cpu")
     assert {row.folder.name for row in lineage.lessons} == before and lineage.concepts == list(TOKENS)

@@ -11,6 +11,7 @@ from conftest import paint
 from perdure import files, plan, report, run
 from perdure import memory as memories
 from perdure.analysis import analyse
+from perdure.drawing import evaluate
 from perdure.drawing.draw import draw
 from perdure.errors import GateRefused, ImageError, LineageError, ModelError, PlanError, TrainingError
 from perdure.lineage import Lineage, history
@@ -329,23 +330,23 @@ class Stop(Exception):
     """Stands for a kill: nothing in the package catches it."""
 
 
-def stopped_after(monkeypatch, function, calls):
-    """Let a function of `teaching` end the process at its n-th call, as far as a test can."""
-    real, seen = getattr(teaching, function), []
+def stopped_after(monkeypatch, cells):
+    """Let the process end before the cell after so many, as far as a test can."""
+    real, seen = evaluate._cell, []
 
     def stopping(*args, **options):
         seen.append(1)
-        if len(seen) > calls:
+        if len(seen) > cells:
             raise Stop
         return real(*args, **options)
 
-    monkeypatch.setattr(teaching, function, stopping)
+    monkeypatch.setattr(evaluate, "_cell", stopping)
 
 
-def leave_unfinished(monkeypatch, lineage, concept, evaluations=2):
+def leave_unfinished(monkeypatch, lineage, concept):
     """Teach until after the memory is stored and some cells are drawn (the base's is the first), then stop."""
     with monkeypatch.context() as patch:
-        stopped_after(patch, "evaluate", evaluations)
+        stopped_after(patch, cells=2)
         with pytest.raises(Stop):
             run.teach(lineage, concept, device="cpu")
 
