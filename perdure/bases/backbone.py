@@ -35,9 +35,13 @@ class Backbone(Network):
         self, pipe: Any, family: Family, precision: str = "fp32", device: torch.device | None = None,
         performance: Performance | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(pipe.components[family.network], family.targets, precision, device)
         self.family, self.performance = family, performance or Performance()
-        self.pipe = pipe.to(self.device)
+        offload = self.performance.offload is not None and family.network == "transformer"  # else `check` tells it
+        super().__init__(pipe.components[family.network], family.targets, precision, device, offload)
+        self.pipe = pipe if offload else pipe.to(self.device)
+        for part in (p for p in pipe.components.values() if isinstance(p, nn.Module)) if offload else ():
+            if part is not self.network:
+                part.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         for module in (m for m in pipe.components.values() if isinstance(m, nn.Module)):
             module.requires_grad_(False).eval()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.bases.family import Family
+from perdure.bases.processes import several
 from perdure.errors import ModelError
 from perdure.plan import Performance, Sampling, Training
 from perdure.score.sources import Reading
@@ -113,6 +114,7 @@ def unfit(pipe: Any, family: Family, performance: Performance, training: Trainin
             f"performance: compiled code and onnx draw in fp32, where a memory lies in the weights; this plan draws in "
             f"{precision}: take sampling.precision: fp32"
         )
+    problems += _offloaded(family, performance, training, sampling)
     multiple = int(pipe.vae_scale_factor) * units.multiple
     sides = {
         "training.resolution": training.resolution, "sampling.resolution": sampling.resolution or 0,
@@ -124,3 +126,25 @@ def unfit(pipe: Any, family: Family, performance: Performance, training: Trainin
         if units.multiple > 1 and side % multiple
     ]
     return problems
+
+
+def _offloaded(family: Family, performance: Performance, training: Training, sampling: Sampling) -> list[str]:
+    """What does not go together with blocks that wait in main memory."""
+    if performance.offload is None:
+        return []
+    against = {
+        f"this base's network is a {family.network}, whose parts are computed again one by one; leave it null": (
+            family.network != "transformer"
+        ),
+        "training.base_precision keeps the base on the device, in few bits; take one of them": (
+            training.base_precision is not None
+        ),
+        f"sampling.precision: {sampling.precision} draws with a copy of the network; take training": (
+            sampling.precision not in ("training", training.precision)
+        ),
+        "without training.gradient_checkpointing all blocks are on the device before the backward pass; set it true": (
+            not training.gradient_checkpointing
+        ),
+        "processes that share out a lesson need the whole network each; start one process": several().count > 1,
+    }  # fmt: skip
+    return [f"performance.offload: {told}" for told, found in against.items() if found]

@@ -81,7 +81,7 @@ def _with(plan: Plan, change: Change) -> Plan:
 
 
 def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _drop(plan: Plan) -> Change | None:
@@ -119,6 +119,15 @@ def _four_bits(plan: Plan) -> Change | None:
     return None if plan.training.base_precision == "nf4" else {"training": {"base_precision": "nf4"}}
 
 
+def _offload(plan: Plan) -> Change | None:
+    own, machine = plan.training, plan.performance
+    if machine.offload or machine.compile or machine.engine == "onnx" or plan.sampling.precision != "training":
+        return None
+    wanted = {"gradient_checkpointing": True, "base_precision": None}
+    changed = {key: value for key, value in wanted.items() if getattr(own, key) != value}
+    return {**({"training": changed} if changed else {}), "performance": {"offload": "blocks"}}
+
+
 def _pixels(plan: Plan) -> Change | None:
     return {"training": {"resolution": 512}} if plan.training.resolution > 512 else None
 
@@ -132,6 +141,7 @@ REMEDIES: tuple[tuple[Callable[[Plan], Change | None], str], ...] = (
     (_decoding, "pictures are decoded in half precision"),
     (_eight_bits, "the base in 8 bits, by torchao"),
     (_four_bits, "the base in 4 bits, by bitsandbytes"),
+    (_offload, "the base in full, its blocks copied to the device as they run; the same results, slower"),
     (_pixels, "smaller pictures: another task"),
 )  # fmt: skip
 """(plan) -> what can be changed of it, if anything; and what that costs."""

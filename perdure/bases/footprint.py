@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure import method
-from perdure.bases import hollow, quantising
+from perdure.bases import hollow, offloading, quantising
 from perdure.bases.attaching import Attaching
 from perdure.bases.hollow import Hollow, nbytes
 from perdure.bases.performing import DTYPES
@@ -82,7 +82,8 @@ class Estimate:
         side, drawn = training.resolution, sampling.resolution or training.resolution
         (choice,) = plan.methods
         texts = sum(nbytes(part) for name, part in base.modules.items() if name.startswith("text_encoder"))
-        weights = quantising.nbytes_of(base.network, training.base_precision)
+        waits = plan.performance.offload is not None and base.family.network == "transformer"
+        weights = quantising.nbytes_of(base.network, training.base_precision) - (_away(base.network) if waits else 0)
         vae: Parts = {"autoencoder": nbytes(base.pipe.vae)}
         kept = {"text encoders": texts if training.text_encoders == "keep" or choice.card.words else 0}
         adapter = _adapter(base, choice)
@@ -225,6 +226,12 @@ def _laid(base: Hollow, adapter: Weights, lessons: int, few_bits: bool) -> float
         folds = dtype == torch.float32 and not few_bits
         total += (out * into if folds or not rank else min(factors, out * into)) * dtype.itemsize
     return total
+
+
+def _away(network: nn.Module) -> int:
+    """Bytes of the blocks that wait in main memory while the largest of them runs."""
+    sizes = [nbytes(block) for block in offloading.blocks(network)]
+    return sum(sizes) - max(sizes, default=0)
 
 
 def _ratio(one: str, other: str) -> float:

@@ -33,9 +33,11 @@ class Laying:
     by at most 2^-8 (bfloat16) or 2^-11 (float16) of itself. So does a base in few bits.
     """
 
-    def __init__(self, layers: Mapping[str, Layer], dtype: torch.dtype = torch.float32) -> None:
-        """dtype: of what enters the layers."""
-        self._layers, self._dtype = layers, dtype
+    def __init__(
+        self, layers: Mapping[str, Layer], dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    ) -> None:
+        """dtype, device: of what enters the layers; by default they are where their weights are."""
+        self._layers, self._dtype, self._device = layers, dtype, device
         self._untouched = {name: module.weight for name, module in layers.items()}
         self.placed: dict[str, Placed] = {}
         """Projection -> what stands for its change now; another object where something else lies there."""
@@ -75,7 +77,7 @@ class Laying:
         """A projection's weight (out, in) float32, with what lies under it."""
         own = weight_of(self._layers[projection], self._dtype)
         placed = self.placed.get(projection)
-        return own if placed is None or self._folds(projection) else own + _product(placed)
+        return own if placed is None or self._folds(projection) else own + _product(placed).to(own.device)
 
     def _folds(self, projection: str) -> bool:
         return self._untouched[projection].dtype == torch.float32 and not quantised(self._layers[projection])
@@ -84,10 +86,11 @@ class Laying:
         weight = self._untouched[name]
         if self._folds(name):
             return _frozen(weight + _matrix(change, weight.device).view_as(weight))
-        whole, dtype = shape_of(self._layers[name]), self._dtype if quantised(self._layers[name]) else weight.dtype
+        whole, device = shape_of(self._layers[name]), self._device or weight.device
+        dtype = self._dtype if quantised(self._layers[name]) else weight.dtype
         if change.dense is not None:
-            return _frozen(change.dense.to(weight.device, dtype).view(whole))
-        a, b = balanced(*(factor.to(weight.device) for factor in change.stacked()))
+            return _frozen(change.dense.to(device, dtype).view(whole))
+        a, b = balanced(*(factor.to(device) for factor in change.stacked()))
         shapes = (len(a), *whole[1:]), (*b.shape, *(1 for _ in whole[2:]))
         return _frozen(*(t.to(dtype).view(shape) for t, shape in zip((a, b), shapes, strict=True)))
 

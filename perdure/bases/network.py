@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perdure.bases import offloading
 from perdure.bases.attaching import Attaching, gradients
 from perdure.bases.laying import Layer, Laying, Moved
 from perdure.bases.processes import accelerator, several
@@ -21,15 +22,20 @@ class Network:
     """A frozen network. Weights under a context manager are swapped and restored, never written to."""
 
     def __init__(
-        self, network: Any, targets: Mapping[Targets, str], precision: str = "fp32", device: torch.device | None = None
-    ) -> None:
-        """`targets`: role -> regular expression of the whole names of the linear layers that play it."""
+        self, network: Any, targets: Mapping[Targets, str], precision: str = "fp32", device: torch.device | None = None,
+        offload: bool = False,
+    ) -> None:  # fmt: skip
+        """`targets`: role -> regular expression of the whole names of the linear layers that play it; `offload`: its
+        blocks wait in main memory.
+        """
         self.processes = several()
         self._wanted = precision, device
         self.accelerator = accelerator(*self._wanted)
         found: torch.device = self.accelerator.device
         self.device = torch.device("cpu") if found.type == "cpu" else found  # a move to "cpu:0" copies: other last bits
-        self.network = network.to(self.device).requires_grad_(False).eval()
+        if offload:
+            offloading.place(network, self.device)
+        self.network = (network if offload else network.to(self.device)).requires_grad_(False).eval()
         self.dtype: torch.dtype = self.network.dtype  # asked once: the libraries walk all modules to answer
         self._targets = targets
         self._take_apart()
@@ -40,7 +46,7 @@ class Network:
         attention = self._targets["attention"]
         self._linears = {n: m for n, m in layers.items() if isinstance(m, nn.Linear) and re.fullmatch(attention, n)}
         self._attaching = Attaching(self.network, self._linears)
-        self._laying = Laying(layers, self.dtype)
+        self._laying = Laying(layers, self.dtype, self.device)
         self._few_bits = any(map(quantised, self._linears.values()))
 
     def projections(self, targets: Targets) -> dict[str, tuple[int, int]]:
@@ -60,11 +66,12 @@ class Network:
 
     def weight(self, projection: str) -> Tensor:
         """The weight (out, in) of a projection as it now is, with whatever is laid under it, float32."""
-        return self._laying.weight(projection)
+        return self._laying.weight(projection).to(self.device)
 
     def gradients(self, loss: Callable[[], Tensor], projections: Sequence[str]) -> dict[str, Tensor]:
         """Gradient (out, in) of a loss with respect to the weights of some projections, as if they were free."""
-        return gradients(loss, {name: self._linears[name] for name in projections}, self.dtype)
+        found = gradients(loss, {name: self._linears[name] for name in projections}, self.dtype)
+        return {name: gradient.to(self.device) for name, gradient in found.items()}
 
     def layers(self, projections: Sequence[str]) -> dict[str, nn.Linear]:
         """The network's layers by projection, to be watched."""

@@ -1,6 +1,6 @@
 """How a run uses its machine: settings that change how results are rounded, and not what is computed."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ class Performance(Section):
     What changes more than the last digits of a picture is no key here but of `sampling`.
     """
 
+    QUIET: ClassVar[tuple[str, ...]] = ("offload",)
     engine: Literal["torch", "onnx"] = "torch"
     """`onnx`: pictures are drawn by ONNX Runtime (`perdure[onnx]`), for UNets in float32 on a CPU."""
     compile: bool = False
@@ -34,8 +35,15 @@ class Performance(Section):
     batch: Literal["plan", "auto"] = "plan"
     """`auto`: as many pictures at once as fit into the memory of a CUDA device, instead of `sampling.batch_size`."""
 
+    offload: Literal["blocks"] | None = None
+    """`blocks`: those of a transformer wait in main memory, and are copied to the device each time that they run."""
+
     @model_validator(mode="after")
     def _one(self) -> "Performance":
         if self.compile and self.engine == "onnx":
             raise ValueError("compile is of engine torch; take one of them")
+        if self.offload and (self.compile or self.engine == "onnx"):
+            raise ValueError(
+                "offload: blocks moves weights that compile and engine onnx take for granted; take one of them"
+            )
         return self
