@@ -7,17 +7,18 @@ import shutil
 import numpy as np
 import pytest
 
-from perdure import files, plan, report, run
+from perdure import files, plan, report, run, sweep
 from perdure import memory as memories
 from perdure.analysis import analyse
 from perdure.bases import loading
 from perdure.compare import published, sentences, study, tables
 from perdure.drawing.tools import Tools
-from perdure.errors import GateRefused
+from perdure.errors import GateRefused, PlanError
 from perdure.lesson import classes as lessons
 from perdure.lineage import Lineage, fsck, history
 from perdure.parts import head
 from perdure.run import drive
+from perdure.sweep import grid, status, worker
 from tests.conftest import paint
 from tests.test_sweep import swept
 
@@ -198,6 +199,36 @@ def test_the_cli_runs_it(perdure, class_plan, tmp_path):
     assert perdure("run", "plan.yaml", "--out", "out")[0] == 0
     code, _, err = perdure("draw", "out/class_means", "a dog")
     assert code == 2 and "classifier" in err
+
+
+def test_the_joint_run_trains_where_the_first_method_does_not(class_plan):
+    """It would be no bound else: of class means taught at once, which are those taught in turn."""
+    made = plan.build({**class_plan, "joint": True, "methods": ["class_means", {"name": "naive", "label": "ft"}]})
+    joint = made.runs[-1]
+    assert joint.joint and [(m.name, m.label) for m in joint.methods] == [("naive", "joint")]
+    with pytest.raises(PlanError, match="joint: it trains as the first method does"):
+        plan.build({**class_plan, "joint": True, "methods": ["class_means", "ranpac"]})
+
+
+def test_epochs_are_counted_as_the_steps_that_they_are(class_plan, tmp_path):
+    """8 pictures a task in batches of 3, twice: 6 steps a lesson, 16 the joint one, whatever `training.steps` says."""
+    data = {
+        "name": "g",
+        "plan": {**class_plan, "joint": True},
+        "axes": {"methods": ["class_means", "naive"], "seeds": [0]},
+    }
+    todo = sweep.task(grid.build(data), tmp_path / "sweep")
+    work = {one.axes["method"]: status.work_of(one, 0) for one in todo.stretches if one.axes}
+    assert work == {"class_means": (18, 0), "naive": (18, 0), "joint": (16, 0)}
+    measured = worker.paces(todo.stretches, "cpu")
+    assert measured["naive"].steps == 6 and status.seconds_left(todo.stretches, {}, 1, measured) > 0
+    _, statuses = swept(data, tmp_path / "sweep")
+    spent = {one.axes["method"]: one.spent for one in statuses}
+    assert spent["naive"].steps == 18 and spent["joint"].steps == 16 and spent["naive"].images == 0
+    new = sweep.task(grid.build({**data, "axes": {"methods": ["naive"], "seeds": [3]}}), tmp_path / "other")
+    known = {str(number): one for number, one in enumerate(statuses)}
+    left = status.seconds_left([one for one in new.stretches if one.axes], known, 1)
+    assert left == pytest.approx(spent["naive"].training + spent["joint"].training)
 
 
 def test_a_sweep_does_what_runs_do_and_shares_the_bases_row(class_plan, tmp_path):

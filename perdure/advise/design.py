@@ -12,7 +12,7 @@ from typing import NamedTuple
 from perdure.compare.statistics import least_orders
 from perdure.errors import PlanError
 from perdure.plan import MethodChoice, Plan, fingerprint
-from perdure.plan.workload import lighter
+from perdure.plan.workload import lengths, lighter
 
 UNITS = {"": 60.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 """Unit -> seconds; a plain number means minutes."""
@@ -146,7 +146,8 @@ def order(seed: int, number: int, count: int) -> tuple[int, ...]:
 def round_plan(plan: Plan, choice: MethodChoice, design: Design, number: int) -> Plan:
     """The plan of one run: a method in a round (from 1); `plan` has the concepts that are taught."""
     own = plan.narrowed(choice)
-    training = own.training.model_copy(update={"steps": design.steps(own.training.steps)})
+    steps = design.steps(max(lengths(own)))  # of classes, instead of epochs
+    training = own.training.model_copy(update={"steps": steps, "epochs": None})
     return lighter(own, design.prompts, design.images).model_copy(
         update={
             "training": training,

@@ -13,7 +13,7 @@ from perdure.bases import reading
 from perdure.drawing.tools import Tools
 from perdure.errors import LineageError, ModelError, PerdureError, PlanError, TrainingError
 from perdure.lineage import Lineage
-from perdure.plan import Plan
+from perdure.plan import Plan, workload
 from perdure.run import drive, pace
 
 LEFT_OUT = (TrainingError, ModelError, PlanError)
@@ -40,7 +40,7 @@ def speeds(
         if len(costs) >= 2 and enough():
             known = costs.values()
             slowest = max(c.step for c in known), max(c.lesson for c in known)
-            costs[choice.label] = Cost(*slowest, own.training.steps)
+            costs[choice.label] = Cost(*slowest, max(workload.lengths(own)))
             continue
         tell(f"measuring {choice.label} ...")
         try:
@@ -51,7 +51,7 @@ def speeds(
             failed[choice.label] = error
             continue
         images.append(found.image)
-        costs[choice.label] = Cost(found.step, found.lesson, own.training.steps)
+        costs[choice.label] = Cost(found.step, found.lesson, max(workload.lengths(own)))
     if len(costs) < 2:
         raise next(iter(failed.values()))
     return Speed(costs, images[0]), {label: str(error) for label, error in failed.items()}

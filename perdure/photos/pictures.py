@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -176,8 +177,11 @@ def _of_classes(concept: Concept) -> Pictures:
     return Pictures(shown, tuple(image for image, _ in test), True, _digest(every, ()), labels, each)
 
 
+_drawing = lru_cache(maxsize=2048)(world.draw)  # asked for by every lesson and run of a sweep; 25 MB at most
+
+
 def _picture(source: Source) -> Image.Image:
-    return images.read_image(source) if isinstance(source, Path) else world.draw(source)
+    return images.read_image(source) if isinstance(source, Path) else _drawing(source)
 
 
 def _labelled(concept: Concept) -> tuple[list[tuple[Source, str]], list[tuple[Source, str]]]:
@@ -242,9 +246,7 @@ def _cut(files: Sequence[Path], training: Training | None) -> list[str]:
     if not much:
         return []
     part = "square" if multiple is None else "part, of the nearest size,"
-    told = (
-        f"the middle {part} is trained on; of these much is left out, crop them yourself if the subject is at the side"
-    )
+    told = f"the middle {part} is trained on; of these much is left out, crop them if the subject is at the side"
     return [f"{files[0].parent}: {told}: {some(much)}"]
 
 
@@ -287,8 +289,8 @@ def _scenes(concept: Concept) -> tuple[list[tuple[world.Scene, str]], list[world
 def _drawn(concept: Concept) -> tuple[tuple[Picture, ...], tuple[Image.Image, ...]]:
     """The pictures of a toybox concept."""
     scenes, references = _scenes(concept)
-    training = tuple(Picture(world.draw(scene), caption) for scene, caption in scenes)
-    return training, tuple(world.draw(scene) for scene in references)
+    training = tuple(Picture(_drawing(scene), caption) for scene, caption in scenes)
+    return training, tuple(map(_drawing, references))
 
 
 def _digest(training: tuple[Picture, ...], references: tuple[Image.Image, ...]) -> str:

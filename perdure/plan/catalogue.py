@@ -88,6 +88,11 @@ class MethodCard:
     needs: str = ""
     """What it cannot do without, as its file's `NEEDS = "prompts"` or `NEEDS = "classes"` says."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether it has weights to train: its adapter is another one than `frozen()`."""
+        return not self.adapter.startswith("frozen(")
+
     def drops(self, options: Mapping[str, Any]) -> bool:
         """Whether prompts lose the class noun behind a learnt word, with some options given."""
         if isinstance(self.drops_noun, bool):

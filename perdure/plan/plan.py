@@ -80,6 +80,9 @@ class Plan(Section):
         if self.protocol and self.protocol not in (known := yaml_file.read_packaged("compare/published.yaml")):
             problems.append(f"no published protocol is called {self.protocol!r}{did_you_mean(self.protocol, known)}")
         if new:
+            if self.joint and not any(choice.card.trains for choice in self.methods):
+                told = "joint: it trains as the first method does that trains weights, and none here does"
+                problems.append(f"{told}; list one, or write joint: false")
             problems += unshown(self.sampling.scenes, self.concepts)
             problems += dict.fromkeys(told for choice in self.methods for told in self.narrowed(choice).training.unfit)
             problems += tasks.unfit(self.task, self.concepts, self.methods, self.training, self.sampling)
@@ -109,8 +112,9 @@ class Plan(Section):
         return self.model_copy(update={"methods": (choice,), "joint": False, "training": training})
 
     def joined(self) -> "Plan":
-        """All concepts in one lesson with the first method's adapter, and the steps of all their lessons together."""
-        own = self.narrowed(self.methods[0].model_copy(update={"label": JOINT}))
+        """All concepts in one lesson with the first adapter that is trained, and the steps of all lessons together."""
+        first = next((choice for choice in self.methods if choice.card.trains), self.methods[0])
+        own = self.narrowed(first.model_copy(update={"label": JOINT}))
         longer = own.training.model_copy(update={"steps": own.training.steps * len(self.concepts)})
         return own.model_copy(update={"training": longer, "joint": True})
 

@@ -1,6 +1,7 @@
 """How much work a plan is: lessons, training steps, evaluation images."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from perdure.plan import tasks
 from perdure.plan.concept import Concept
@@ -31,7 +32,7 @@ def of(plan: Plan) -> Workload:
         rows += each * sum(len(sets(asked, known)) for known in taught)
     return Workload(
         lessons=runs * count + plan.joint,
-        steps=(runs + plan.joint) * steps(plan),  # joint: one lesson, as long as all of a run
+        steps=(runs + plan.joint) * sum(lengths(plan)),  # joint: one lesson, as long as all of a run
         images=base + runs * rows + plan.joint * base,
     )
 
@@ -53,11 +54,18 @@ def images(plan: Plan, lesson: int) -> int:
     return sum(len(plan.prompts_for(concept)) for concept in row(plan, lesson)) * plan.sampling.images_per_prompt
 
 
-def steps(plan: Plan) -> int:
-    """Training steps of one run's lessons."""
+def lengths(plan: Plan) -> tuple[int, ...]:
+    """Training steps of each lesson of one run; the joint run has one. Raises ImageError for empty classes."""
+    lessons = [plan.sequence] if plan.joint else [(concept,) for concept in plan.sequence]
     if plan.training.epochs is None:
-        return len(plan.sequence) * plan.training.steps
-    return sum(tasks.steps(plan.training, tasks.pictures(concept)) for concept in plan.sequence)
+        return (plan.training.steps,) * len(lessons)
+    return tuple(tasks.steps(plan.training, sum(map(_pictures, concepts))) for concepts in lessons)
+
+
+@lru_cache(maxsize=1024)
+def _pictures(concept: Concept) -> int:
+    """Kept, for whoever follows a sweep asks again and again."""
+    return tasks.pictures(concept)
 
 
 def lighter(plan: Plan, prompts: int, images: int) -> Plan:

@@ -42,7 +42,7 @@ def _tiny(plan: Plan, drawing: bool) -> Plan:
     """Two short lessons; one where the plan has but one concept."""
     own = lighter(plan, prompts=1, images=IMAGES if drawing else 1)
     sampling = own.sampling if drawing else own.sampling.model_copy(update={"steps": 1})
-    training = own.training.model_copy(update={"steps": STEPS})
+    training = own.training.model_copy(update={"steps": STEPS, "epochs": None})
     changed = {"training": training, "sampling": sampling, "concepts": own.concepts[:2], "order": None, "joint": False}
     return own.model_copy(update=changed)
 

@@ -23,7 +23,7 @@ from perdure.errors import PlanError, did_you_mean
 from perdure.lesson.train import Done
 from perdure.lineage import Lineage, exports
 from perdure.lineage.rows import Cell, Row
-from perdure.plan import Plan, describe, portable
+from perdure.plan import Plan, describe, portable, workload
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Tracker:
 @contextmanager
 def following(names: Sequence[str], plan: Plan, lineage: Lineage) -> Iterator[Tracker]:
     """The trackers of these names, started if the lineage has lessons left. Raises PlanError where one cannot be."""
-    tracker = Tracker(plan.training.steps)
+    tracker = Tracker(max(workload.lengths(plan)))
     try:
         for name in names if len(lineage.concepts) < len(plan.sequence) else ():
             tracker.following[name] = _started(name, plan, lineage)

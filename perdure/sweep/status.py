@@ -22,7 +22,9 @@ State = Literal["done", "running", "failed", "waiting"]
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run: lessons done of `total`, steps done of the unfinished one, average of each measure after the last."""
+    """One run: lessons done of `total`, steps done of those of the unfinished one (0 of 0 where there is none), average
+    of each measure after the last.
+    """
 
     name: str
     axes: Mapping[str, str | int]
@@ -51,9 +53,10 @@ class Spent:
 
     def seconds(self, steps: int, images: int) -> float | None:
         """How long so many steps and images would take at this pace; None where nothing is known."""
-        if not self.steps or not self.images:
+        told = ((steps, self.training, self.steps), (images, self.drawing, self.images))
+        if any(wanted and not known for wanted, _, known in told):
             return None
-        return steps * self.training / self.steps + images * self.drawing / self.images
+        return sum(wanted * spent / known for wanted, spent, known in told if wanted)
 
 
 Paces = dict[str | int, Spent]
@@ -74,7 +77,8 @@ def work_of(stretch: Stretch, done: int) -> tuple[int, int]:
     if stretch.lessons == BASE:
         return 0, images_of(stretch.plan, 0)
     left = range(max(done, stretch.begin) + 1, stretch.lessons + 1)
-    return len(left) * stretch.plan.training.steps, sum(images_of(stretch.plan, lesson) for lesson in left)
+    long = workload.lengths(stretch.plan)
+    return sum(long[lesson - 1] for lesson in left), sum(images_of(stretch.plan, lesson) for lesson in left)
 
 
 def lessons_in(folder: Path) -> int:
@@ -94,7 +98,7 @@ def read(root: Path, folder: Path, run: PlannedRun, known: RunStatus | None = No
     """The status of one run; of a `known` one only what may have changed since is read."""
     plan, reason = run.plan, places.failure(root, folder.name)
     problem = reason.read_text(encoding="utf-8") if reason.is_file() else ""
-    fresh = RunStatus(folder.name, dict(run.axes), "waiting", 0, total(plan), 0, plan.training.steps)
+    fresh = RunStatus(folder.name, dict(run.axes), "waiting", 0, total(plan), 0, 0)
     try:
         lineage = Lineage(folder) if (folder / "lineage.json").is_file() else None
         rows = lineage.lessons if lineage else []
@@ -108,7 +112,9 @@ def read(root: Path, folder: Path, run: PlannedRun, known: RunStatus | None = No
     if state != "done" and places.at_work(root, folder.name):
         state, problem = "running", ""
     step, lesson = _unfinished(folder) if state == "running" else (0, "")
-    return replace(known, state=state, step=step, lesson=lesson, problem=problem if state == "failed" else "")
+    steps = workload.lengths(plan)[lessons] if lesson else 0
+    problem = problem if state == "failed" else ""
+    return replace(known, state=state, step=step, steps=steps, lesson=lesson, problem=problem)
 
 
 def _scores(lineage: Lineage) -> dict[str, float]:
@@ -122,7 +128,10 @@ def _spent(plan: Plan, rows: Sequence[Row]) -> Spent:
     spent = Spent()
     for row in rows:
         seconds = row.record["seconds"]
-        spent += Spent(seconds["train"], row.record["steps"], seconds["evaluate"], images_of(plan, row.number))
+        images = images_of(plan, row.number)
+        # where nothing is drawn (classes), scoring goes with training
+        training, drawing = (seconds["train"] + (0.0 if images else seconds["evaluate"])), seconds["evaluate"]
+        spent += Spent(training, row.record["steps"], drawing if images else 0.0, images)
     return spent
 
 

@@ -14,6 +14,7 @@ from perdure.errors import PerdureError
 from perdure.lineage import Lineage, branching
 from perdure.lineage.commons import Commons
 from perdure.memory import Memory
+from perdure.plan import workload
 from perdure.run import drive, pace
 from perdure.sweep import places
 from perdure.sweep.engine import BUSY
@@ -59,7 +60,7 @@ def paces(stretches: Iterable[Stretch], device: str | None = None) -> Paces:
             one = pace.of(_tools(stretch, device), drawing=image is None)
         except PerdureError:
             continue  # its run will say so
-        steps, image = stretch.plan.training.steps, one.image if image is None else image
+        steps, image = workload.lengths(stretch.plan)[0], one.image if image is None else image
         found[method] = Spent(one.lesson + steps * one.step, steps, image, 1)
     return {**found, "": sum(found.values(), Spent())}
 
