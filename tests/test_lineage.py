@@ -107,6 +107,25 @@ def test_more_than_a_thousand_lessons_are_counted(lineage):
     assert len(lineage.lessons) == 1001 and lineage.concepts[-1] == "c1001"
 
 
+def test_what_earlier_lessons_hold_is_read_once_for_as_long_as_it_stands(lineage, monkeypatch):
+    """However many there are, one more reads its own; a file that another has replaced, or spoilt, is read again."""
+    read, real = [], files.read_json
+    monkeypatch.setattr(files, "read_json", lambda path: read.append(path) or real(path))
+    for number in range(5):
+        row = lesson(lineage, f"c{number}", number, {})
+        assert lineage.concepts == [f"c{k}" for k in range(number + 1)]
+        lineage.tidy()
+        own = [path for path in read if path.name in ("lesson.json", "memory.json")]
+        assert len(own) <= 4 and {path.parent.name.removesuffix(PARTIAL) for path in own} == {row.folder.name}
+        read.clear()
+    first = lineage.lessons[0].folder
+    files.write_json(first / "lesson.json", {**record_of("c0"), "final_loss": 0.25})
+    assert [one.record.get("final_loss") for one in lineage.lessons] == [0.25, None, None, None, None]
+    (first / "memory.json").write_text("{}")
+    with pytest.raises(LineageError, match="memory"):
+        lineage.tidy()
+
+
 def test_a_missing_lesson_is_noticed(lineage):
     for name in ("dog", "cat", "bird"):
         lesson(lineage, name, 1, {})

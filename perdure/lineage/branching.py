@@ -25,7 +25,7 @@ def branch(lineage: Lineage, folder: Path | str, plan: Plan | None, lessons: int
         raise LineageError(f"{lineage.folder} has {len(lineage.lessons)} lessons; there is no lesson {lessons}")
     folder, rows = Path(folder), lineage.lessons[:lessons]
     names = {cell.name for row in rows for cell in row.cells.glob("*")}
-    packs = {pack for row in rows for pack in lineage.packs(row)}
+    packs = {pack for row in rows for pack in row.packs}
     planned = plan or _own(lineage, folder, rows)
     agreement.on_settings(lineage, planned)
     if folder.exists():

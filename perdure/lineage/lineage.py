@@ -45,6 +45,7 @@ class Lineage:
         if not is_model(self.folder):
             raise LineageError(f"{self.folder} is not a perdure model (no lineage.json); make one with `perdure init`")
         self.facts: dict[str, Any] = records.read(self.folder / "lineage.json", records.Model, FORMAT)
+        self._shelf = chain.Shelf()
 
     @classmethod
     def create(cls, folder: Path | str, plan: Plan, base_identity: str, versions: dict[str, str]) -> "Lineage":
@@ -81,7 +82,7 @@ class Lineage:
     def lessons(self) -> list[Row]:
         """The finished lessons, in order. Raises LineageError where one is missing in between."""
         found = [p.name for p in self._rows.glob("*") if chain.LESSON.fullmatch(p.name) and p.name != BASE_ROW]
-        rows = sorted((Row(files.within(self._rows, name)) for name in found), key=lambda row: row.number)
+        rows = sorted((self._shelf.row(files.within(self._rows, name)) for name in found), key=lambda row: row.number)
         if [row.number for row in rows] != list(range(1, len(rows) + 1)):
             told = ", ".join(row.folder.name for row in rows)
             raise LineageError(f"{self.folder / 'lessons'} holds {told}; a lesson is missing or doubled")
@@ -165,10 +166,6 @@ class Lineage:
             chain.drop_aside(self.folder, kept)
             yield
 
-    def packs(self, row: Row) -> set[str]:
-        """The packs that a lesson's memory refers to. Raises LineageError."""
-        return {pack for _, pack in records.read(row.memory, records.Memory)["tensors"].values()}
-
     def write_plan(self, plan: Plan) -> None:
         """Keep the resolved plan, for people; nothing is written where it stands there already."""
         path, text = self.folder / "plan.yaml", plan_text(plan)
@@ -236,7 +233,7 @@ class Lineage:
         whole = [*self.lessons, *aside(self.folder)]
         known = {*keep, *(name for row in whole for name in row.concepts)}
         unfinished = [row for path in self._rows.glob(f"[0-9]*{PARTIAL}") if (row := Row(path)).memory.is_file()]
-        used = {pack for row in (*whole, *unfinished) for pack in self.packs(row)}
+        used = {pack for row in (*whole, *unfinished) for pack in row.packs}
         for folder in (*self.base_row.cells.glob("*"), *files.within(self.folder, "concepts").glob("*")):
             if folder.name not in known:
                 remove(folder)
@@ -284,7 +281,7 @@ def check_lesson(lineage: Lineage, row: Row, taught: Collection[str]) -> None:
         raise LineageError(f"{path} is damaged: {', '.join(again)} is taught twice")
     for name in names:
         lineage.concept_facts(name)
-    if missing := sorted(lineage.packs(row) - {pack.name for pack in lineage.store.glob("*")}):
+    if missing := sorted(row.packs - {pack.name for pack in lineage.store.glob("*")}):
         raise LineageError(f"{lineage.store / missing[0]} is missing, which {row.memory} needs; restore it from a copy")
 
 

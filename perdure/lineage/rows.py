@@ -106,6 +106,11 @@ class Row:
         """The memory after the lesson."""
         return self.folder / "memory.json"
 
+    @cached_property
+    def packs(self) -> frozenset[str]:
+        """The packs that its memory refers to. Raises LineageError."""
+        return frozenset(pack for _, pack in records.read(self.memory, records.Memory)["tensors"].values())
+
     @property
     def why(self) -> str:
         """Why it stands beside the chain: `refused` or `undone`; empty for a row of the chain."""
@@ -153,6 +158,23 @@ class Row:
     def log(self) -> Path:
         """The training log's file."""
         return self.folder / "train.jsonl"
+
+
+class Shelf:
+    """Finished lessons, whose files are read once for as long as they stand there: a late lesson asks for all often."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[list[tuple[int, ...]], Row]] = {}
+
+    def row(self, folder: Path) -> Row:
+        """The lesson in a folder: as it was found before, if its record and its memory's index are the same."""
+        stats = [path.stat() for name in ("lesson.json", "memory.json") if (path := folder / name).is_file()]
+        mark: list[tuple[int, ...]] = [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats]
+        before, row = self._known.get(folder, ([], None))
+        if row is None or before != mark:
+            row = Row(folder)
+            self._known[folder] = mark, row
+        return row
 
 
 def taught_by(rows: Sequence[Row]) -> dict[str, Row]:

@@ -1,5 +1,5 @@
 """All that survives a lesson."""
 
-from perdure.memory.memory import Memory, load, packs_of, read_index, read_pack, save
+from perdure.memory.memory import Memory, load, read_index, read_pack, save
 
-__all__ = ["Memory", "load", "packs_of", "read_index", "read_pack", "save"]
+__all__ = ["Memory", "load", "read_index", "read_pack", "save"]

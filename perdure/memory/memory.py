@@ -139,11 +139,6 @@ def read_index(path: Path) -> dict[str, Any]:
     return record
 
 
-def packs_of(path: Path) -> set[str]:
-    """The pack files that a stored memory refers to. Raises LineageError."""
-    return {pack for _, pack in records.read(path, records.Memory, FORMAT)["tensors"].values()}
-
-
 def read_pack(path: Path) -> dict[str, Tensor]:
     """A pack's tensors by digest, every byte verified. Raises LineageError naming the file."""
     try:

@@ -259,8 +259,7 @@ def write_record(
     """The lesson's facts, last of all; `started`: when its scoring was."""
     losses, spared = staged.losses(), [cell.record.get("shared", {}).get("spared", 0.0) for cell in staged.drawn]
     evaluating, shared = time.perf_counter() - started + sum(spared), taken_over(staged, losses)
-    earlier = set().union(*(memories.packs_of(row.memory) for row in lineage.lessons)) if lineage.lessons else set()
-    new = memories.packs_of(staged.memory) - earlier
+    new = staged.packs.difference(*(row.packs for row in lineage.lessons))
     files.write_json(
         staged.folder / "lesson.json",
         {
