@@ -22,8 +22,14 @@ from furnishing import BASE, CLIP, DINO, VAE, furnish
 
 CLOCKED = Path(__file__).with_name("clocked.py")
 OURS = "perdure"
-THEIRS = {"naive": "naive_cl", "merge_init": "merge_and_init", "magmax": "mag_max_light"}
+THEIRS = {
+    "naive": "naive_cl", "merge_init": "merge_and_init", "merge_ortho": "ortho_init", "magmax": "mag_max_light",
+}  # fmt: skip
 """Methods here -> there."""
+AS_THERE: dict[str, dict[str, Any]] = {"merge_ortho": {"merge": "factor_sum"}, "magmax": {"operand": "delta"}}
+"""Options by which a method does what the reference code does."""
+ONE_FILE = ("naive", "merge_ortho")
+"""Methods that leave the untouched base and one LoRA file for all lessons, and are drawn from these."""
 PROMPTS = ("a {} in a purple wizard outfit", "a {} in a jail")
 WORDS = ("sks", "zwz", "sbu", "uwu", "pdw", "twt", "zsn", "ofl", "psq", "cws")
 PHASES = ("rest", "training", "sampling", "scoring")
@@ -104,8 +110,11 @@ class Bench:
                 words += [f"--pretrained_vae_model_name_or_path={VAE}", f"--experiment_name={THEIRS[name]}"]
                 words += [f"--lora_path={lora}"] if lora else []
                 self.run(took, python, "script", str(code / "lora/train_dreambooth_lora_sdxl.py"), *words, path=code)
-                base, lora = (base, out) if name == "naive" else (out, "")
-            models.append([THEIRS[name], there, f"reference/drawn/{name}"])
+                base, lora = (base, out) if name in ONE_FILE else (out, "")
+            drawn_as = THEIRS[
+                "naive" if name in ONE_FILE else name
+            ]  # of ortho_init its code asks for what it has not kept
+            models.append([drawn_as, there, f"reference/drawn/{name}"])
         job = {"tasks": self.tasks, "models": models, "prompts": PROMPTS, **self._drawn}
         self._write("job.json", job)
         self.run(took, python, "reference-draw", "job.json", path=code)
@@ -147,10 +156,9 @@ class Bench:
             | {"class": "thing"}
             for task in self.tasks
         ]
-        operand = {"magmax": {"operand": "delta"}}
         return {
             "name": "peers", "base": BASE, "concepts": concepts, "seed": 0,
-            "methods": [{"name": n, "rank": self.given.rank, **operand.get(n, {})} for n in self.given.methods],
+            "methods": [{"name": n, "rank": self.given.rank, **AS_THERE.get(n, {})} for n in self.given.methods],
             "training": {
                 "resolution": self.given.side, "resize": "bilinear", "crop": "random", "posterior": "each_step",
                 "steps": self.given.steps, "batch_size": 1, "learning_rate": 1e-4, "seed_per_lesson": False,

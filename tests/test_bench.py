@@ -60,14 +60,29 @@ def test_the_real_shapes_are_the_published_sizes(bench):
 
 @pytest.mark.slow
 def test_the_growth_benchmark_follows_lessons(bench, tmp_path, capsys):
-    """Four lessons: what is stored grows, the numbers are printed, a picture is left; a slope is that of a line."""
+    """Four lessons, and four runs: what is stored grows, numbers are printed, a picture is left and what it shows."""
     growth = bench("growth")
-    found = growth.main(["--lessons", "4", "--steps", "1", "--out", str(tmp_path / "growth.png")])
+    words = ["--lessons", "4", "--runs", "4", "--steps", "1", "--out", str(tmp_path / "growth.png")]
+    found, swept = growth.main(words)
     assert (tmp_path / "growth.png").stat().st_size > 1000 and "every concept" in capsys.readouterr().out
     for grown in found.values():
         assert len(grown.seconds) == 4 and grown.stored == sorted(grown.stored) and grown.stored[0] < grown.stored[-1]
+    for grown in swept.values():
+        assert len(grown.seconds) == len(grown.resident) == 4 and min(grown.seconds) > 0
+    kept = json.loads((tmp_path / "growth.json").read_text())
+    assert kept["the worker"]["seconds"] == swept["the worker"].seconds and len(kept) == 5
+
+
+def test_growth_is_the_leading_coefficient_and_its_error(bench):
+    """Of a line and of a parabola; and beside the closed form of a line's standard error."""
+    growth = bench("growth")
     line = growth.Growth(seconds=[9.0, 1.0, 1.5, 2.0, 2.5, 3.0, 9.0])
-    assert line.slope == pytest.approx(0.5 / 2.0)
+    assert line.share() == pytest.approx((0.5 / 2.0, 0.0), abs=1e-9)
+    assert growth.coefficient([3 + 2 * k + 0.5 * k * k for k in range(6)], 2) == pytest.approx((0.5, 0.0), abs=1e-9)
+    values, numbers = [1.0, 3.0, 2.0, 5.0], [-1.5, -0.5, 0.5, 1.5]
+    slope = sum(n * v for n, v in zip(numbers, values, strict=True)) / 5
+    left = sum((v - 2.75 - slope * n) ** 2 for n, v in zip(numbers, values, strict=True))
+    assert growth.coefficient(values, 1) == pytest.approx((slope, (left / 2 / 5) ** 0.5))
 
 
 SCRIPT = """
