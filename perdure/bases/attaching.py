@@ -21,7 +21,8 @@ class Attaching:
     def __init__(self, network: Any, linears: Mapping[str, nn.Linear]) -> None:
         self._network, self._linears = network, linears
         self._layers: list[Any] = []
-        self._muted = False
+        self.muted = False
+        """Whether what is attached is switched off."""
         self.busy = False
         """Whether anything is attached."""
 
@@ -30,7 +31,7 @@ class Attaching:
         """The network with these changes."""
         self.busy = True
         try:
-            plain = self._hooks(weights, lambda: self._muted)
+            plain = self._hooks(weights, lambda: self.muted)
             with self._peft_layers(weights) if isinstance(weights, LowRank) else plain:
                 yield
         finally:
@@ -39,13 +40,13 @@ class Attaching:
     @contextmanager
     def bare(self) -> Iterator[None]:
         """The network with what is attached to it switched off."""
-        self._muted = True
+        self.muted = True
         for layer in self._layers:
             layer.scaling["lesson"] = 0.0
         try:
             yield
         finally:
-            self._muted = False
+            self.muted = False
             for layer in self._layers:
                 layer.scaling["lesson"] = 1.0
 

@@ -193,7 +193,8 @@ class Backbone(Network):
         """The optimizer of one lesson, prepared; text encoders that are not needed make room."""
         if not self._speech.used:
             self.encoders.drop()
-        with super().training(optimizer) as prepared:
+        steps = engines.learning(self.performance, self.network, lambda: self._attaching.muted)
+        with super().training(optimizer) as prepared, steps:
             yield prepared
 
     # --- drawing --------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""What runs a network while pictures are drawn: torch, torch's compiled code, or ONNX Runtime. In float32."""
+"""What runs a network: torch, torch's compiled code, or, to draw, ONNX Runtime. In float32."""
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,25 +18,61 @@ from perdure.plan.performance import Performance
 
 BACKEND = "inductor"
 """Of torch.compile."""
-_compiled: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_compiled: WeakKeyDictionary[nn.Module, dict[bool | None, Any]] = WeakKeyDictionary()
 _exported: WeakKeyDictionary[nn.Module, tuple[object, Any]] = WeakKeyDictionary()
 
 
 @contextmanager
 def running(performance: Performance, network: nn.Module, laid: object) -> Iterator[None]:
-    """The network run as the plan says. `laid`: what lies under it now, one object as long as it does."""
+    """Pictures are drawn as the plan says. `laid`: what lies under the network now, one object as long as it does.
+
+    Raises ModelError where the network cannot be compiled, or what the engine needs is not there.
+    """
     if performance.engine == "onnx":
         swapped = {network: _session(network, laid)}
     elif performance.compile:
         swapped = {part: _code(part) for part in parts(network)}
     else:
         swapped = {}
-    for module, forward in swapped.items():
+    with _swapped(swapped):
+        yield
+
+
+@contextmanager
+def learning(performance: Performance, network: nn.Module, muted: Callable[[], bool]) -> Iterator[None]:
+    """Steps of a lesson are taken as the plan says, with an adapter attached.
+
+    By compiled code goes what needs gradients of the adapter: not what is asked without gradients, or while the adapter
+    is `muted`. Code is made for each size of batch by itself, so that a lesson that goes on has the same. Raises
+    ModelError where the network cannot be compiled, or something hangs on its layers: compiled code does not see
+    another in its place.
+    """
+    if not performance.compile_training:
+        yield
+        return
+    if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
+        raise ModelError(
+            "performance.compile_training: something hangs on the layers of this base; take compile_training: false"
+        )
+
+    def either(module: nn.Module) -> Callable[..., Any]:
+        plain, code = module.forward, _code(module, dynamic=False)
+        return lambda *args, **named: (code if torch.is_grad_enabled() and not muted() else plain)(*args, **named)
+
+    with _swapped({part: either(part) for part in parts(network)}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Dynamo detected a call to")  # diffusers asks torch's version in each block
+        yield
+
+
+@contextmanager
+def _swapped(forwards: dict[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Modules with other forwards than their classes'."""
+    for module, forward in forwards.items():
         module.forward = forward
     try:
         yield
     finally:
-        for module in swapped:
+        for module in forwards:
             del module.forward
 
 
@@ -45,12 +82,30 @@ def parts(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if type(module).__name__ in kinds] or [network]
 
 
-def _code(module: nn.Module) -> Any:
-    """Compiled code of a module's forward, kept: other weights of the same shapes are only other inputs to it."""
-    if module not in _compiled:
+def _code(module: nn.Module, dynamic: bool | None = None) -> Callable[..., Any]:
+    """Compiled code of a module's forward, kept: other weights of the same shapes are only other inputs to it.
+
+    dynamic: whether sizes are inputs too; None: from the second on. The code raises ModelError where it cannot be made.
+    """
+    kept = _compiled.setdefault(module, {})
+    if dynamic not in kept:
         mode = "max-autotune-no-cudagraphs" if BACKEND == "inductor" and torch.cuda.is_available() else None
-        _compiled[module] = torch.compile(module.forward, fullgraph=True, mode=mode, backend=BACKEND)
-    return _compiled[module]
+        kept[dynamic] = torch.compile(module.forward, fullgraph=True, dynamic=dynamic, mode=mode, backend=BACKEND)
+    return partial(_told, kept[dynamic])
+
+
+def _told(code: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """What the code says; its failure to be made as a ModelError."""
+    exc = import_module("torch._dynamo.exc")  # late: it takes a second to be imported
+    try:
+        return code(*args, **named)
+    except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
+        lines = str(error).strip().splitlines()
+        found = next((line for line in lines if "raised:" not in line), "no reason told")  # which names the backend
+        why = "torch finds no C++ compiler" if "CxxCompiler" in str(error) else found.strip()
+        raise ModelError(
+            f"performance: this base cannot be compiled here ({why}); take compile: false and compile_training: false"
+        ) from None
 
 
 class _Plain(nn.Module):

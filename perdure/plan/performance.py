@@ -1,14 +1,19 @@
 """How a run uses its machine: settings that change how results are rounded, and not what is computed."""
 
+import re
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from perdure.plan.catalogue import MethodCard
 from perdure.plan.fields import Section
+from perdure.plan.training import Training
 
 Attention = Literal["default", "cudnn", "flash", "efficient", "math"]
 Precision = Literal["training", "fp32", "bf16", "fp16"]
 Decoding = Literal["fp32", "bf16", "fp16"]
+CALLED = re.compile(r"\w+(?=\()")
+"""What an expression calls."""
 
 
 class Performance(Section):
@@ -22,6 +27,8 @@ class Performance(Section):
     """`onnx`: pictures are drawn by ONNX Runtime (`perdure[onnx]`), for UNets in float32 on a CPU."""
     compile: bool = False
     """Pictures are drawn by compiled code (torch.compile), in float32; minutes go by before the first."""
+    compile_training: bool = False
+    """The steps of a lesson are taken by compiled code too, in float32, for adapters of plain low-rank pairs."""
     attention: Attention = "default"
     """Kernel of scaled dot product attention while pictures are drawn; `default`: torch's own choice."""
     channels_last: bool = False
@@ -47,3 +54,18 @@ class Performance(Section):
                 "offload: blocks moves weights that compile and engine onnx take for granted; take one of them"
             )
         return self
+
+    def unfit(self, task: str | None, training: Training, method: MethodCard) -> list[str]:
+        """Why the steps of a method's lessons cannot be compiled, a sentence each."""
+        told = "performance.compile_training: {}; take compile_training: false"
+        problems = {
+            "a classifier is taught by plain steps only": task is not None,
+            f"{method.name} trains what hangs on layers, where compiled code would not see it change; `adapter: lora` "
+            "can be compiled": "lora" not in CALLED.findall(method.adapter),
+            "steps are compiled in fp32, where a memory lies in the weights, not in "
+            f"{training.precision}": training.precision != "fp32",
+            "performance.offload moves weights that compiled code takes for granted": bool(self.offload),
+            f"a base in {training.base_precision} is not compiled": training.base_precision is not None,
+            "code is made for each size of picture, and training.buckets has many": training.buckets is not None,
+        }
+        return [told.format(why) for why, found in problems.items() if found]

@@ -84,7 +84,11 @@ class Plan(Section):
                 told = "joint: it trains as the first method does that trains weights, and none here does"
                 problems.append(f"{told}; list one, or write joint: false")
             problems += unshown(self.sampling.scenes, self.concepts)
-            problems += dict.fromkeys(told for choice in self.methods for told in self.narrowed(choice).training.unfit)
+            each = [(choice, self.narrowed(choice).training) for choice in self.methods]
+            problems += dict.fromkeys(told for _, training in each for told in training.unfit)
+            if self.performance.compile_training:
+                uncompiled = (self.performance.unfit(self.task, own, choice.card) for choice, own in each)
+                problems += dict.fromkeys(told for some in uncompiled for told in some)
             problems += tasks.unfit(self.task, self.concepts, self.methods, self.training, self.sampling)
             problems += ["transformer is not for classifiers; leave it out"] * bool(self.task and self.transformer)
         if problems:

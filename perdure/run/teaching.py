@@ -277,6 +277,7 @@ def write_record(
             "memory": memory.digest,
             "device": str(tools.base.device),
             "precision": tools.plan.training.precision,
+            "compiled": tools.plan.performance.compile_training,
             "fingerprint": tools.plan.fingerprint(),
             "versions": loading.versions(),
             "revision": REVISION,
