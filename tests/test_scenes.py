@@ -281,6 +281,13 @@ def check_shown(lineage, tmp_path):
     section = text.partition('id="scenes"')[2].partition("</section>")[0]
     assert section.count("<img") == 2 * 2 + 3 and "a zwz dog and a sbu cat in snow" in section  # one pair is too early
     assert "Fusing, last lesson" in text
+    sheet = shown_scenes.compared([shown])
+    assert [column.title for column in sheet.columns] == [*["reference"] * 2, "noise"] * 2
+    (line,) = sheet.lines
+    assert [sample.path for sample in line.samples[2::3]] == [
+        lineage.lessons[2].folder / "scenes" / name / "000.png" for name in ("dog-and-cat", "cat-and-clock")
+    ]
+    assert [sample.score for sample in line.samples[2::3]] == pytest.approx([last[1]["least"], last[0]["least"]])
 
 
 def shown(lineage, made, concept):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from perdure.lineage import Lineage
-from perdure.report import charts, reading, samples, sheet, trends, view
+from perdure.report import charts, reading, samples, scenes, sheet, trends, view
 from perdure.report.palette import fraction_of
 from perdure.report.reading import Run
 from perdure.report.samples import Column, Line, Sample, Sheet
@@ -55,8 +55,9 @@ def write(lineages: Sequence[Lineage], folder: Path) -> list[Path]:
         written += [heatmap(run.lineage, m, folder / f"scores-{run.label}-{m}.png") for m in run.scores]
     written += [path for measure in reading.measures_of(runs) for path in curves(lineages, measure, folder)]
     first = next(run.concepts[0] for run in runs)
-    compared = samples.comparison(runs, first, samples.ranges(runs))
-    return written if compared is None else [*written, sheet.draw(compared, folder / f"compared-{first}.png")]
+    compared = {f"compared-{first}": samples.comparison(runs, first, samples.ranges(runs)),
+                "scenes": scenes.compared([run for run in runs if not run.joint])}  # fmt: skip
+    return [*written, *(sheet.draw(made, folder / f"{name}.png") for name, made in compared.items() if made)]
 
 
 def before_after(run: Run, image: int = 0, most: int = MOST_SAMPLES) -> Sheet:

@@ -51,19 +51,23 @@ def section(runs: Sequence[Run]) -> Scenes | None:
     runs = [run for run in runs if run.scenes]
     if not runs:
         return None
-    records = [record for run in runs for own in run.scenes.values() for record in own.values()]
-    measure = next((r["regions"]["measure"] for r in records if r.get("regions")), "")
-    values = np.array([_least(record) for record in records])
-    values = values[np.isfinite(values)]
-    limits = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    measure, limits = _scale(runs)
     better = runs[0].direction(measure)
     return Scenes(
         measure=measure,
         table=tuple((run, how, _entries(run, how)) for how in HOWS for run in runs if _drawn(run, how)),
         sheets=tuple(_sheet(run, limits, measure) for run in runs),
         legend=heat.bar(limits, measure, better),
-        maps=tuple((run, _map(run, limits, better, measure)) for run in runs) if values.size else (),
+        maps=tuple((run, _map(run, limits, better, measure)) for run in runs) if measure else (),
     )
+
+
+def _scale(runs: Sequence[Run]) -> tuple[str, tuple[float, float]]:
+    """What regions are scored by ("" where they are not), and the least and greatest score of a worst region."""
+    records = [record for run in runs for own in run.scenes.values() for record in own.values()]
+    values = [value for record in records if math.isfinite(value := _least(record))]
+    measure = next((r["regions"]["measure"] for r in records if r.get("regions")), "")
+    return measure, (min(values, default=0.0), max(values, default=1.0))
 
 
 def figures(run: Run, how: str) -> dict[str, float]:
@@ -89,6 +93,30 @@ def figures(run: Run, how: str) -> dict[str, float]:
         mean_of([value for r in regions for value in r["whole"].values()]), mean_of(fallen),
     )  # fmt: skip
     return {title: value for (title, _), value in zip(HEADINGS, found, strict=True)}
+
+
+def compared(runs: Sequence[Run], sets: int = 2) -> Sheet | None:
+    """Runs downwards; of the first sets their real pictures, and what was drawn last in each way. None without scenes.
+
+    Always the same prompt and latent.
+    """
+    runs = [run for run in runs if run.scenes]
+    if not runs:
+        return None
+    measure, limits = _scale(runs)
+    ways = [how for how in HOWS if any(_drawn(run, how) for run in runs)]
+    records = [next(iter(own.values())) for own in runs[0].scenes.values()]
+    shown = list(dict.fromkeys(tuple(record["concepts"]) for record in records))[:sets]
+    heads = [(title, " and ".join(names)) for names in shown for title in (*["reference"] * len(names), *ways)]
+    lines = []
+    for run in runs:
+        places: list[Sample] = []
+        for names in shown:
+            own = {how: name for how in ways for name, drawn in _drawn(run, how).items() if _concepts(drawn) == names}
+            places += _real(run, names)
+            places += [_last(run, own[how], limits, measure) if how in own else _EMPTY for how in ways]
+        lines.append(Line(run.label, "", "", measure, tuple(places)))
+    return Sheet("scenes", tuple(Column(*head) for head in heads), tuple(lines), "")
 
 
 def _drawn(run: Run, how: str) -> dict[str, dict[int, dict[str, Any]]]:
@@ -133,18 +161,40 @@ def _line(
     measure: str, most: int,
 ) -> Line:  # fmt: skip
     first = next(iter(own.values()))
-    places = [
-        Sample("reference", samples.reference_of(run, concept), math.nan, 0.0, f"{concept}, a real picture")
-        for concept in first["concepts"]
-    ]
+    places = _real(run, first["concepts"])
     places += [Sample("empty", None, math.nan, 0.0, f"{name} has no more concepts")] * (most - len(places))
     for number in lessons:
         if number not in own or not own[number]["images"]:
             places.append(Sample("empty", None, math.nan, 0.0, f"{name}: not drawn after lesson {number}"))
             continue
-        score = _least(own[number])
-        path: Path = files.within(run.rows[number].folder / "scenes" / name, own[number]["images"][0]["file"])
-        fraction = fraction_of(score, *limits, run.direction(measure)) if math.isfinite(score) else 0.0
-        state: samples.State = "own" if number == min(own) else "after"
-        places.append(Sample(state, path, score, fraction, f"{name} drawn after lesson {number}"))
+        places.append(_shown(run, name, own, number, limits, measure))
     return Line(name, "set", first["images"][0]["prompt"] if first["images"] else "", measure, tuple(places))
+
+
+def _real(run: Run, names: Sequence[str]) -> list[Sample]:
+    return [
+        Sample("reference", samples.reference_of(run, concept), math.nan, 0.0, f"{concept}, a real picture")
+        for concept in names
+    ]
+
+
+def _shown(
+    run: Run, name: str, own: dict[int, dict[str, Any]], number: int, limits: tuple[float, float], measure: str
+) -> Sample:
+    """The first picture of a set after a lesson, with the score of its worst region."""
+    score = _least(own[number])
+    path: Path = files.within(run.rows[number].folder / "scenes" / name, own[number]["images"][0]["file"])
+    fraction = fraction_of(score, *limits, run.direction(measure)) if math.isfinite(score) else 0.0
+    state: samples.State = "own" if number == min(own) else "after"
+    return Sample(state, path, score, fraction, f"{name} drawn after lesson {number}")
+
+
+_EMPTY = Sample("empty", None, math.nan, 0.0, "not drawn so")
+
+
+def _concepts(drawn: dict[int, dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(next(iter(drawn.values()))["concepts"])
+
+
+def _last(run: Run, name: str, limits: tuple[float, float], measure: str) -> Sample:
+    return _shown(run, name, run.scenes[name], max(run.scenes[name]), limits, measure)
