@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from test_formulas import adapter_of, context
 
 from perdure import method
-from perdure.bases import loading
+from perdure.bases import attaching, loading
 from perdure.errors import TrainingError
 from perdure.memory import Memory
 from perdure.parts import regression, zipping
@@ -105,6 +105,26 @@ def test_lbfgs_goes_as_it_does_on_the_rows():
     descent.step(loss)
     gram, rhs = rows.T @ rows, rows.T @ wanted
     torch.testing.assert_close(regression.lbfgs(gram, rhs, 4), found.detach(), atol=1e-6, rtol=1e-6)
+
+
+def test_lbfgs_takes_no_step_where_no_input_goes():
+    """Nine tokens of 128 numbers, some of them faint: of float32 sums it went to infinity, for these are no squares."""
+    draw = np.random.default_rng(0)
+    rows = (draw.normal(size=(9, 128)) * np.logspace(0, -3, 9)[:, None]).astype(np.float32)
+    deltas, exact = draw.normal(size=(32, 128)), rows.astype(float)
+    wanted = np.linalg.pinv(exact, rcond=1e-5) @ (exact @ deltas.T)
+    for gram, rounded in ((exact.T @ exact, False), ((rows.T @ rows).astype(float), True)):
+        found = regression.lbfgs(torch.tensor(gram), torch.tensor(gram @ deltas.T), 500).numpy()
+        assert np.linalg.norm(found) < 2 * np.linalg.norm(wanted)
+        np.testing.assert_allclose(exact @ found, exact @ wanted, atol=0.01 if rounded else 1e-5)
+
+
+def test_gram_matrices_are_sums_of_squares():
+    """What a layer sees in two calls, as numpy sums it in float64; float32 sums are off by 1e-7 of them."""
+    layer, rows = torch.nn.Linear(64, 2), torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(0))
+    (found,) = attaching.grams(lambda: [layer(row) for row in rows], {"p": layer}).values()
+    wanted = rows.flatten(0, 1).numpy().astype(float)
+    np.testing.assert_allclose(found.numpy(), wanted.T @ wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 0.3])

@@ -123,7 +123,8 @@ def input_norms(run: Callable[[], object], layers: Mapping[str, nn.Module]) -> d
 
 
 def grams(run: Callable[[], object], layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """X^T X (in, in) of all rows X that enter each layer while something runs, float32.
+    """X^T X (in, in) of all rows X that enter each layer while something runs, float64: of float32 sums the least
+    directions would be rounding, and along some of them X^T X would be negative.
 
     Layers into which the same rows go share one tensor: what enters them first is compared, bit by bit.
     """
@@ -136,7 +137,8 @@ def grams(run: Callable[[], object], layers: Mapping[str, nn.Module]) -> dict[st
             bits = rows.contiguous().cpu().view(torch.uint8).numpy().tobytes()
             leader[name] = first.setdefault((tuple(rows.shape), hashlib.sha256(bits).hexdigest()), name)
         if leader[name] == name:
-            own = rows.float().T @ rows.float()
+            rows = (rows.cpu() if rows.device.type == "mps" else rows).double()  # there is no float64 on MPS
+            own = rows.T @ rows
             totals[name] = totals[name] + own if name in totals else own
 
     with _watched(layers, add):

@@ -113,7 +113,7 @@ def gradient_fusion(solver: Literal["exact", "lbfgs"]) -> Consolidate:
 def _inputs(model: Model, delta: Delta, phrase: str) -> dict[str, Tensor]:
     """Gram matrices of the inputs of one concept, by projection."""
     text = concept_tokens(model, phrase)
-    of_text = (text.T @ text).cpu()
+    of_text = text.double().cpu().T @ text.double().cpu()
     drawn = model.grams(lambda: model.draw([f"{OPENING} {phrase}"], 1, delta, steps=DRAWN_STEPS, guidance=1.0))
     reads = {name for name in model.told if drawn[name].shape == of_text.shape}
     return {name: of_text if name in reads else gram for name, gram in drawn.items()}
@@ -132,7 +132,14 @@ def exact(gram: Tensor, rhs: Tensor, steps: int = 0) -> Tensor:
 
 
 def lbfgs(gram: Tensor, rhs: Tensor, steps: int) -> Tensor:
-    """The same by L-BFGS with the settings of Mix-of-Show's code, from no change on; the best that it meets."""
+    """The same by L-BFGS with the settings of Mix-of-Show's code, from no change on; the best that it meets.
+
+    Where no input goes the loss is flat on rows, as its code has them; of a Gram matrix rounding can make it fall for
+    ever there. So these directions, which no step on rows takes, are left out.
+    """
+    values, directions = torch.linalg.eigh(gram)
+    kept = directions[:, values > ROUNDING * values.max()]
+    gram, rhs = kept @ (kept.T @ gram @ kept) @ kept.T, kept @ (kept.T @ rhs)
     found = torch.zeros_like(rhs, requires_grad=True)
     scale = gram.diagonal().mean()
     best: tuple[float, Tensor] = (0.0, torch.zeros_like(rhs))
