@@ -166,7 +166,7 @@ def in_force(backbone: Backbone, sampling: Sampling, side: int) -> dict[str, Any
     """How pictures of that side are drawn here, as a cell records it."""
     drawer, performance = backbone.drawn_in(sampling.precision), backbone.performance
     return {
-        **performance.model_dump(mode="json", exclude={"checkpoint_seconds"}),
+        **performance.model_dump(mode="json", exclude={"checkpoint_seconds", "compile_training"}),
         "device": backbone.device.type,
         "precision": str(drawer.dtype).removeprefix("torch."),
         "decoding": sampling.decoding,

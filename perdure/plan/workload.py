@@ -32,7 +32,7 @@ def of(plan: Plan) -> Workload:
         rows += each * sum(len(sets(asked, known)) for known in taught)
     return Workload(
         lessons=runs * count + plan.joint,
-        steps=(runs + plan.joint) * sum(lengths(plan)),  # joint: one lesson, as long as all of a run
+        steps=sum(sum(lengths(run)) for run in plan.runs),
         images=base + runs * rows + plan.joint * base,
     )
 
