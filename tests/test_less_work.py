@@ -36,6 +36,7 @@ from perdure.errors import GateRefused, PlanError, TrainingError
 from perdure.lesson.trained import Trained
 from perdure.lineage import Lineage, history
 from perdure.lineage.commons import Commons
+from perdure.lineage.rows import Cell
 from perdure.plan import Concept, catalogue, workload
 from perdure.report import reading
 from perdure.run import teaching
@@ -254,6 +255,27 @@ def test_what_is_recalled_alike_is_drawn_once(kinds, data, tmp_path, drawn):
         and shared.record["content"] == (Lineage(kinds / "merge_init").lessons[0].cell("dog").record["content"])
     )
     assert "shared" not in Lineage(kinds / "merge_init").lessons[1].record
+
+
+def test_what_moves_while_it_is_linked_is_written(kinds, data, tmp_path, drawn, monkeypatch):
+    """Another lineage finishes the lesson that a cell lies in, which renames its folder, just then."""
+    real = Known.cell
+
+    def moved(self, *given):
+        found = real(self, *given)
+        return found and replace(found, cell=at(found.cell, tmp_path / "gone"))
+
+    def at(cell, folder):
+        there = Cell(folder)
+        there.__dict__["record"] = cell.record  # which was read before
+        return there
+
+    monkeypatch.setattr(Known, "cell", moved)
+    out = shutil.copytree(kinds, tmp_path / "out")
+    again = [{"name": "merge_init", "rank": 2, "label": "again"}]
+    run.run(plan.build(changed(data, methods=again)), out, device="cpu")
+    left = ("lesson.json",)
+    assert sum(drawn) == 4 * 2 and tree_of(out / "again/lessons", left) == tree_of(out / "merge_init/lessons", left)
 
 
 def test_the_same_run_under_another_name_draws_nothing(kinds, data, tmp_path, drawn):

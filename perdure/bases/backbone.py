@@ -39,11 +39,10 @@ class Backbone(Network):
         offload = self.performance.offload is not None and family.network == "transformer"  # else `check` tells it
         super().__init__(pipe.components[family.network], family.targets, precision, device, offload)
         self.pipe = pipe if offload else pipe.to(self.device)
-        for part in (p for p in pipe.components.values() if isinstance(p, nn.Module)) if offload else ():
-            if part is not self.network:
-                part.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         for module in (m for m in pipe.components.values() if isinstance(m, nn.Module)):
+            if offload and module is not self.network:
+                module.to(self.device)
             module.requires_grad_(False).eval()
         self.vocabulary, self.encoders = Vocabulary(pipe, family.words), Encoders(pipe, family, self.device)
         self._speech = Speech({})

@@ -9,7 +9,7 @@ from perdure.bases import calibration
 from perdure.drawing import content as contents
 from perdure.drawing.tools import Tools
 from perdure.lineage import Lineage
-from perdure.lineage.commons import linked
+from perdure.lineage.commons import place
 from perdure.lineage.rows import building
 from perdure.memory import Memory
 from perdure.score import failings
@@ -51,8 +51,5 @@ def _draw(
         record |= failings.drift(measure, [images.read_image(base / name) for name in names], drawn)
     with building(folder) as partial:
         for name, image in zip(names, drawn, strict=True):
-            if known is not None:
-                linked(known / name, partial / name)
-            else:
-                files.write_png(partial / name, image)
+            place(image, partial / name, known / name if known else None)
         files.write_json(partial / "drift.json", record)

@@ -15,7 +15,7 @@ from perdure.drawing.content import Drawn
 from perdure.drawing.sample import in_force
 from perdure.drawing.tools import THUMBNAIL, Tools
 from perdure.lineage import Lineage
-from perdure.lineage.commons import linked
+from perdure.lineage.commons import place
 from perdure.lineage.rows import Row, building
 from perdure.memory import Memory
 from perdure.plan import Concept
@@ -100,14 +100,11 @@ def _predict(tools: Tools, base: Classifier, concept: Concept, memory: Memory, c
 def _written(
     folder: Path, drawn: Sequence[Image.Image], known: Drawn | None, prompts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Write a cell's pictures, or link those that are known; what is recorded of each."""
+    """Place a cell's pictures; what is recorded of each."""
     listed, count = [], len(drawn) // len(prompts)
     for number, image in enumerate(drawn):
         file = f"{number:03d}.png"
-        if known:
-            linked(known.cell.images[number], folder / file)
-        else:
-            files.write_png(folder / file, image)
+        place(image, folder / file, known.cell.images[number] if known else None)
         listed.append({"file": file, "prompt": prompts[number // count], "latent": number % count})
     return listed
 

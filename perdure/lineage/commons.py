@@ -10,10 +10,12 @@ All of it can be deleted at any time: what it tells of is then drawn again.
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pydantic import Field
 
 from perdure import files, records
@@ -84,13 +86,20 @@ def of_content(row: Row, concept: str, content: str) -> Cell | None:
     return cell if cell is not None and cell.record.get("content") == content else None
 
 
-def linked(source: Path, target: Path) -> None:
-    """A finished file under another name: linked, or copied where the system has no links. Raises PerdureError."""
-    with files.telling(target):
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+def place(image: Image.Image, target: Path, known: Path | None) -> None:
+    """A picture as a file: the finished one that is known is linked, or copied where the system has no links.
+
+    Else it is written, and also where that one is gone: a lesson that is finished meanwhile moves with its pictures.
+    Raises PerdureError.
+    """
+    if known is not None:
+        with files.telling(target), suppress(FileNotFoundError):
+            try:
+                os.link(known, target)
+            except OSError:
+                shutil.copyfile(known, target)
+            return
+    files.write_png(target, image)
 
 
 def taken_over(staged: Row, losses: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -138,8 +138,9 @@ def lbfgs(gram: Tensor, rhs: Tensor, steps: int) -> Tensor:
     ever there. So these directions, which no step on rows takes, are left out.
     """
     values, directions = torch.linalg.eigh(gram)
-    kept = directions[:, values > ROUNDING * values.max()]
-    gram, rhs = kept @ (kept.T @ gram @ kept) @ kept.T, kept @ (kept.T @ rhs)
+    seen = values > ROUNDING * values.max()
+    kept = directions[:, seen]
+    gram, rhs = kept * values[seen] @ kept.T, kept @ (kept.T @ rhs)
     found = torch.zeros_like(rhs, requires_grad=True)
     scale = gram.diagonal().mean()
     best: tuple[float, Tensor] = (0.0, torch.zeros_like(rhs))

@@ -128,10 +128,9 @@ def _spent(plan: Plan, rows: Sequence[Row]) -> Spent:
     spent = Spent()
     for row in rows:
         seconds = row.record["seconds"]
-        images = images_of(plan, row.number)
-        # where nothing is drawn (classes), scoring goes with training
-        training, drawing = (seconds["train"] + (0.0 if images else seconds["evaluate"])), seconds["evaluate"]
-        spent += Spent(training, row.record["steps"], drawing if images else 0.0, images)
+        images, work = images_of(plan, row.number), (seconds["train"], seconds["evaluate"])
+        training, drawing = work if images else (sum(work), 0.0)  # of classes nothing is drawn: scoring goes with it
+        spent += Spent(training, row.record["steps"], drawing, images)
     return spent
 
 
