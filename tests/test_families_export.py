@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from test_export import lineage_of
@@ -98,6 +99,17 @@ def test_words_of_clip_and_t5_leave_with_it(name, folders, tmp_path):
     else:
         with pytest.raises(ModelError, match="a word of 2 vectors, which a StableDiffusion3Pipeline does not write"):
             export.export(lineage, tmp_path / "folder", Wish("folder"))
+
+
+def test_the_hub_gets_a_page(base, tmp_path):
+    """As for UNets; the tags are those of diffusers' own scripts where it has one."""
+    name, folder, backbone = base
+    lineage = lineage_of(tmp_path / "m", folder, "pair", backbone.projections("attention"))
+    export.export(lineage, tmp_path / "out", Wish("hub"), pictures=0)
+    _, front, body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert {FAMILY[name], f"{FAMILY[name]}-diffusers"} <= set(told["tags"]) and "Call it by `zwz dog`" in body
+    assert ("lora" in told["tags"]) is not name.startswith("pixart")
 
 
 def test_files_for_what_knows_no_transformers_are_refused(folders, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import paint
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_families import shown
 from test_single_file import hollow, modules, named
@@ -153,8 +154,11 @@ def test_a_lineage_knows_its_file(made, tmp_path, perdure, photos, pico_clip):
     assert line.plan().transformer == str(mine) and loading.known(line.plan()) == line.facts["base_identity"]
     code, _, told = perdure("draw", "model", "zwz dog", "--count", "1", "--out", "a.png")
     assert code == 0, told
-    code, _, told = perdure("export", "model", "files", "--pictures", "1")
+    code, _, told = perdure("export", "model", "files", "--to", "hub", "--rank", "2", "--pictures", "1")
     assert code == 0, told
+    assert "Of the base the transformer is that of `mine.safetensors`" in (tmp_path / "files/README.md").read_text()
+    with safe_open(tmp_path / "files/pytorch_lora_weights.safetensors", framework="pt") as written:
+        assert written.metadata()["perdure.transformer"] == "mine.safetensors"
     shutil.copy(next((folder / "transformer").glob("*.safetensors")), base / "transformer")
     code, _, told = perdure("draw", "model", "zwz dog", "--count", "1", "--out", "b.png")
     assert code == 0 and (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes(), told

@@ -106,6 +106,11 @@ def base_of(lineage: Lineage) -> str:
     return Path(base).name if os.path.isabs(base) else base
 
 
+def transformer_of(lineage: Lineage) -> str:
+    """The name of the file that stands for the base's transformer; "" where it is the base's own."""
+    return Path(lineage.settings.get("transformer") or "").name
+
+
 def licence_of(base: str) -> str:
     """The licence in a base's own card, beside it or in the hub's cache; "" where none is told."""
     if base in EMBEDDED:
@@ -129,6 +134,8 @@ def own(lineage: Lineage, content: Content) -> dict[str, str]:
         "memory": content.lesson.record["memory"], "concepts": json.dumps([c.name for c in content.concepts]),
         "only": content.only or "", "scores": json.dumps(scores), "triggers": json.dumps(content.triggers),
     }  # fmt: skip
+    if separate := transformer_of(lineage):
+        facts["transformer"] = separate
     return {f"perdure.{key}": value for key, value in facts.items()}
 
 
@@ -187,11 +194,9 @@ def card(family: str, content: Content, reason: str) -> dict[str, Any]:
 
 
 TAGS = {
-    "sd1": "stable-diffusion",
-    "sd2": "stable-diffusion",
-    "sd2-v": "stable-diffusion",
-    "sdxl": "stable-diffusion-xl",
-}
+    **dict.fromkeys(("sd1", "sd2", "sd2-v"), "stable-diffusion"), "sdxl": "stable-diffusion-xl",
+    **{family: family for family in ("sd3", "flux", "flux2", "z-image", "pixart")},
+}  # fmt: skip
 """How the hub calls the families."""
 
 
@@ -213,11 +218,12 @@ def page(lineage: Lineage, family: str, title: str, content: Content, kind: str,
     if licence := licence_of(str(lineage.settings["base"])):
         front["license"] = licence
     made = ", ".join(f"`{trigger}`" for trigger in content.triggers)
-    method = lineage.settings["methods"][0]["label"]
+    method, separate = lineage.settings["methods"][0]["label"], transformer_of(lineage)
+    beside = f"Of the base the transformer is that of `{separate}`: load this in its place.\n\n" if separate else ""
     return (
         f"---\n{yaml_file.dump(front)}---\n\n# {title}\n\n<Gallery />\n\n"
         f"{TITLES.get(family, family)}, taught by perdure with `{method}`, lesson {content.lesson.number}. "
-        f"Call it by {made}.\n\n"
+        f"Call it by {made}.\n\n{beside if adapter else ''}"
         f"{_script(base if hub_base else 'the base', content, adapter)}"
         f"{_scores(content)}"
     )
