@@ -21,7 +21,7 @@ import yaml
 from furnishing import BASE, CLIP, DINO, VAE, furnish
 
 CLOCKED = Path(__file__).with_name("clocked.py")
-OURS = "perdure"
+OURS, AS_SET = "perdure", "perdure as set"
 THEIRS = {
     "naive": "naive_cl", "merge_init": "merge_and_init", "merge_ortho": "ortho_init", "magmax": "mag_max_light",
 }  # fmt: skip
@@ -144,10 +144,17 @@ class Bench:
 
     def ours(self) -> Took:
         """The plan, run."""
+        return self._ours("ours", [])
+
+    def as_set(self) -> Took:
+        """The plan with the settings that were named, run anew from nothing."""
+        return self._ours("ours-as-set", self.given.set)
+
+    def _ours(self, out: str, settings: list[str]) -> Took:
         took = Took()
         Path(self.house, "plan.yaml").write_text(yaml.safe_dump(self.plan()))
-        self.run(took, sys.executable, "ours", "plan.yaml", "ours", *(f"--set={word}" for word in self.given.set))
-        return self._kept(took, "ours")
+        self.run(took, sys.executable, "ours", "plan.yaml", out, *(f"--set={word}" for word in settings))
+        return self._kept(took, out)
 
     def plan(self) -> dict[str, Any]:
         """The published protocol's settings at the comparison's size."""
@@ -211,6 +218,15 @@ def table(found: dict[str, Took]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def beside_set(found: dict[str, Took]) -> str:
+    """End to end, how many times the seconds of this project as it was set each other way takes; empty without that."""
+    if AS_SET not in found:
+        return ""
+    times = {n: [a / b for a, b in zip(t.whole, found[AS_SET].whole, strict=True)] for n, t in found.items()}
+    told = "\n{}: {:.2g} x the CPU seconds of {}, {:.2g} x the wall's"
+    return "".join(told.format(n, t[0], AS_SET, t[1]) for n, t in times.items() if n != AS_SET)
+
+
 def _seconds(spent: dict[str, list[float]]) -> list[str]:
     """Cells of a phase: seconds of the processor and of the wall, and ratios to ours, a piece where that is counted."""
     own, cells = spent[OURS], []
@@ -233,7 +249,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Took]:
     parser.add_argument(
         "--methods", default="merge_init", help=f"some of {', '.join(THEIRS)}; diffusers has merge_init"
     )
-    parser.add_argument("--set", action="append", default=[], help="a setting of this project's plan")
+    parser.add_argument("--set", action="append", default=[], help="a setting of a further run of this project")
     for name, usual in {"lessons": 3, "steps": 20, "each": 8, "draw": 50, "side": 64, "rank": 16}.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
     parser.add_argument("--tiny", action="store_true", help="networks of a few thousand weights: tries the command")
@@ -245,13 +261,13 @@ def main(words: Sequence[str] | None = None) -> dict[str, Took]:
     with TemporaryDirectory() as folder:
         bench = Bench(given, Path(folder))
         furnish(bench.house, given.base, list(WORDS[: given.lessons]), given.tiny)
-        ways = {OURS: bench.ours}
+        ways = {OURS: bench.ours} | ({AS_SET: bench.as_set} if given.set else {})
         ways |= {"reference": bench.reference} if given.reference else {}
         ways |= {"diffusers": bench.diffusers} if given.diffusers else {}
         for name, way in ways.items():
             print(f"{name} ...", file=sys.stderr)
             found[name] = way()
-    print(table(found))
+    print(table(found) + beside_set(found))
     return found
 
 
