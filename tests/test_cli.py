@@ -223,7 +223,12 @@ def test_plans_that_are_not_there(perdure, tmp_path):
     assert refused(perdure("check", "demo", "--set", "training"), "write KEY=VALUE")
     paint(tmp_path / "dog", 1, 0)
     path = write_plan(tmp_path, [one()])
-    assert refused(perdure("check", path, "--data", tmp_path / "a: b"), f"{tmp_path}/a: b/dog: there is no such folder")
+    assert refused(perdure("check", path, "--data", tmp_path / "a: b"), f"{tmp_path}/a: b: there is no such folder")
+
+
+def test_a_data_set_that_is_not_there_is_one_sentence(perdure, tmp_path):
+    said = f"data: {tmp_path}/none/digits: there is no such folder; `perdure data get digits` lays it out"
+    assert refused(perdure("check", "digits", "--data", tmp_path / "none/digits"), said)
 
 
 def test_bases_that_are_none(perdure, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Every plan that ships is checked as far as it can be without its data, models and hours."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from perdure.photos import pictures
 from perdure.plan import catalogue, workload
 from perdure.plan.yaml_file import read
 
-PLANS = sorted((Path(__file__).parent.parent / "plans").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+PLANS = sorted((ROOT / "plans").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
@@ -143,3 +145,19 @@ def test_a_plan_begins_from_a_ready_one(tmp_path):
     (tmp_path / "mine.yaml").write_text("like: toybox-4\n")
     with pytest.raises(PlanError, match="no ready plan of that name; did you mean 'toybox-5'"):
         plan.load(tmp_path / "mine.yaml")
+
+
+def test_a_ready_plan_finds_its_data_where_it_was_got(tmp_path, monkeypatch):
+    """Beside the plans in a clone, else in `data/` of the working folder; of a plan that begins from it, too."""
+    ready = tmp_path / "site/plans"
+    shutil.copytree(ROOT / "plans", ready)
+    monkeypatch.setattr(plan.plan, "ready", lambda name: ready / f"{name}.yaml")
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "deep/mine.yaml"
+    mine.parent.mkdir()
+    mine.write_text("like: digits\nseed: 3\n")
+    for path in (ready / "digits.yaml", mine):
+        shutil.rmtree(tmp_path / "site/data", ignore_errors=True)
+        assert plan.load(path).data == tmp_path / "data/digits"
+        (tmp_path / "site/data/digits").mkdir(parents=True)
+        assert plan.load(path).data == tmp_path / "site/data/digits"

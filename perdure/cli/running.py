@@ -107,7 +107,21 @@ def load_plan(path: Path, overrides: list[str] | None, data: Path | None = None)
 
     found = path if os.path.exists(path) or path.suffix else plan.ready(path.name)
     extra = [f"data={json.dumps(str(data.absolute()))}"] if data is not None else []
-    return plan.load(found, (*(overrides or ()), *extra))
+    loaded = plan.load(found, (*(overrides or ()), *extra))
+    _look_for_data(loaded)
+    return loaded
+
+
+def _look_for_data(loaded: "Plan") -> None:
+    """One sentence where the whole data set is missing, instead of one a concept. Raises PlanError."""
+    from perdure.datasets import DATASETS
+    from perdure.errors import PlanError
+
+    folder = loaded.data
+    if folder is None or folder.is_dir() or not any(str(folder) in str(concept.images) for concept in loaded.concepts):
+        return
+    get = f"`perdure data get {folder.name}` lays it out below the working folder; " if folder.name in DATASETS else ""
+    raise PlanError(f"data: {folder}: there is no such folder; {get}--data names another")
 
 
 def _run(loaded: "Plan", out: Path, device: str | None, track: Sequence[str] = (), workers: int | None = None) -> None:

@@ -156,18 +156,29 @@ class Plan(Section):
 def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
     """Read and check a plan file; `overrides` are `a.b=value` strings. `like: NAME` in it begins from a ready plan.
 
-    Relative paths resolve against the file's folder. Raises PlanError with every mistake found.
+    Relative paths resolve against the file's folder, and where a ready plan's data is not beside it, against the
+    working folder, in which `perdure data get` lays it out. Raises PlanError with every mistake found.
     """
     path = Path(path)
-    data, lines = yaml_file.read(path)
+    data, lines = _values(path)
     if (like := data.pop("like", None)) is not None:
-        data = yaml_file.merge(yaml_file.read(ready(str(like)))[0], data)
+        data = yaml_file.merge(_values(ready(str(like)))[0], data)
     data.setdefault("name", name_from(path.stem))
     overrides = tuple(map(sources.from_here, overrides))
     for text in overrides:
         if other := {"method": "methods", "methods": "method"}.get(text.partition("=")[0]):
             data.pop(other, None)
     return build(yaml_file.override(data, overrides), folder=path.parent, lines=lines, where=str(path))
+
+
+def _values(path: Path) -> tuple[dict[str, Any], yaml_file.LineNumbers]:
+    """The values and lines of a plan file, a ready plan's data found."""
+    data, lines = yaml_file.read(path)
+    source, shipped = data.get("data"), ready("template").parent.resolve()
+    if isinstance(source, str) and source.startswith("..") and path.resolve().parent == shipped:
+        beside = Path(os.path.abspath(path.parent / source))
+        data["data"] = str(beside if beside.is_dir() else Path.cwd() / Path(source).relative_to(".."))
+    return data, lines
 
 
 def build(
