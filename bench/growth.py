@@ -140,20 +140,24 @@ def runs(count: int, steps: int, method: str) -> tuple[Growth, Growth]:
 
 
 def plot(found: dict[str, Growth], swept: dict[str, Growth], out: Path) -> None:
-    """Seconds of a lesson, size of the lineage and memory held against the number of the lesson; the same of runs."""
-    figure = Figure(figsize=(20, 3.4), layout="constrained")
-    axes = figure.subplots(1, 5)
-    for some, first, what in ((found, 0, "lesson"), (swept, 3, "run")):
-        for name, grown in some.items():
-            number = range(1, len(grown.seconds) + 1)
-            axes[first].plot(number, grown.seconds, label=name)
-            axes[first + 1].plot(number, [value / 1e6 for value in grown.resident], label=name)
-            if grown.stored:
-                axes[first + 2].plot(number, [value / 1e6 for value in grown.stored], label=name)
-        axes[first].set(title=f"processor seconds of a {what}", xlabel=what, ylim=(0, None))
-        axes[first + 1].set(title="memory of the process, MB", xlabel=what, ylim=(0, None))
-        axes[first].legend()
-    axes[2].set(title="lineage, MB", xlabel="lesson", ylim=(0, None))
+    """Seconds of a lesson, memory held and size of the lineage against the number of the lesson; the same of runs."""
+    panels = [
+        (f"{title} of a {what}" if title == "processor seconds" else title, what, {name: v for name, v in own if v})
+        for some, what in ((found, "lesson"), (swept, "run"))
+        for title, own in (
+            ("processor seconds", [(name, grown.seconds) for name, grown in some.items()]),
+            ("memory of the process, MB", [(n, [value / 1e6 for value in g.resident]) for n, g in some.items()]),
+            ("lineage, MB", [(n, [value / 1e6 for value in g.stored]) for n, g in some.items()]),
+        )
+        if any(values for _, values in own)
+    ]
+    figure = Figure(figsize=(4 * len(panels), 3.4), layout="constrained")
+    for axes, (title, what, lines) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        for name, values in lines.items():
+            axes.plot(range(1, len(values) + 1), values, label=name)
+        top = max(max(values) for values in lines.values())
+        axes.set(title=title, xlabel=what, ylim=(0, 1.08 * top))
+        axes.legend(loc="lower right", title="drawn" if what == "lesson" else None)
     figure.savefig(out)
 
 
