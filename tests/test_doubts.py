@@ -20,6 +20,7 @@ from perdure.compare import page, study
 from perdure.compare import sentences as comparing
 from perdure.lineage import Lineage
 from perdure.report import reading, sentences, summary
+from perdure.run import harm
 from perdure.score import doubts, failings
 
 
@@ -186,6 +187,23 @@ def test_sound_runs_are_not_doubted(tmp_path):
     lineages = make_run(tmp_path, side=8)
     assert sentences.doubted(reading.read(lineages)) == () and summary.contenders(reading.read(lineages))
     assert screen.log_table(lineages[0]).caption is None
+
+
+def test_a_gate_tells_what_speaks_against_the_scores_that_it_refuses_by(tmp_path, monkeypatch):
+    (lineage,) = make_run(tmp_path, ("naive",), side=8)
+    name, staged = lineage.concepts[0], lineage.rows[-1]
+    lost = {"measure": "dino", "before": 0.5, "after": 0.25, "drop": 0.25}
+    monkeypatch.setattr(harm, "costs", lambda *rest: {name: lost})
+    fell = f"{name} fell from 0.500 to 0.250 (dino)"
+    assert "refusal" not in harm.noted(None, lineage, staged, 0.25)
+    assert harm.noted(None, lineage, staged, 0.2)["refusal"] == {"gate": 0.2, "told": [fell]}
+    spoil(lineage, 4, name, **TAKEN)
+    assert harm.noted(None, Lineage(lineage.folder), staged, 0.2)["refusal"]["told"] == [fell], (
+        "taken for another: lost"
+    )
+    told = harm.noted(None, photographed(lineage), staged, 0.2)["refusal"]["told"]
+    said = f"{fell}, which proves nothing: dino was made for drawings of the embedded world, and these are photos"
+    assert told == [said]
 
 
 def test_neither_comparison_nor_advice_stands_on_murk(tmp_path):

@@ -11,17 +11,24 @@ from perdure.drawing.judging import kept_features, told
 from perdure.drawing.tools import Tools
 from perdure.lineage import Lineage
 from perdure.lineage.rows import Cell, Row
+from perdure.score import doubts
 
 
 def noted(tools: Tools, lineage: Lineage, staged: Row, gate: float | None) -> dict[str, Any]:
     """What a finished lesson's record says of harm: its `cost`, and a `refusal` where its gate does not allow it."""
     cost = costs(tools, lineage, lineage.rows[-1], staged) if lineage.lessons else {}
-    fallen = [
-        f"{name} fell from {lost['before']:.3f} to {lost['after']:.3f} ({lost['measure']})"
-        for name, lost in cost.items()
-        if gate is not None and lost["drop"] > gate
-    ]
+    over = {name: lost for name, lost in cost.items() if gate is not None and lost["drop"] > gate}
+    fallen = [_fell(lineage, staged, name, lost) for name, lost in over.items()]
     return {"cost": cost} | ({"refusal": {"gate": gate, "told": fallen}} if fallen else {})
+
+
+def _fell(lineage: Lineage, staged: Row, name: str, lost: dict[str, Any]) -> str:
+    """How far a concept fell, and why the scores that say so prove nothing, where something speaks against them."""
+    taught, cells = lineage.concept_facts(name)["concept"], (lineage.rows[-1].cell(name), staged.cell(name))
+    found = [doubts.of(cell.record, lost["measure"], lineage.settings, taught) for cell in cells if cell is not None]
+    against = dict.fromkeys(doubt.told for some in found for doubt in some if doubt.murk)
+    told = f"{name} fell from {lost['before']:.3f} to {lost['after']:.3f} ({lost['measure']})"
+    return f"{told}, which proves nothing: {', '.join(against)}" if against else told
 
 
 def costs(tools: Tools, lineage: Lineage, before: Row, after: Row) -> dict[str, dict[str, Any]]:
