@@ -1,12 +1,8 @@
-"""The JSON files of a model: what each must hold, and the one place where they are read and checked.
-
-A record may hold more keys than are named here: what later versions add is no damage, and what earlier ones lacked is
-optional. Names that become paths are checked as names.
-"""
+"""What the JSON files of a model must hold; keys of later versions are no damage, names that become paths are names."""
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -15,12 +11,10 @@ from perdure.errors import LineageError
 from perdure.plan.concept import Kind
 from perdure.plan.fields import Name
 
-T = TypeVar("T")
 _adapter = cache(TypeAdapter)
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Pack = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.safetensors$")]
-Place = Annotated[tuple[str, Pack], Field(strict=False)]
-"""A tensor's digest and its pack; strictly, JSON has no tuples."""
+Place = Annotated[tuple[str, Pack], Field(strict=False)]  # a tensor's digest and pack; strictly, JSON has no tuples
 Numbers = list[float | None]
 ANALYSIS_FILE, ANALYSIS_FORMAT = "analysis.json", 1
 
@@ -49,10 +43,14 @@ class _Training(Record):
 class _Measures(Record):
     subject: list[str]
     style: list[str]
+    models: dict[str, str | None] = {}
 
 
 class _Settings(Record):
     base: str
+    vae: str | None = None
+    transformer: str | None = None
+    seed: int
     methods: list[_Method] = Field(min_length=1)
     scoring: _Measures
     training: _Training
@@ -110,19 +108,25 @@ class _Removal(Record):
     how: Literal["taken out", "learnt again", "put back"]
 
 
+class _Refusal(Record):
+    gate: float
+    told: list[str]
+
+
 class Lesson(Record):
     """lessons/<number>-<name>/lesson.json; `memory`: its digest, `carries`: bytes by name.
 
-    `training`: its own settings; `cost`: what older concepts lost; `removed`: a concept, its lesson, how, measure ->
-    likeness by the base, before, after; `fusing`: `seconds` of consolidating, bytes of `memory` and `device_memory`;
-    `shared`: cells and an adapter that were taken over, and how many of all `seconds` this spared.
+    `training`: its own settings; `removed`: a concept, its lesson, how, measure -> likeness by the base, before, after;
+    `fusing`: `seconds` of consolidating, bytes of `memory` and `device_memory`; `shared`: cells and an adapter taken
+    over, and how many of all `seconds` this spared.
     """
 
     concepts: list[Name]
     removed: _Removal | None = None
     training: dict[str, Any] = {}
     cost: dict[Name, _Cost] = {}
-    refusal: dict[str, Any] | None = None
+    refusal: _Refusal | None = None
+    brought: dict[str, Any] = {}
     method: _Labelled
     memory: str
     steps: int
@@ -196,10 +200,10 @@ class Drift(Record):
 
 
 class Cell(Record):
-    """cells/<concept>/cell.json; `each`: measure -> score of every picture alone.
+    """cells/<concept>/cell.json; `each`: measure -> score of every picture alone; `drawn`: how the machine was used.
 
-    `shift`: measure -> distance from what was drawn right after the own lesson; `drawn`: how the machine was used.
-    `counts`, of a classifier: class -> what its test pictures were taken for -> how many; `images` are mistakes then.
+    `shift`: measure -> distance from what was drawn right after the own lesson. `counts`, of a classifier: class ->
+    what its test pictures were taken for -> how many; `images` are mistakes then.
     """
 
     concept: Name
@@ -267,10 +271,7 @@ class Analysis(Record):
 
 
 def read(path: Path, shape: type[Record], format: int | None = None) -> dict[str, Any]:
-    """A JSON file of a known shape, as it stands there. Raises LineageError naming the file, the key and what is wrong.
-
-    `format`: the number that the file must give as its `format`.
-    """
+    """A JSON file of a known shape (and `format`), as it is. Raises LineageError: the file, the key, what is wrong."""
     value = files.read_json(path)
     found = value.get("format") if isinstance(value, dict) else format
     if format is not None and found != format:
@@ -278,19 +279,14 @@ def read(path: Path, shape: type[Record], format: int | None = None) -> dict[str
     return dict(checked(value, shape, path))
 
 
-def value(path: Path, kind: type[T]) -> T:
-    """A JSON file read as a dataclass. Raises LineageError naming the file, the key and what is wrong."""
-    made: T = _validated(files.read_json(path), kind, path)
-    return made
-
-
 def checked(value: Any, shape: Any, path: Path) -> Any:
     """A value that a file holds, as it is, if it has the shape. Raises LineageError naming the file."""
-    _validated(value, shape, path)
+    made(value, shape, path)
     return value
 
 
-def _validated(value: Any, shape: Any, path: Path) -> Any:
+def made(value: Any, shape: Any, path: Path) -> Any:
+    """A value that a file holds, as the shape makes it: a dataclass, say. Raises LineageError naming the file."""
     try:
         return _adapter(shape).validate_python(value)
     except ValidationError as error:

@@ -210,13 +210,13 @@ def test_a_table_names_every_bad_line(tmp_path):
     (tmp_path / "a.png").touch()
     good = json.dumps({"file_name": "a.png", "text": "x"})
     bad = ['{"file_name": "a.png"', '{"text": "x"}', '{"file_name": "a.png"}', good, "[" * 100_000]
-    bad += [json.dumps({"file_name": name, "text": "x"}) for name in ("../outside.png", "nowhere.png", "\0")]
+    bad += [json.dumps({"file_name": name, "text": "x"}) for name in ("../outside.png", "nowhere.png", "\0", "n" * 300)]
     bad += ['{"file_name": "a.png", "text": "\\ud800"}', "9" * 10_000]
     file = tmp_path / "metadata.jsonl"
     file.write_text("\n".join([good, *bad]))
     with pytest.raises(ImageError) as caught:
         captions.read_table(file, tmp_path)
-    assert [f"line {number}:" in str(caught.value) for number in range(1, 12)] == [False] + [True] * 10
+    assert [f"line {number}:" in str(caught.value) for number in range(1, 13)] == [False] + [True] * 11
     assert "half of a character ('\\ud800')" in str(caught.value)
 
 

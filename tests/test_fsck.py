@@ -114,6 +114,28 @@ def test_damaged_json_is_named_and_nothing_is_tidied_away(lineage, name, damage)
 
 
 @pytest.mark.parametrize(
+    ("name", "keys", "value"),
+    [
+        ("lineage.json", ("settings", "vae"), {"a": 1}), ("lineage.json", ("settings", "transformer"), [1]),
+        ("lineage.json", ("settings", "seed"), "one"), ("lineage.json", ("settings", "scoring", "models"), ["dino"]),
+        ("lessons/001-dog/lesson.json", ("refusal",), {"gate": 0.1, "told": 3}),
+        ("lessons/001-dog/lesson.json", ("brought",), "a file"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_damage(lineage, name, keys, value):
+    """What no file of ours holds, though it is sound JSON: told by fsck and by the report, in a sentence."""
+    path = lineage.folder / name
+    inner = whole = json.loads(path.read_text())
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(whole))
+    assert any(finding.file == name for finding in fsck.examine(lineage.folder))
+    with pytest.raises(LineageError, match=f"{path.name} is damaged: .*{keys[-1]}"):
+        report.build([Lineage(lineage.folder)], lineage.folder.parent / "out", "x")
+
+
+@pytest.mark.parametrize(
     ("file", "change"),
     [
         ("lessons/002-cat/lesson.json", {"concepts": ["../../../photos"]}),

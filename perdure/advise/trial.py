@@ -84,7 +84,7 @@ def read(out: Path, mark: str) -> Trial | None:
     path = out / STATE
     if not os.path.isfile(path):
         return None
-    trial = records.value(path, Trial)
+    trial: Trial = records.made(files.read_json(path), Trial, path)
     if trial.mark != mark:
         raise LineageError(
             f"{out} holds a trial of other concepts, methods or settings; give another --out folder, or delete this one"

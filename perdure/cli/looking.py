@@ -104,12 +104,15 @@ def analyse(
 
     lineage = Lineage(model)
     with screen.working("loading libraries"):
+        from perdure import records
         from perdure.analysis import analyse as analysing
         from perdure.analysis import record
         from perdure.bases import families
         from perdure.plan import FamilyChoice
     own = lineage.settings.get("family")
-    cross = families.reads_text(lineage.settings["base"], FamilyChoice.model_validate(own) if own else None)
+    records.checked(own, FamilyChoice | None, lineage.folder / "lineage.json")
+    choice = FamilyChoice.model_validate(own) if own else None
+    cross = families.reads_text(lineage.settings["base"], choice)
     found = analysing.analyse(lineage, silent if as_json else screen.watch(), cross)
     try:
         record.write(lineage, found)

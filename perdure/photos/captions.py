@@ -7,6 +7,7 @@ Of several for one picture the first in this order counts: `00.txt`, `00.jpg.txt
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def _named(entry: Mapping[str, object], base: Path, folder: Path) -> str | None:
     inside = not path.is_absolute() and ".." not in path.parts and "\0" not in name
     if base != folder and (not inside or (base / path).parent != folder):
         return None
-    if not inside or not (base / path).is_file():
+    if not inside or not os.path.isfile(base / path):  # of a name that no file can have pathlib raises OSError
         raise ValueError(f"no file {name!r} in this folder")
     return path.name if (base / path).parent == folder else None
 

@@ -180,8 +180,7 @@ def _losses(run: Run, colour: str) -> tuple[tuple[str, str, Markup], ...]:
         row = run.rows[i]
         losses = [float(step["loss"]) for step in row.losses()]
         name = f"{i} {trends.taught(row.concepts)}"
-        last = row.record.get("final_loss")
-        tail = "" if last is None or not math.isfinite(last) else f", last {last:.3f}"
+        tail = f", last {losses[-1]:.3f}" if losses and math.isfinite(losses[-1]) else ""
         drawn = spark(losses, colour)
         curve = inline(drawn, f"Training loss of lesson {name}, {run.label}") if drawn else Markup("")
         shown.append((name, f"{len(losses)} steps{tail}", curve))
