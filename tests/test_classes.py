@@ -16,6 +16,9 @@ from perdure.bases import classifier, loading
 from perdure.errors import ImageError, ModelError, PlanError
 from perdure.images import read_image, square
 from perdure.lesson import examples
+from perdure.lesson.classes import ClassLesson
+from perdure.memory import Memory
+from perdure.memory.delta import Delta
 from perdure.parts import head
 from perdure.photos import pictures
 from perdure.plan import workload
@@ -361,13 +364,39 @@ def test_a_step_cuts_parts_of_whole_pictures(class_plan, pico_vit, monkeypatch):
     assert {one.shape for one in own.whole} == {torch.Size([3, 18, 22])}
     assert torch.equal(own.whole[0][:, :, 2:20], own.pictures[0]), "the square is the middle of the whole"
     for part in ((0, 0, 9, 9), (2, 15, 16, 7), (0, 0, 18, 22)):
-        monkeypatch.setattr(examples, "random_part", lambda high, wide, generator, part=part: part)
+        parts = {(18, 22): part}
+        monkeypatch.setattr(examples, "random_part", lambda *size, parts=parts: parts[size[:2]])
         top, left, height, width = part
         image = Image.fromarray(own.whole[1].permute(1, 2, 0).numpy())
         box = (left, top, left + width, top + height)
         plain = torch.from_numpy(np.asarray(image.crop(box).resize((16, 16), Image.Resampling.BILINEAR)).copy())
         cut = own.cut(own.whole[1], torch.Generator())
         assert (cut.int() - plain.permute(2, 0, 1).int()).abs().max() <= 1
+
+
+def test_pictures_that_show_no_class_are_shuffled_tiles(class_plan, pico_vit):
+    """8 x 8 tiles of 2 pixels, each from a picture of its own drawing, put together by hand."""
+    made, base = plan.build(class_plan), classifier.load(str(pico_vit))
+    own = examples.encode_classes(base, pictures.of(made.concepts[0]).training, made.training)
+    classes = list(made.concepts[0].classes)
+
+    def draw(purpose, number=0):
+        return generator(0, purpose, number)
+
+    lesson = ClassLesson(base, own, Memory(), Delta(), made, [], draw, {"one": classes})
+    found = lesson.general(2, 3)
+    assert [len(copies) for copies in found] == [3, 3]
+    for number, batch in enumerate(batch for copies in found for batch in copies):
+        random = generator(0, "general", number)
+        picked = torch.randint(len(own), (64,), generator=random).tolist()
+        places = torch.randperm(64, generator=random).tolist()
+        wanted = torch.zeros(3, 16, 16, dtype=torch.uint8)
+        for k, (picture, place) in enumerate(zip(picked, places, strict=True)):
+            (i, j), (y, x) = (divmod(cell, 8) for cell in (k, place))
+            tile = own.pictures[picture, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+            wanted[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = tile
+        assert torch.equal(batch.pictures, wanted[None])
+        assert batch.captions == (classes[int(torch.randint(2, (), generator=random))],)
 
 
 def test_parts_are_drawn_anew_and_the_same_for_a_step(class_plan, pico_vit):

@@ -12,7 +12,7 @@ from perdure.lesson import examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
-from perdure.method import Method, Wanted, Word, WordSpec
+from perdure.method import Method, Protection, Wanted, Word, WordSpec
 from perdure.methods.cidm import elastic_aggregation
 from perdure.parts import classifier, guard
 from perdure.parts.adapter import Masked, lora, masked_lora
@@ -361,3 +361,21 @@ def test_a_joint_lesson_learns_every_concepts_word(name, backbone, plan_data):
     for token, word in learnt.items():
         moved = (word.vectors[0] - begun[token].vectors[0]).abs().amax(dim=1)
         assert (moved > 1e-3).all(), token  # each of its vectors, at a rate of 1e-2
+
+
+def test_guards_together_begin_charge_and_project_in_their_order():
+    told = []
+
+    def one(name):
+        return lambda *rest: Protection(
+            lambda number: told.append((name, number)), {"kept": lambda step: torch.tensor(1.0)},
+            lambda: told.append((name, "projected")),
+        )  # fmt: skip
+
+    both = guard.every(one("a"), guard.nothing, one("b"))(None, None, None)
+    both.begin(3)
+    both.project()
+    assert told == [("a", 3), ("b", 3), ("a", "projected"), ("b", "projected")]
+    assert list(both.penalties) == ["kept", "kept 2"]
+    bare = guard.every(guard.nothing)(None, None, None)
+    assert bare.begin is None is bare.project and not bare.penalties
