@@ -293,3 +293,11 @@ def _identity(made):
     from perdure.bases import loading
 
     return loading.identity(made.base, made.vae)
+
+
+def test_a_pack_that_is_a_link_to_nowhere_has_no_bytes(lineage):
+    before, pack = lineage.nbytes, next(lineage.store.glob("*.safetensors"))
+    gone = pack.stat().st_size
+    pack.unlink()
+    pack.symlink_to("nowhere")
+    assert Lineage(lineage.folder).nbytes == before - gone

@@ -243,8 +243,8 @@ class Lineage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of tensors that the lineage stores."""
-        return files.size_of(self.store.glob("*.safetensors"))
+        """Bytes of tensors that the lineage stores; a link that leads nowhere holds none."""
+        return files.size_of(pack for pack in self.store.glob("*.safetensors") if pack.is_file())
 
 
 def record(folder: Path, plan: Plan, base_identity: str, versions: dict[str, str]) -> None:
