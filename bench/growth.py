@@ -142,10 +142,10 @@ def runs(count: int, steps: int, method: str) -> tuple[Growth, Growth]:
 def plot(found: dict[str, Growth], swept: dict[str, Growth], out: Path) -> None:
     """Seconds of a lesson, memory held and size of the lineage against the number of the lesson; the same of runs."""
     panels = [
-        (f"{title} of a {what}" if title == "processor seconds" else title, what, {name: v for name, v in own if v})
+        (title, what, {name: values for name, values in own if values})
         for some, what in ((found, "lesson"), (swept, "run"))
         for title, own in (
-            ("processor seconds", [(name, grown.seconds) for name, grown in some.items()]),
+            (f"processor seconds of a {what}", [(name, grown.seconds) for name, grown in some.items()]),
             ("memory of the process, MB", [(n, [value / 1e6 for value in g.resident]) for n, g in some.items()]),
             ("lineage, MB", [(n, [value / 1e6 for value in g.stored]) for n, g in some.items()]),
         )

@@ -109,9 +109,7 @@ def analyse(
         from perdure.analysis import record
         from perdure.bases import families
         from perdure.plan import FamilyChoice
-    own = lineage.settings.get("family")
-    records.checked(own, FamilyChoice | None, lineage.folder / "lineage.json")
-    choice = FamilyChoice.model_validate(own) if own else None
+    choice = records.made(lineage.settings.get("family"), FamilyChoice | None, lineage.folder / "lineage.json")
     cross = families.reads_text(lineage.settings["base"], choice)
     found = analysing.analyse(lineage, silent if as_json else screen.watch(), cross)
     try:
