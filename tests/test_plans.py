@@ -159,5 +159,6 @@ def test_a_ready_plan_finds_its_data_where_it_was_got(tmp_path, monkeypatch):
     for path in (ready / "digits.yaml", mine):
         shutil.rmtree(tmp_path / "site/data", ignore_errors=True)
         assert plan.load(path).data == tmp_path / "data/digits"
+        assert plan.values(path)[0]["data"] == str(tmp_path / "data/digits"), "as a grid reads it"
         (tmp_path / "site/data/digits").mkdir(parents=True)
         assert plan.load(path).data == tmp_path / "site/data/digits"

@@ -4,7 +4,19 @@ from perdure.plan.choice import CLASSIFICATION, FamilyChoice, MethodChoice
 from perdure.plan.concept import Concept, Drawn
 from perdure.plan.fields import EMBEDDED, TOYBOX, TOYBOX_VIT, TOYFLOW
 from perdure.plan.performance import Performance
-from perdure.plan.plan import JOINT, Plan, build, concept, describe, fingerprint, load, plan_text, portable, ready
+from perdure.plan.plan import (
+    JOINT,
+    Plan,
+    build,
+    concept,
+    describe,
+    fingerprint,
+    load,
+    plan_text,
+    portable,
+    ready,
+    values,
+)
 from perdure.plan.sections import Prompts, Sampling, Scoring
 from perdure.plan.training import Head, Prior, Times, Training
 
@@ -36,4 +48,5 @@ __all__ = [
     "plan_text",
     "portable",
     "ready",
+    "values",
 ]

@@ -160,9 +160,7 @@ def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
     working folder, in which `perdure data get` lays it out. Raises PlanError with every mistake found.
     """
     path = Path(path)
-    data, lines = _values(path)
-    if (like := data.pop("like", None)) is not None:
-        data = yaml_file.merge(_values(ready(str(like)))[0], data)
+    data, lines = values(path)
     data.setdefault("name", name_from(path.stem))
     overrides = tuple(map(sources.from_here, overrides))
     for text in overrides:
@@ -171,13 +169,18 @@ def load(path: Path | str, overrides: tuple[str, ...] = ()) -> Plan:
     return build(yaml_file.override(data, overrides), folder=path.parent, lines=lines, where=str(path))
 
 
-def _values(path: Path) -> tuple[dict[str, Any], yaml_file.LineNumbers]:
-    """The values and lines of a plan file, a ready plan's data found."""
+def values(path: Path) -> tuple[dict[str, Any], yaml_file.LineNumbers]:
+    """The values of a plan file on top of those it begins from (`like`), a ready plan's data found; its own lines.
+
+    Raises PlanError.
+    """
     data, lines = yaml_file.read(path)
     source, shipped = data.get("data"), ready("template").parent.resolve()
     if isinstance(source, str) and source.startswith("..") and path.resolve().parent == shipped:
         beside = Path(os.path.abspath(path.parent / source))
         data["data"] = str(beside if beside.is_dir() else Path.cwd() / Path(source).relative_to(".."))
+    if (like := data.pop("like", None)) is not None:
+        data = yaml_file.merge(values(ready(str(like)))[0], data)
     return data, lines
 
 

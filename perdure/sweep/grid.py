@@ -160,7 +160,7 @@ def _draft(given: GridFile, folder: Path, where: str, lines: LineNumbers, overri
     elif isinstance(given.plan, str):
         path = folder / given.plan
         path = path if os.path.isfile(path) or path.suffix else _ready(given.plan, Draft({}, folder, where, lines, []))
-        data, own = yaml_file.read(path)
+        data, own = plans.values(path)
         data.setdefault("name", name_from(path.stem))
         folder, place = path.parent, str(path)
     else:
