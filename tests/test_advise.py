@@ -19,7 +19,9 @@ from perdure.advise.verdict import Standing
 from perdure.cli import screen
 from perdure.errors import LineageError, PlanError, TrainingError
 from perdure.lineage import Lineage
+from perdure.report import reading
 from perdure.run import drive
+from perdure.score import matrix
 
 TOYBOX = {"methods": ["naive", "merge_init", "magmax"], "concepts": {"toybox": {"subjects": 5}}}
 
@@ -281,6 +283,56 @@ def test_the_verdict_of_a_round_takes_the_higher_average(tmp_path):
         one = verdict.of([{label: out[n, label] for label in ("cheap", "dear")} for n in range(1, rounds + 1)])
         assert one.choice == one.leader.label == "dear"
         assert one.standing("cheap").gap == pytest.approx(0.506)
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_a_verdict_is_of_the_scores_in_the_files(tmp_path, better):
+    """Two rounds of other orders and seeds: each figure beside the same from the files, in their own direction."""
+    sign = 1 if better == "higher" else -1
+    gained = {"naive": 0.2, "magmax": 0.3}
+
+    def score(method, order, seed, lesson, own, k):
+        return sign * (0.1 + 0.01 * order[k] + lesson * gained[method] * (0.9 - 0.1 * own) + 0.003 * seed)
+
+    rounds = [
+        {m: Lineage(make(tmp_path / f"{seed}{m}", m, order, seed, score=score, better=better)) for m in gained}
+        for seed, order in enumerate(((1, 2, 3), (3, 1, 2)), start=1)
+    ]
+    (first, *_) = rounds[0]["naive"].concepts
+    facts = rounds[0]["naive"].concept_folder(first) / "concept.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "held_out": False}))
+    found = verdict.of(rounds)
+    names = sorted(rounds[0]["naive"].concepts)
+
+    def values(lineage):
+        """Lessons x concepts as they were taught."""
+        rows = [{n: row.cell(n).scores["dino"] for n in lineage.concepts if row.cell(n)} for row in lineage.rows]
+        return sign * np.array([[row.get(name, math.nan) for name in lineage.concepts] for row in rows])
+
+    tables = {m: [values(one[m]) for one in rounds] for m in gained}
+    last = {
+        m: np.array([[S[-1][list(one[m].concepts).index(name)] for name in names]
+                     for S, one in zip(tables[m], rounds, strict=True)])
+        for m in gained
+    }  # fmt: skip
+    assert (found.rounds, found.concepts, found.lower) == (2, tuple(names), better == "lower")
+    assert found.measures == dict.fromkeys(names, "dino") and found.not_held_out == (first,)
+    assert found.base == pytest.approx(tables["naive"][0][0].mean()) and found.unsound == ()
+    assert [s.label for s in found.standings] == ["magmax", "naive"]
+    assert (found.kind, found.tied, found.choice) == ("likely", (), "magmax")
+    for one in found.standings:
+        own = tables[one.label]
+        assert one.rounds == pytest.approx([S[-1].mean() for S in own])
+        assert one.average == pytest.approx(np.mean([S[-1].mean() for S in own]))
+        assert one.forgetting == pytest.approx(np.mean([matrix.forgetting(S) for S in own]))
+        assert one.learning == pytest.approx(np.mean([[S[j + 1][j] for j in range(3)] for S in own]))
+        gaps = last["magmax"] - last[one.label]
+        assert (one.gap, one.low, one.high) == pytest.approx((gaps.mean(), *verdict.interval(gaps)))
+        assert (one.best, one.above, one.settled) == (float(one.label == "magmax"), 1.0, False)
+        assert (one.carried, one.seconds) == (1000.0, 11.5)  # 10 s and 1 s more for each seed
+        rules = reading.read([rounds[-1][one.label]])[0].rules
+        assert (one.strict, one.knows, one.breach) == (rules.strict, rules.knows, rules.breach)
+    assert math.isnan(found.leader.beaten) and found.standings[1].beaten == 1.0
 
 
 def test_no_verdict_is_stronger_than_the_evidence():

@@ -108,6 +108,43 @@ def test_what_was_found_is_matched_and_a_wrong_count_told():
     assert nothing["right"] == nothing["least"] == 0 and nothing["confusion"] == {} and nothing["miscounted"] == 1
 
 
+def test_by_a_distance_the_least_is_best_and_what_is_missing_the_worst_there_is():
+    """Points on a line: matched so that the sum of distances is least, though one crop is nearest to the other's."""
+    far = Measure(
+        "far", "lower", (0, 50), "references", {}, lambda images: torch.zeros(1, 1),
+        lambda x, y: float((x - y.T).abs().mean()), among=lambda x: 0.0,
+    )  # fmt: skip
+    references = {"a": torch.tensor([[0.0]]), "b": torch.tensor([[10.0]]), "c": torch.tensor([[4.0]])}
+    crops = [torch.tensor([[6.0], [11.0], [0.0]]), torch.tensor([[3.0]])]
+    found = scores.matched(far, crops, references, ["a", "b"], torch.tensor([[1.0], [3.0]]))
+    # of the first picture 6 and 11 are taken: 6 + 1 is less than 11 + 4, though 6 is nearer to b; of the second b lacks
+    assert found["crop"] == {"a": (6 + 3) / 2, "b": (1 + 50) / 2} and found["least"] == (6 + 50) / 2
+    assert found["right"] == 0.0 and found["miscounted"] == 1.0 and found["measure"] == "far"
+    assert found["whole"] == {"a": 2.0, "b": 8.0} and found["chance"] == 0.5
+    assert found["confusion"]["a"]["taken_for"] == {"c": 2} and found["confusion"]["a"]["among"] == 3
+    assert found["confusion"]["b"]["share"] == 0.0
+    placed = {"a": torch.tensor([[1.0], [6.0]]), "b": torch.tensor([[9.0], [8.0]])}
+    found = scores.regions(far, placed, references, torch.tensor([[1.0], [3.0]]))
+    assert found["crop"] == {"a": 3.5, "b": 1.5} and found["least"] == (1 + 6) / 2 and found["right"] == 0.5
+    assert found["whole"] == {"a": 2.0, "b": 8.0} and found["chance"] == 0.25 and found["measure"] == "far"
+
+
+def test_a_crop_lies_in_the_middle_of_a_white_square():
+    """Wide, tall and square parts, pixel by pixel; an odd pixel of room is on the right, or below."""
+    picture = Image.new("RGB", (9, 7))
+    picture.putdata([(x, y, 7) for y in range(7) for x in range(9)])
+    for x0, y0, x1, y1 in ((1, 2, 8, 4), (2, 0, 4, 7), (3, 3, 6, 6), (0, 0, 9, 6)):
+        square, wide, tall = scores.crop(picture, (x0, y0, x1, y1)), x1 - x0, y1 - y0
+        side = max(wide, tall)
+        assert square.size == (side, side) and square.mode == "RGB"
+        left, top = (side - wide) // 2, (side - tall) // 2
+        for y in range(side):
+            for x in range(side):
+                inside = 0 <= x - left < wide and 0 <= y - top < tall
+                wanted = (x0 + x - left, y0 + y - top, 7) if inside else (255, 255, 255)
+                assert square.getpixel((x, y)) == wanted
+
+
 def test_halves():
     assert halves(2) == [(0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)]
 

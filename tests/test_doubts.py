@@ -115,6 +115,57 @@ def test_a_lower_is_better_ceiling_is_a_floor():
     assert doubts.of({**lower, "scores": {"dino": 0.7}}, "dino", TOY, DRAWN) == ()
 
 
+def test_what_is_said_of_a_score():
+    """Each kind's clause with its numbers, all of them at once in one order, and what an old record leaves out."""
+    wrong = {
+        **RECORD, "scores": {"dino": 0.7, "clip_i": 0.2}, "images": [{}] * 8,
+        "alike": {"dino": {"among": 0.931, "best": 0.65}},
+        "outside": {"share": 0.75, "how": {"darker": 6, "rougher": 1}},
+        "confusion": {"share": 0.875, "taken_for": {"dog": 1, "cat": 5, "owl": 1}, "real": None},
+    }  # fmt: skip
+    assert [(d.kind, d.told) for d in doubts.of(wrong, "dino", TOY, PHOTOS)] == [
+        ("foreign", "dino was made for drawings of the embedded world, and these are photos"),
+        ("above", "0.700 is above what its own references reach (0.650)"),
+        ("alike", "its pictures are nearly one and the same (0.93 alike, the references 0.60)"),
+        ("outside", "6 of 8 pictures look like none of the base's or the concept's (darker, rougher)"),
+        ("confused", "7 of 8 pictures look more like cat"),
+    ]
+    assert [d.kind for d in doubts.of({**wrong, "ceiling": {}}, "dino", TOY, DRAWN)] == ["outside", "confused"]
+    old = {key: RECORD[key] for key in ("scores", "images", "measures")}
+    assert doubts.of({**old, "scores": {"dino": 9.0}}, "dino", TOY, DRAWN) == ()
+    assert doubts.of({**RECORD, "alike": {"dino": None}}, "dino", TOY, DRAWN) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        ({"scores": {"dino": 0.6}}, []),  # as good as the references, no better
+        ({"ceiling": {"dino": 0.0}, "alike": {"dino": {"among": 0.75, "best": 0.65}}}, []),  # just a quarter of it
+        ({"ceiling": {"dino": 0.0}, "alike": {"dino": {"among": 0.7501, "best": 0.65}}}, ["alike"]),
+        ({"ceiling": {"dino": 0.0}, "alike": {"dino": {"among": 0.0, "best": 0.65}}}, []),
+        ({"ceiling": {"dino": 0.4}, "alike": {"dino": {"among": 0.9}}}, ["above", "alike"]),  # of before `best`
+        ({"outside": {"share": 0.5001, "how": {"darker": 5}}}, ["outside"]),
+        ({"confusion": {"share": 0.5, "taken_for": {"cat": 4}, "real": 0.0}}, []),
+        ({"confusion": {"share": 0.6, "taken_for": {"cat": 4}, "real": None}}, ["confused"]),
+        ({"confusion": {"share": 0.6, "taken_for": {"cat": 4}, "real": 0.6}}, []),
+        ({"confusion": None, "outside": None}, []),
+    ],
+)
+def test_where_doubt_begins(changes, kinds):
+    assert [doubt.kind for doubt in doubts.of({**RECORD, **changes}, "dino", TOY, DRAWN)] == kinds
+
+
+def test_a_distance_is_not_called_nearly_one():
+    lower = {**RECORD, "measures": {"dino": {"direction": "lower", "model": "x"}}, "scores": {"dino": 0.7}}
+    among = {"dino": {"among": 0.99, "best": 0.5}}
+    assert doubts.of({**lower, "alike": among}, "dino", TOY, DRAWN) == ()
+    low = {**lower, "scores": {"dino": 0.499}, "alike": among}
+    assert [d.told for d in doubts.of(low, "dino", TOY, DRAWN)] == [
+        "0.499 is above what its own references reach (0.500)"
+    ]
+    assert doubts.of({**low, "scores": {"dino": 0.5}}, "dino", TOY, DRAWN) == ()
+
+
 # --- what is said of runs --------------------------------------------------------------------------------------------
 
 

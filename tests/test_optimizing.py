@@ -2,20 +2,23 @@
 
 import contextlib
 import io
+import math
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import prodigyopt
 import pytest
 import schedulefree
 import torch
 from conftest import planned
+from safetensors.torch import load_file, save_file
 from test_train import Stop, pictures
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perdure import method, plan, run
 from perdure.bases import loading
-from perdure.errors import PlanError, TrainingError
+from perdure.errors import LineageError, PlanError, TrainingError
 from perdure.files import read_json
 from perdure.lesson import examples, optimizing, train
 from perdure.lesson.optimizing import steps_done
@@ -253,3 +256,197 @@ def test_previews_of_a_run(plan_data, tmp_path):
         assert row.record["memory"] == bare.record["memory"] and not (bare.folder / "previews").exists()
         assert [p.name for p in sorted((row.folder / "previews").iterdir())] == ["000002.png", "000004.png"]
     assert read_json(line.folder / "lineage.json")["settings"]["training"].get("preview") is None
+
+
+# --- by itself --------------------------------------------------------------------------------------------------------
+
+
+def made(count=2, words=0, **changes):
+    """An optimizer of the plan over weights (and words) of its own, and these."""
+    draw = torch.Generator().manual_seed(4)
+    drawn = [torch.nn.Parameter(torch.randn(3, 2 + k, generator=draw)) for k in range(count + words)]
+    named = {str(k): weight for k, weight in enumerate(drawn[:count])}
+    adapter = SimpleNamespace(weights=SimpleNamespace(named=lambda: named), word_parameters=drawn[count:])
+    return optimizing.make(adapter, training(**changes)), drawn
+
+
+def stepped(optimizer, drawn, steps):
+    """Some steps down gradients that depend on the step and on where the weights are."""
+    for step in steps:
+        for k, weight in enumerate(drawn):
+            weight.grad = torch.sin(weight.detach() * (step + 1) + k)
+        optimizer.step()
+
+
+SETTINGS = {"betas": (0.8, 0.95), "epsilon": 1e-6, "weight_decay": 0.03}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_words_have_a_group_and_a_rate_of_their_own(name, capsys):
+    how = {"optimizer": name, **OWN[name], **SETTINGS}
+    rates = {} if name == "prodigy" else {"word_learning_rate": 4e-2}
+    optimizer, drawn = made(2, 1, **how, **rates)
+    assert [[id(p) for p in group["params"]] for group in optimizer.param_groups] == [
+        [id(p) for p in drawn[:2]], [id(drawn[2])],
+    ]  # fmt: skip
+    assert [group["scale"] for group in optimizer.param_groups] == [1.0, 4.0 if rates else 1.0]
+    assert [group["scale"] for group in made(2, 1, **how)[0].param_groups] == [1.0, 1.0]
+    assert [len(group["params"]) for group in made(2, 0, **how)[0].param_groups] == [2]
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["betas"]) == (how["learning_rate"], (0.8, 0.95))
+        assert (group["eps"], group["weight_decay"]) == (1e-6, 0.03)
+    asked = {"adamw": {"fused": True}, "prodigy": {"use_bias_correction": True, "safeguard_warmup": True}}
+    assert {key: optimizer.defaults[key] for key in asked.get(name, {})} == asked.get(name, {})
+    assert capsys.readouterr().out == ""
+
+
+def test_a_library_that_is_not_there_is_told_with_what_to_install(monkeypatch):
+    for name, module, package, extra in (
+        ("adamw_8bit", "bitsandbytes.optim", "bitsandbytes", "8bit"),
+        ("schedule_free", "schedulefree", "schedulefree", "schedule_free"),
+    ):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(TrainingError) as told:
+            made(optimizer=name)
+        remedy = f"pip install 'perdure[{extra}]', or take adamw"
+        assert str(told.value) == f"training.optimizer: {name} needs {package}; {remedy}"
+
+
+def test_rates_of_all_steps_by_hand():
+    half = math.sqrt(0.5)
+    for how, wanted in {
+        ("constant", 0): [1, 1, 1, 1, 1, 1],
+        ("constant", 2): [1 / 2, 1, 1, 1, 1, 1],
+        ("cosine", 2): [1 / 2, 1, 1, (1 + half) / 2, 1 / 2, (1 - half) / 2],
+        ("cosine", 6): [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1],
+    }.items():
+        plan_of = training(schedule=how[0], warmup=how[1], learning_rate=0.3)
+        found = [optimizing.learning_rate(plan_of, step) / 0.3 for step in range(6)]
+        assert found == pytest.approx(wanted), how
+    assert optimizing.learning_rate(training(schedule="cosine", warmup=6, learning_rate=0.3), 6) == 0.3
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_would_be_kept_is_what_the_library_shows_and_nothing_moves(name):
+    """An error on the way too."""
+    optimizer, drawn = made(optimizer=name, **OWN[name])
+    twin, own = made(optimizer=name, **OWN[name])
+    stepped(optimizer, drawn, range(4))
+    stepped(twin, own, range(4))
+    before = [weight.detach().clone() for weight in drawn]
+    if name == "schedule_free":
+        twin.eval()
+    for wrong in (None, Stop):
+        with contextlib.suppress(Stop), optimizing.settled(optimizer):
+            assert all(torch.equal(a, b) for a, b in zip(drawn, own, strict=True))
+            assert torch.equal(drawn[0], before[0]) == (name != "schedule_free")
+            if wrong:
+                raise wrong
+        assert all(torch.equal(a, b) for a, b in zip(drawn, before, strict=True))
+    stepped(optimizer, drawn, [4])  # it goes on
+    optimizing.settle(optimizer)
+    if name == "schedule_free":
+        twin.train()
+    stepped(twin, own, [4])
+    if name == "schedule_free":
+        twin.eval()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(drawn, own, strict=True))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_checkpoint_has_all_that_another_process_needs(name, tmp_path):
+    """Seven steps in one go, and four of them, a file, three more by another optimizer: the same bits and state."""
+    path = tmp_path / "checkpoint.safetensors"
+    whole, expected = made(2, 1, optimizer=name, **OWN[name])
+    stepped(whole, expected, range(7))
+    first, drawn = made(2, 1, optimizer=name, **OWN[name])
+    stepped(first, drawn, range(4))
+    optimizing.save(path, 4, drawn, first)
+    second, again = made(2, 1, optimizer=name, **OWN[name])
+    with torch.no_grad():
+        [weight.zero_() for weight in again]
+    kept = optimizing.read(path, again)
+    assert steps_done(path) == 4 == optimizing.restore(kept, again, second)
+    for one, other in zip(drawn, again, strict=True):
+        assert first.state[one].keys() <= second.state[other].keys()
+        for key, value in first.state[one].items():
+            assert type(second.state[other][key]) is type(value), key
+    for one, other in zip(first.param_groups, second.param_groups, strict=True):
+        assert all((type(one[key]), one[key]) == (type(other[key]), other[key]) for key in first.defaults)
+    stepped(second, again, range(4, 7))
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
+def test_a_checkpoint_of_adamw_is_values_moments_and_the_step(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    optimizer, drawn = made(2, weight_decay=0.5)
+    stepped(optimizer, drawn, range(3))
+    optimizing.save(path, 3, drawn, optimizer)
+    found = load_file(path)
+    names = {f"{k}.{part}" for k in range(2) for part in ("value", "first", "second")}
+    assert found.keys() == {"step", *names} and found["step"].item() == 3
+    for k, weight in enumerate(drawn):
+        state = optimizer.state[weight]
+        assert torch.equal(found[f"{k}.value"], weight)
+        assert torch.equal(found[f"{k}.first"], state["exp_avg"])
+        assert torch.equal(found[f"{k}.second"], state["exp_avg_sq"])
+
+
+def test_no_checkpoint_is_the_beginning(tmp_path):
+    optimizer, drawn = made()
+    before = [weight.detach().clone() for weight in drawn]
+    assert optimizing.read(None) == optimizing.read(tmp_path / "none", drawn) == {} and steps_done(tmp_path / "no") == 0
+    assert optimizing.restore({}, drawn, optimizer) == 0 and not optimizer.state
+    assert all(torch.equal(a, b) for a, b in zip(drawn, before, strict=True))
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(LineageError, match="link"):
+        optimizing.read(tmp_path / "link", drawn)
+
+
+REMEDY = "delete it, and the lesson begins anew"
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_with_what_to_do(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    optimizer, drawn = made()
+    stepped(optimizer, drawn, range(2))
+    optimizing.save(path, 2, drawn, optimizer)
+    whole = {name: tensor.clone() for name, tensor in optimizing.read(path, drawn).items()}
+    cut = {name: tensor for name, tensor in whole.items() if name != "step"}
+    for wrong, name in {
+        "step": (cut, "step"),
+        "steps": ({**whole, "step": torch.zeros(2)}, "step"),
+        "shape": ({**whole, "1.value": torch.zeros(3)}, "1.value"),
+        "value": ({n: t for n, t in whole.items() if n != "0.value"}, "0.value"),
+        "moment": ({n: t for n, t in whole.items() if n != "1.second"}, "1.second"),
+    }.values():
+        save_file(wrong, path)
+        with pytest.raises(LineageError) as told:
+            optimizing.read(path, drawn)
+        assert str(told.value) == f"{path} is damaged: {name!r} is missing or of another shape; {REMEDY}"
+    save_file({"step": torch.tensor(2), "x.value": torch.zeros(1)}, path)
+    assert steps_done(path) == 2, "what is not asked for is not looked at"
+    path.write_bytes(b"junk")
+    with pytest.raises(LineageError) as told:
+        optimizing.read(path, drawn)
+    assert str(path) in str(told.value) and "damaged" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("every", "seconds", "times", "saved"),
+    [
+        (2, 0, [1, 2, 3, 4, 5], [2, 4]),
+        (0, 0, [1, 100, 1000], []),
+        (0, 10, [4, 8, 12, 16, 20], [2, 4]),  # at 8 the next step would end at 12, which is 12 after the last time
+        (0, 10, [5, 10, 15], [2]),  # at 5 it would end at 10, which is no more than 10
+        (3, 10, [4, 8, 9, 10, 11], [2, 3]),
+    ],
+)
+def test_when_a_checkpoint_is_due_by_hand(every, seconds, times, saved):
+    """By steps, and where one more step as long as the last would end later than so many seconds after the last one."""
+    clock = iter([0, *times])
+    asked = SimpleNamespace(
+        training=SimpleNamespace(checkpoint_every=every), performance=SimpleNamespace(checkpoint_seconds=seconds)
+    )
+    due = optimizing.saving(asked, lambda: next(clock))
+    assert [step for step, _ in enumerate(times, start=1) if due(step)] == saved
