@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from perdure import memory as memories
-from perdure import plan, run
+from perdure import method, plan, run
 from perdure.bases import classifier, loading
 from perdure.errors import ImageError, ModelError, PlanError
 from perdure.images import read_image, square
@@ -19,6 +19,7 @@ from perdure.lesson import examples
 from perdure.lesson.classes import ClassLesson
 from perdure.memory import Memory
 from perdure.memory.delta import Delta
+from perdure.method import Context, Wanted
 from perdure.parts import head
 from perdure.photos import pictures
 from perdure.plan import workload
@@ -298,6 +299,127 @@ def test_heads_begin_and_answer_as_their_formulas_say():
     assert head.begun(linear, 3, 5, None, draw).shape == (3, 6) and head.begun(cosine, 3, 5, None, draw).shape == (3, 5)
 
 
+def test_heads_are_formulas_on_numbers_of_ones_own():
+    """Logits, beginnings and the rows that a memory keeps, entry by entry."""
+    draw = torch.Generator().manual_seed(2)
+    features, rows = torch.randn(4, 5, generator=draw), torch.randn(3, 6, generator=draw)
+    linear, cosine = (plan.Head(kind=kind, scale=7.0) for kind in ("linear", "cosine"))
+    x, w = features.double().numpy(), rows.double().numpy()
+    np.testing.assert_allclose(head.logits(features, rows, linear).numpy(), x @ w[:, :5].T + w[:, 5], rtol=1e-5)
+    lengths = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(w[:, :5], axis=1)
+    expected = x @ w[:, :5].T / lengths
+    np.testing.assert_allclose(head.nearest(features, rows[:, :5]).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(head.logits(features, rows[:, :5], cosine).numpy(), 7 * expected, rtol=1e-5)
+    centres = rows[:, :5]
+    squares = (w[:, :5] ** 2).sum(axis=1)
+    begun = head.begun(linear, 3, 5, centres, draw).numpy()
+    np.testing.assert_allclose(begun[:, :5], 7 / squares.mean() * w[:, :5], rtol=1e-5)
+    np.testing.assert_allclose(begun[:, 5], -7 / squares.mean() * squares / 2, rtol=1e-5)
+    begun = head.begun(cosine, 3, 5, centres, draw).numpy()
+    np.testing.assert_allclose(begun, w[:, :5] / np.sqrt(squares)[:, None], rtol=1e-5)
+    for kind, columns in ((linear, 401), (cosine, 400)):
+        drawn = head.begun(kind, 50, 400, None, torch.Generator().manual_seed(3))
+        again = torch.rand(50, columns, generator=torch.Generator().manual_seed(3))
+        torch.testing.assert_close(drawn, again * 0.1 - 0.05)  # between -1 and 1 over the root of 400
+    memory = head.with_classes(Memory(), {"one": ["a", "b"], "two": ("c",)}, rows)
+    assert head.classes_of(memory) == {"one": ["a", "b"], "two": ["c"]} and head.classes_of(Memory()) == {}
+    assert torch.equal(memory.tensors["heads/one/rows"], rows[:2])
+    assert torch.equal(memory.tensors["heads/two/rows"], rows[2:]) and torch.equal(head.rows_of(memory), rows)
+    more = head.with_classes(memory, {"three": ["d"]}, 2 * rows[:1])
+    assert torch.equal(head.rows_of(more), torch.cat([rows, 2 * rows[:1]])) and list(head.classes_of(more)) == [
+        "one", "two", "three",
+    ]  # fmt: skip
+    bare = head.with_classes(Memory(), {"one": ["a"]}, None)
+    assert head.rows_of(bare) is None and not bare.tensors and head.classes_of(bare) == {"one": ["a"]}
+
+
+class Embedded:
+    """A model of which only the features of its own pictures are asked."""
+
+    def __init__(self, features, labels):
+        self.embedded = lambda: (features, labels)
+
+
+def lesson_of(number, features, labels):
+    """What a method is told of a lesson: draws by their owner, those in common alike in all lessons."""
+
+    def draw(*owner):
+        return torch.Generator().manual_seed(sum(map(ord, f"{number}{owner}")))
+
+    def common(*owner):
+        return torch.Generator().manual_seed(sum(map(ord, f"{owner}")))
+
+    model = Embedded(features, labels)
+    return Context(f"t{number}", number, 1, "", "", model, draw, common)
+
+
+TASKS = [("b", "a", "b", "a"), ("d", "c", "d", "d")]
+
+
+@pytest.fixture
+def two_tasks():
+    draw = torch.Generator().manual_seed(9)
+    return [torch.randn(4, 6, generator=draw) + 0.2 for _ in TASKS]
+
+
+def test_the_nearest_mean_of_two_lessons_by_hand(two_tasks):
+    """A row a class as they first occur, those of the first lesson first; a picture is of the class of most cosine."""
+    chosen, memory = method.get("class_means", {}), Memory()
+    for number, (features, labels) in enumerate(zip(two_tasks, TASKS, strict=True), start=1):
+        memory = chosen.consolidate.remember(None, memory, lesson_of(number, features, labels))
+    x, y = (t.double().numpy() for t in two_tasks)
+    means = np.stack([x[[0, 2]].mean(axis=0), x[[1, 3]].mean(axis=0), y[[0, 2, 3]].mean(axis=0), y[1]])
+    np.testing.assert_allclose(memory.tensors["means/all"].numpy(), means, rtol=1e-5)
+    assert set(memory.bytes_by_name()) == set(chosen.consolidate.carries) == {"means"}
+    shown = two_tasks[0][:3]
+    u, v = shown.double().numpy(), means
+    cosines = u @ v.T / np.linalg.norm(u, axis=1)[:, None] / np.linalg.norm(v, axis=1)
+    found = head.classified(chosen, memory, shown, head.PLAIN)
+    np.testing.assert_allclose(found.numpy(), cosines, rtol=1e-4, atol=1e-6)
+    assert not chosen.consolidate.recall(memory, Wanted("t1")) and chosen.adapter.head is False
+
+
+@pytest.mark.parametrize("ridge", [0.3, None])
+def test_random_features_of_two_lessons_by_hand(two_tasks, ridge):
+    """relu(F W) with one W, sums of both lessons, numpy's solution; a ridge that nobody gave is of the last lesson."""
+    chosen, memory = method.get("ranpac", {"features": 2, "ridge": ridge}), Memory()
+    for number, (features, labels) in enumerate(zip(two_tasks, TASKS, strict=True), start=1):
+        memory = chosen.consolidate.remember(None, memory, lesson_of(number, features, labels))
+    drawn = torch.randn(6, 2, generator=lesson_of(1, None, None).common("random features 2")).double().numpy()
+    wide = [np.maximum(x.double().numpy() @ drawn, 0) for x in two_tasks]
+    wanted = [np.array([[float(label == name) for name in "badc"] for label in labels]) for labels in TASKS]
+    least = ridge
+    if ridge is None:
+        order = torch.randperm(4, generator=lesson_of(2, None, None).generator("ridge")).tolist()
+        fit, held = order[:3], order[3:]
+
+        def error(one):
+            gram = wide[1][fit].T @ wide[1][fit] + one * np.eye(2)
+            solved = np.linalg.solve(gram, wide[1][fit].T @ wanted[1][fit][:, 2:])
+            return ((wide[1][held] @ solved - wanted[1][held][:, 2:]) ** 2).mean()
+
+        least = min((10.0**power for power in range(-8, 9)), key=error)
+    assert memory.facts["ridge"] == least
+    rows, targets = np.concatenate(wide), np.concatenate(wanted)
+    solved = np.linalg.solve(rows.T @ rows + least * np.eye(2), rows.T @ targets)
+    shown = two_tasks[1][:2]
+    expected = np.maximum(shown.double().numpy() @ drawn, 0) @ solved
+    np.testing.assert_allclose(head.classified(chosen, memory, shown, head.PLAIN).numpy(), expected, atol=1e-3)
+    assert set(memory.bytes_by_name()) == set(chosen.consolidate.carries) == {"gram", "projection"}
+    half = {"G": torch.diag(torch.tensor([4.0, 0.0])), "C": torch.arange(8.0).view(2, 4)}  # nothing was seen of one
+    least = memory.with_tensors("gram", half).with_facts(ridge=0.0)
+    expected = np.maximum(shown.double().numpy() @ drawn, 0)[:, :1] @ np.array([[0, 0.25, 0.5, 0.75]])
+    np.testing.assert_allclose(head.classified(chosen, least, shown, head.PLAIN).numpy(), expected, atol=1e-5)
+
+
+def test_a_ridge_is_chosen_where_there_is_something_to_choose_by():
+    wide, wanted = torch.eye(6), torch.ones(6, 1)
+    assert head.chosen_ridge(wide, wanted, torch.arange(1)) == head.chosen_ridge(wide, wanted, torch.arange(0)) == 1.0
+    same = torch.ones(6, 1)  # what is held out is what was learnt: the least ridge; of the opposite the most
+    assert head.chosen_ridge(same, wanted, torch.arange(2)) == 1e-8
+    assert head.chosen_ridge(same, torch.tensor([[1.0], [-1.0]] * 3), torch.arange(2)) == 1e8
+
+
 def test_ranpac_does_not_depend_on_the_order_of_tasks_and_solves_the_ridge(class_plan, tmp_path):
     """The last head is that of all pictures at once: (G + ridge I)^-1 C, by numpy."""
     data = {**class_plan, "methods": [{"name": "ranpac", "features": 40, "ridge": 0.5}]}
@@ -317,8 +439,6 @@ def test_ranpac_does_not_depend_on_the_order_of_tasks_and_solves_the_ridge(class
 
 
 def drive_method(made):
-    from perdure import method
-
     return method.of(made.methods[0])
 
 

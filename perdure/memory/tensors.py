@@ -41,7 +41,7 @@ def read(path: Path, remedy: str = "restore it from a copy") -> dict[str, Tensor
         data = files.read_bytes(path)
     except LineageError as error:
         raise LineageError(f"{error}; {remedy}") from None
-    noted = header(path).get(META, {}).get("digest")
+    noted = header(path, remedy).get(META, {}).get("digest")
     tensors = parsed(data, path, remedy)
     if noted is not None and noted != _digest(tensors):
         raise LineageError(f"{path} is damaged (its content does not match its digest); {remedy}")
@@ -57,7 +57,7 @@ def parsed(data: bytes, path: Path, remedy: str = "restore it from a copy") -> d
         raise LineageError(f"{path} is damaged: it is not a safetensors file ({error}); {remedy}") from None
 
 
-def header(path: Path) -> dict[str, Any]:
+def header(path: Path, remedy: str = "restore it from a copy") -> dict[str, Any]:
     """The header of a safetensors file: name -> {dtype, shape, data_offsets}. Raises LineageError naming the file."""
     try:
         with open(files.open_plain(path), "rb") as stream:
@@ -66,11 +66,11 @@ def header(path: Path) -> dict[str, Any]:
                 raise ValueError
             found = json.loads(stream.read(length))
     except OSError as error:
-        raise LineageError(f"cannot read {path}: {error.strerror}; restore it from a copy") from None
+        raise LineageError(f"cannot read {path}: {error.strerror}; {remedy}") from None
     except (ValueError, RecursionError):
-        raise LineageError(f"{path} is damaged: it has no safetensors header; restore it from a copy") from None
+        raise LineageError(f"{path} is damaged: it has no safetensors header; {remedy}") from None
     if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
-        raise LineageError(f"{path} is damaged: its header is no list of tensors; restore it from a copy")
+        raise LineageError(f"{path} is damaged: its header is no list of tensors; {remedy}")
     return found
 
 
