@@ -208,3 +208,13 @@ def test_delta_is_factors_below_break_even_and_dense_after():
     delta = delta + Delta({"p": wide})  # rank 16: 16 * 60 >= 900
     assert delta["p"].rank is None and delta.nbytes == 30 * 30 * 4 and delta.nbytes < before * 8 / 7
     torch.testing.assert_close(delta["p"].matrix(), exact + wide.matrix())
+
+
+NEED_NO_MODEL = ("naive", "merge_init", "merge_ortho", "magmax", "independent", "sum", "mean", "ties",
+                 "ties_running", "svd", "iso_c", "iso_cts", "knots")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEED_NO_MODEL)
+def test_a_method_declares_what_it_carries(name):
+    chosen, memory = lessons(name, (A1, B1), (A2, B2), (A3, B3))
+    assert chosen.consolidate.carries == set(memory.bytes_by_name())

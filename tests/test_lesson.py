@@ -9,6 +9,7 @@ from torch import nn
 
 from perdure import method, plan
 from perdure.bases import loading
+from perdure.errors import TrainingError
 from perdure.lesson import examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
@@ -103,3 +104,63 @@ def test_pictures_of_the_past_are_drawn_by_the_base_and_the_past(name, pico, bac
 
     lessons(backbone, made, chosen, watch)
     assert len(seen) == 3 and not torch.allclose(seen[1], seen[2])
+
+
+def test_noise_is_timed_as_the_plan_says_wherever_a_lesson_draws_it(backbone, plan_data, monkeypatch):
+    """The step's own batch and what is rehearsed beside it, batches for a method, other images, calibration."""
+    how = plan.Training(**{**plan_data["training"], "steps": 1, "prior": plan.Prior(images=2), "times": "uniform"})
+    made = plan.build(plan_data).model_copy(update={"training": how})
+    encoded = examples.encode(backbone, pictures.of(made.concepts[0]).training, how, 0, "dog")
+    asked, real = [], backbone.noised
+
+    def noised(latents, condition, captions, generator, times="default"):
+        asked.append(times)
+        return real(latents, condition, captions, generator, times)
+
+    monkeypatch.setattr(backbone, "noised", noised)
+    counts = []
+
+    def guard(adapter, memory, context):
+        model = context.model
+        calls = {
+            "batches": lambda: model.batches("mine", 3, 2),
+            "batch_of": lambda: model.batch_of(model.latents[:2], ["a", "b"], "mine", 0),
+            "general": lambda: model.general(2, 2),
+        }
+        for call in calls.values():
+            before = len(asked)
+            call()
+            counts.append(len(asked) - before)
+        return Protection()
+
+    lesson = Lesson("dog", 1, encoded, "zwz", "dog", "zwz dog", prior=encoded)
+    learn(backbone, replace(method.get("naive", {"rank": 2}), guard=guard), Memory(), lesson, made)
+    assert counts == [3, 1, 4] and len(asked) == 3 + 1 + 4 + 2 and set(asked) == {"uniform"}
+
+
+def test_calibration_prompts_are_spread_and_each_has_copies_of_its_own_noise(backbone, plan_data):
+    made, seen = plan.build(plan_data), {}
+    encoded = examples.encode(backbone, pictures.of(made.concepts[0]).training, made.training, 0, "dog")
+
+    def guard(adapter, memory, context):
+        model = context.model
+        seen["batches"], seen["prompts"] = model.general(3, 2), list(model.calibration)
+        seen["drawn"] = model.draw([seen["prompts"][k * (len(model.calibration) // 3)] for k in range(3)], 1)
+        seen["noise"] = [
+            torch.randn(1, *model.latents.shape[1:], generator=context.generator("calibration noise", number))
+            for number in range(6)
+        ]
+        with pytest.raises(TrainingError, match=r"^method 'naive' asks for classes, which only a classifier has$"):
+            model.embedded()
+        return Protection()
+
+    chosen = replace(method.get("naive", {"rank": 2}), guard=guard)
+    made = made.model_copy(update={"methods": plan.build({**plan_data, "methods": ["naive"]}).methods})
+    learn(backbone, chosen, Memory(), Lesson("dog", 1, encoded, "zwz", "dog", "zwz dog"), made)
+    each = len(seen["prompts"]) // 3
+    assert [[b.captions for b in copies] for copies in seen["batches"]] == [
+        [(seen["prompts"][k * each],)] * 2 for k in range(3)
+    ]
+    for number, batch in enumerate(b for copies in seen["batches"] for b in copies):
+        assert torch.equal(batch.noise, seen["noise"][number])
+        torch.testing.assert_close(batch.latents[0], seen["drawn"][number // 2])

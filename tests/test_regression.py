@@ -69,6 +69,8 @@ def test_least_squares_does_not_depend_on_the_order():
 def test_what_least_squares_carries_does_not_grow():
     sizes = [by_lessons(order).bytes_by_name() for order in ((0,), (0, 1), (0, 1, 2))]
     assert sizes[0] == sizes[1] == sizes[2] == {"delta": 3 * 6 * 4, "grams": 6 * 6 * 4}
+    kept = method.get("least_squares", {}).consolidate
+    assert kept.carries == set(sizes[0]) and kept.strict
 
 
 @pytest.mark.parametrize("rows", [INPUTS, [x[:2] for x in INPUTS]], ids=["full", "few"])
@@ -234,6 +236,7 @@ def test_mix_of_show_looks_again_at_every_concept_under_its_own_delta(backbone, 
 
     chosen, told = watched(method.get("mix_of_show", {"rank": 2, "solver": "exact"}), look)
     memory = taught(chosen, 3)
+    assert {*memory.bytes_by_name()} - {"words"} == chosen.consolidate.carries == {"own", "delta"}
     owns, drawn, text = told[-1]
     reading = backbone.projections("cross_kv")
     for name in list(memory.delta())[::3]:
@@ -265,6 +268,7 @@ def test_custom_diffusion_says_to_each_concepts_words_what_its_own_weights_say(b
                 answers, wanted = (words @ delta[name].matrix().double().T for delta in (memory.delta(), own))
                 torch.testing.assert_close(answers, wanted, atol=1e-4, rtol=1e-3)
     assert memory.bytes_by_name()["targets"] < memory.bytes_by_name()["delta"]
+    assert {*memory.bytes_by_name()} - {"words"} == chosen.consolidate.carries and not chosen.consolidate.strict
 
 
 def test_custom_diffusion_on_a_base_that_changes_text_on_the_way():

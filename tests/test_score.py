@@ -1,6 +1,7 @@
 """Measures on tiny models of the real classes: preprocessing, what each number means, clear refusals."""
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -461,6 +463,94 @@ def test_weights_that_are_not_finite_are_no_scorer(models, tmp_path):
     save_file({k: v * float("nan") for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="nan: is damaged, its features are not finite"):
         score.load("dino", folder)
+
+
+def test_a_model_that_cannot_be_run_is_told_in_a_sentence(models, tmp_path, monkeypatch):
+    """Of images and of texts: what its library raises only when something is shown to it."""
+    score.release()
+
+    def wrong(self, *given, **named):
+        raise RuntimeError("shapes do\nnot fit.")
+
+    for kind, name in (("ViTModel", "dino"), ("CLIPTextModel", "clip_t"), ("CLIPVisionModelWithProjection", "csd")):
+        with monkeypatch.context() as patched:
+            patched.setattr(getattr(transformers, kind), "forward", wrong)
+            with pytest.raises(ModelError) as told:
+                score.load(name, copy_of(models / FOLDER[name], tmp_path / name))
+        sentence = "is damaged, its model cannot be run (shapes do not fit)."
+        assert str(told.value) == f"{tmp_path / name}: {sentence}"
+
+
+def test_what_is_known_of_a_scorer_stands_in_its_spec(models):
+    """Its name, no revision of a folder, the digest of the very file, what goes in: as it is, and found once."""
+    for name in ("dino", "clip_i", "csd"):
+        folder = models / FOLDER[name]
+        told = score.load(name, folder).spec
+        assert told["model"] == str(folder) and told["revision"] is None
+        assert told["weights_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        wanted = "resize shorter side to 32 (bicubic, Pillow), centre crop 32x32 (floor), "
+        assert told["preprocessing"] == wanted + "mean (0.5, 0.4, 0.3) std (0.2, 0.3, 0.4)"
+
+
+def test_preprocessing_in_words():
+    wide = preprocess.Preprocess((20, 30), None, preprocess.CLIP_MEAN, preprocess.CLIP_STD, Image.Resampling.BILINEAR)
+    assert wide.words == "resize to 30x20 (bilinear, Pillow), CLIP mean/std"
+    assert preprocess.DINO_224.words == (
+        "resize shorter side to 256 (bicubic, Pillow), centre crop 224x224 (nearest), ImageNet mean/std"
+    )
+    bare = preprocess.Preprocess(None, (4, 6), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert bare.words == "centre crop 6x4 (floor), mean (0.0, 0.0, 0.0) std (1.0, 1.0, 1.0)"
+    with pytest.raises(ValueError, match=r"^cannot crop 6x4 out of 5x9 pixels$"):
+        bare(picture(0, 5, 9))
+    with pytest.raises(ValueError, match=r"^cannot crop 6x4 out of 9x3 pixels$"):
+        bare(picture(0, 9, 3))
+    assert bare(picture(0, 6, 4)).shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ({}, ((224, 224), None, 3)),
+        ({"image_processor_type": "CLIPImageProcessor"}, (224, None, 3)),
+        ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 64}, (64, None, 3)),
+        ({"size": 64, "do_resize": False}, (None, None, 3)),
+        ({"size": {"height": 20, "width": 30}, "resample": 2}, ((20, 30), None, 2)),
+        ({"size": {"shortest_edge": 50}, "crop_size": 40}, (50, (40, 40), 3)),
+        ({"size": {"shortest_edge": 50}, "crop_size": {"height": 40, "width": 50}}, (50, (40, 50), 3)),
+        ({"size": 64, "crop_size": 40, "do_center_crop": False}, ((64, 64), None, 3)),
+        ({"do_center_crop": True}, ((224, 224), (224, 224), 3)),
+    ],
+)
+def test_what_a_folder_says_of_preprocessing(config, wanted):
+    """Old and new keys, and what transformers takes where nothing is said."""
+    found = preprocess.from_config(config)
+    assert (found.resize, found.crop, found.resample) == wanted and found.rounding == "floor"
+    assert (found.mean, found.std) == (preprocess.CLIP_MEAN, preprocess.CLIP_STD)
+    plain = preprocess.from_config({**config, "do_normalize": False, "image_mean": [9, 9, 9]})
+    assert (plain.mean, plain.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    own = preprocess.from_config({**config, "image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]})
+    assert (own.mean, own.std) == ((0.1, 0.2, 0.3), (1, 2, 3))
+
+
+def test_what_a_folder_cannot_say_of_preprocessing():
+    for config in (
+        {"size": 30, "crop_size": 40}, {"size": {"height": 50, "width": 30}, "crop_size": 40},
+        {"size": 64, "crop_size": {"shortest_edge": 40}}, {"image_mean": [0.5, 0.5]}, {"image_std": [1.0] * 4},
+    ):  # fmt: skip
+        mean, std = (
+            config.get("image_mean", list(preprocess.CLIP_MEAN)),
+            config.get("image_std", list(preprocess.CLIP_STD)),
+        )
+        with pytest.raises(ValueError) as told:
+            preprocess.from_config(config)
+        assert str(told.value) == (
+            f"size {config.get('size')} with crop_size {config.get('crop_size')}, image_mean {mean} "
+            f"and image_std {std} is not a preprocessing that is known"
+        )
+    for size in ({"longest_edge": 3}, {"height": 3}, {"width": 3}):
+        with pytest.raises(ValueError) as told:
+            preprocess.from_config({"size": size})
+        assert str(told.value) == f"size {size} needs shortest_edge, or height and width"
 
 
 def test_csd_tensors_that_do_not_fit_are_told_in_a_sentence(tmp_path, cache):
