@@ -115,17 +115,18 @@ def test_by_a_distance_the_least_is_best_and_what_is_missing_the_worst_there_is(
         lambda x, y: float((x - y.T).abs().mean()), among=lambda x: 0.0,
     )  # fmt: skip
     references = {"a": torch.tensor([[0.0]]), "b": torch.tensor([[10.0]]), "c": torch.tensor([[4.0]])}
-    crops = [torch.tensor([[6.0], [11.0], [0.0]]), torch.tensor([[3.0]])]
+    crops = [torch.tensor([[6.0], [11.0], [0.0]]), torch.tensor([[3.0]]), torch.tensor([[13.0], [1.0]])]
     found = scores.matched(far, crops, references, ["a", "b"], torch.tensor([[1.0], [3.0]]))
     # of the first picture 6 and 11 are taken: 6 + 1 is less than 11 + 4, though 6 is nearer to b; of the second b lacks
-    assert found["crop"] == {"a": (6 + 3) / 2, "b": (1 + 50) / 2} and found["least"] == (6 + 50) / 2
-    assert found["right"] == 0.0 and found["miscounted"] == 1.0 and found["measure"] == "far"
-    assert found["whole"] == {"a": 2.0, "b": 8.0} and found["chance"] == 0.5
+    assert found["crop"] == {"a": (6 + 3 + 1) / 3, "b": (1 + 50 + 3) / 3} and found["least"] == (6 + 50 + 3) / 3
+    assert found["right"] == pytest.approx(1 / 3) and found["miscounted"] == pytest.approx(2 / 3)
+    assert found["whole"] == {"a": 2.0, "b": 8.0} and found["chance"] == 0.5 and found["measure"] == "far"
     assert found["confusion"]["a"]["taken_for"] == {"c": 2} and found["confusion"]["a"]["among"] == 3
     assert found["confusion"]["b"]["share"] == 0.0
-    placed = {"a": torch.tensor([[1.0], [6.0]]), "b": torch.tensor([[9.0], [8.0]])}
+    placed = {"a": torch.tensor([[1.0], [6.0], [2.0]]), "b": torch.tensor([[9.0], [8.0], [9.0]])}
     found = scores.regions(far, placed, references, torch.tensor([[1.0], [3.0]]))
-    assert found["crop"] == {"a": 3.5, "b": 1.5} and found["least"] == (1 + 6) / 2 and found["right"] == 0.5
+    assert found["crop"] == pytest.approx({"a": 3.0, "b": 4 / 3})
+    assert found["least"] == (1 + 6 + 2) / 3 and found["right"] == pytest.approx(2 / 3)
     assert found["whole"] == {"a": 2.0, "b": 8.0} and found["chance"] == 0.25 and found["measure"] == "far"
 
 

@@ -1,9 +1,13 @@
 """Parts by their limits and by naive twins: what a method becomes when its special term is switched off."""
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from perdure import method, plan
 from perdure.bases import loading
@@ -12,11 +16,12 @@ from perdure.lesson import examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
-from perdure.method import Method, Protection, Wanted, Word, WordSpec
+from perdure.method import Adapter, Method, Protection, Wanted, Word, WordSpec
 from perdure.methods.cidm import elastic_aggregation
 from perdure.parts import classifier, guard
-from perdure.parts.adapter import Masked, lora, masked_lora
+from perdure.parts.adapter import LowRank, Masked, lora, low_rank, masked, masked_lora, neurons, selected
 from perdure.parts.consolidate import add
+from perdure.parts.neurons import shares
 from perdure.parts.start import fresh_masked
 from perdure.photos import pictures
 from perdure.wording import FIRST
@@ -379,3 +384,188 @@ def test_guards_together_begin_charge_and_project_in_their_order():
     assert list(both.penalties) == ["kept", "kept 2"]
     bare = guard.every(guard.nothing)(None, None, None)
     assert bare.begin is None is bare.project and not bare.penalties
+
+
+# --- by hand, on matrices of one's own ---
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def low(train_a=True, **shapes):
+    """Low-rank pairs of drawn numbers."""
+    pairs = {
+        name: (nn.Parameter(numbers(2, into, seed=k)), nn.Parameter(numbers(out, 2, seed=k + 9)))
+        for k, (name, (out, into)) in enumerate(shapes.items())
+    }
+    return LowRank(pairs, train_a)
+
+
+def asked(guard_of, weights, memory=None, lesson=2, model=None, steps=5):
+    """What a guard says of a lesson."""
+    draw = lambda *owner: torch.Generator().manual_seed(sum(map(ord, str(owner))))  # noqa: E731
+    told = SimpleNamespace(lesson=lesson, steps=steps, model=model, generator=draw)
+    return guard_of(Adapter(weights), memory or Memory(), told)
+
+
+def test_low_rank_pairs_by_hand():
+    weights = low(p=(3, 4), q=(5, 2))
+    (a, b), (c, d) = weights.factors.values()
+    assert weights.projections == ["p", "q"] and LowRank(weights.factors).train_a is True
+    assert {name: id(t) for name, t in weights.named().items()} == {
+        "A of p": id(a), "B of p": id(b), "A of q": id(c), "B of q": id(d),
+    }  # fmt: skip
+    assert list(LowRank(weights.factors, False).named()) == ["B of p", "B of q"]
+    assert torch.equal(weights.change("q"), d @ c)
+    torch.testing.assert_close(weights.delta()["p"].matrix(), (b @ a).detach())
+    made = lora(2, "attention", train_a=False)
+    built = made.weights({"p": (3, 4)}, torch.device("cpu"))
+    assert (made.targets, made.words, made.head, built.train_a) == ("attention", None, True, False)
+    assert [tuple(t.shape) for t in built.factors["p"]] == [(2, 4), (3, 2)]
+    assert all(isinstance(t, nn.Parameter) and not t.any() for t in built.factors["p"])
+    assert lora(2, "cross_kv").weights({}, torch.device("cpu")).train_a is True
+
+
+def test_masks_by_hand():
+    """Z = U V + open; 1[Z + logistic noise > 0] by plain numpy of the same draws, softened at a temperature."""
+    made = masked_lora(3, 2, "cross_kv", 0.8)
+    weights = made.weights({"p": (4, 5)}, torch.device("cpu"))
+    assert made.targets == "cross_kv" and weights.bias == pytest.approx(math.log(4)) and weights.projections == ["p"]
+    (v, u), (a, b) = weights.logits["p"], weights.low.factors["p"]
+    assert (u.shape, v.shape, a.shape, b.shape) == ((4, 2), (2, 5), (3, 5), (4, 3))
+    assert [id(t) for t in weights.named().values()] == [id(a), id(b), id(v), id(u)]
+    assert list(weights.named()) == ["A of p", "B of p", "V of p", "U of p"]
+    for k, t in enumerate((a, b, v, u)):
+        t.data = 2 * numbers(*t.shape, seed=k)
+    z = (u @ v).detach().double().numpy() + math.log(4)
+    np.testing.assert_allclose(weights.openness("p").detach().numpy(), 1 / (1 + np.exp(-z)), rtol=1e-4)
+    assert weights.density() == {"p": pytest.approx((z > 0).mean())} and 0 < (z > 0).mean() < 1
+    assert np.array_equal(weights.mask("p").detach().numpy(), z > 0)
+    weights.state.noise = lambda projection: torch.Generator().manual_seed(len(projection))
+    weights.state.tau = 0.5
+    drawn = torch.rand(4, 5, generator=torch.Generator().manual_seed(1)).double().numpy()
+    noisy = z + np.log(drawn) - np.log(1 - drawn)
+    mask = weights.mask("p")
+    assert np.array_equal(mask.detach().numpy(), noisy > 0) and not np.array_equal(noisy > 0, z > 0)
+    mask.sum().backward()
+    soft = 1 / (1 + np.exp(-noisy / 0.5))
+    np.testing.assert_allclose(u.grad.numpy(), (soft * (1 - soft) / 0.5) @ v.detach().double().numpy().T, rtol=1e-3)
+    np.testing.assert_allclose(weights.change("p").detach(), ((b @ a) * torch.tensor(noisy > 0)).detach(), rtol=1e-5)
+    kept = weights.delta()["p"].matrix()
+    np.testing.assert_allclose(kept, ((b @ a) * torch.tensor(z > 0)).detach(), rtol=1e-5)
+    assert weights.state.noise is None and not kept.requires_grad
+
+
+def test_chosen_entries_by_hand():
+    made = neurons("attention")
+    weights = made.weights({"p": (2, 3), "q": (1, 4)}, torch.device("cpu"))
+    assert made.targets == "attention" and weights.projections == ["p", "q"] and not weights.named()
+    masks = {"p": torch.tensor([[True, False, True], [False, True, False]]), "q": torch.zeros(1, 4, dtype=torch.bool)}
+    weights.select(masks)
+    assert weights.index["p"].tolist() == [0, 2, 4] and weights.values["p"].tolist() == [0.0, 0.0, 0.0]
+    weights.select(masks, {"p": torch.arange(6.0).view(2, 3), "q": torch.ones(1, 4)})
+    assert weights.change("p").tolist() == [[0.0, 0.0, 2.0], [0.0, 4.0, 0.0]]
+    assert weights.change("q").tolist() == [[0.0] * 4]
+    assert list(weights.named()) == ["the chosen entries of p", "the chosen entries of q"]
+    assert all(isinstance(t, nn.Parameter) and t.dtype == torch.float32 for t in weights.named().values())
+    assert weights.delta()["p"].matrix().tolist() == weights.change("p").tolist()
+    past = Memory().with_delta(Delta({"p": Change.full(torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]))}))
+    weights.notes["general"] = 0.25
+    told = SimpleNamespace(concept="cat")
+    facts = shares(Adapter(weights), past.with_facts(neurons={"dog": 1}), told).facts["neurons"]
+    assert facts == {
+        "dog": 1,
+        "cat": {"density": 0.3, "moved before": 0.666667, "moved of all": 0.4, "general": 0.25},
+    }  # of 10 entries 3 were chosen; the past had moved two of these, and four of all
+
+
+def test_a_part_that_needs_another_kind_of_change_says_so():
+    kinds = {"LowRank": low(p=(2, 2)), "Selected": neurons("attention").weights({}, torch.device("cpu"))}
+    for need, part, wrong in (
+        ("low-rank pairs", low_rank, "Selected"), ("masked pairs", masked, "LowRank"),
+        ("selected entries", selected, "LowRank"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError) as told:
+            part(Adapter(kinds[wrong]))
+        assert str(told.value) == f"this part needs {need}, not {wrong}"
+    hidden = masked_lora(2, 2, "cross_kv", 0.5).weights({"p": (2, 2)}, torch.device("cpu"))
+    assert low_rank(Adapter(hidden)) is hidden.low and masked(Adapter(hidden)) is hidden
+
+
+def test_what_a_change_costs_by_hand():
+    """C-LoRA's, EWC's and L2's penalties entry by entry; free without a weight, a past, or for what it did not move."""
+    weights = low(p=(3, 4), q=(2, 4))
+    before = {"p": numbers(3, 4, seed=20), "r": numbers(2, 2)}
+    memory = Memory().with_delta(Delta({name: Change.full(matrix) for name, matrix in before.items()}))
+    memory = memory.with_tensors("fisher", {"p": before["p"].square(), "q": torch.ones(2, 4)})
+    change = {name: weights.change(name).detach() for name in "pq"}
+    model = SimpleNamespace(weight=lambda name: numbers(*change[name].shape))
+    costs = {
+        ("self_regularised", guard.self_regularised): (before["p"] * change["p"]).square().sum(),
+        ("elastic", guard.elastic): (before["p"].square() * change["p"].square()).sum() / 2
+        + change["q"].square().sum() / 2,
+        ("close", guard.close): sum(one.square().sum() for one in change.values()) / 2,
+    }
+    for (name, kind), cost in costs.items():
+        found = asked(kind(0.3), weights, memory, model=model)
+        assert list(found.penalties) == [name] and found.begin is None is found.project
+        torch.testing.assert_close(found.penalties[name](None).detach(), 0.3 * cost)
+        assert not asked(kind(0), weights, memory, model=model).penalties
+    for kind in (guard.self_regularised, guard.elastic):
+        assert not asked(kind(0.3), weights, Memory(), model=model).penalties
+    assert not asked(guard.close(0.3), weights, memory, lesson=1, model=model).penalties
+
+
+def test_the_three_readings_of_continual_regularisation_by_hand():
+    """Entry by entry of what may move; by features of captions; by what the past moved."""
+    past = {"p": torch.tensor([[1.0, 0.0], [2.0, 3.0]])}
+    memory = Memory().with_delta(Delta({"p": Change.full(past["p"])}))
+    chosen = neurons("attention").weights({"p": (2, 2), "q": (1, 2)}, torch.device("cpu"))
+    chosen.select(
+        {"p": torch.tensor([[True, True], [False, True]]), "q": torch.tensor([[True, True]])},
+        {"p": torch.tensor([[0.5, 7.0], [9.0, -1.0]]), "q": torch.tensor([[2.0, 3.0]])},
+    )
+    found = asked(guard.continual("both", 0.1), chosen, memory)
+    assert list(found.penalties) == ["continual"]
+    moved = (0.25 + 1.0) + (1.5**2 + 7.0**2 + 2.0**2)  # entries 0 and 3 where there was something; all three with it
+    assert found.penalties["continual"](None).item() == pytest.approx(0.1 * (moved + 4 + 9))
+    found = asked(guard.continual("past", 0.1), chosen, memory).penalties
+    assert list(found) == ["self_regularised"]
+    assert found["self_regularised"](None).item() == pytest.approx(0.1 * (0.25 + 9.0))
+    texts = {"dog": numbers(2, 3, 2, seed=1), "general": numbers(2, 3, 2, seed=2)}
+    model = SimpleNamespace(
+        features=lambda prompts: texts["dog" if prompts == ["a", "b"] else "general"], calibration=["c"]
+    )
+    weights = low(p=(2, 2), q=(1, 2))
+    change = {name: weights.change(name).detach() for name in "pq"}
+    own, general = (texts[name].flatten(0, 1) for name in ("dog", "general"))
+    kept = (general @ (change["p"] + past["p"]).T).square().mean() + (general @ change["q"].T).square().mean()
+    near = sum((own @ one.T).square().mean() for one in change.values())
+    for captions, cost in (({"dog": ["a"], "cat": ["b"]}, kept + near), ({}, kept)):
+        told = memory.with_facts(captions=captions)
+        found = asked(guard.continual("features", 0.1), weights, told, model=model).penalties["continual"](None)
+        torch.testing.assert_close(found.detach(), 0.1 * cost)
+    assert not asked(guard.continual("both", 0), chosen, memory).penalties
+
+
+def test_masks_grow_hard_over_a_lesson_and_cost_what_is_open():
+    weights = masked_lora(2, 2, "cross_kv", 0.7).weights({"p": (3, 4), "q": (2, 2)}, torch.device("cpu"))
+    found = asked(guard.annealed_masks(0.01), weights, steps=5)
+    taus = []
+    for step in range(5):
+        found.begin(step)
+        taus.append(weights.state.tau)
+    assert taus == pytest.approx([1.0, 0.01**0.25, 0.1, 0.01**0.75, 0.01]) and not found.penalties
+    wanted = torch.Generator().manual_seed(sum(map(ord, str(("mask q", 4)))))
+    assert weights.state.noise("q").get_state().equal(wanted.get_state())
+    alone = asked(guard.annealed_masks(0.01), weights, steps=1)
+    alone.begin(0)
+    assert weights.state.tau == 1.0
+    for name, k in (("p", 3), ("q", 4)):
+        for t in weights.logits[name]:
+            t.data = numbers(*t.shape, seed=k)
+    shares_of = [weights.openness(name).mean().item() for name in ("p", "q")]
+    found = asked(guard.sparse(0.5), weights).penalties
+    assert list(found) == ["sparse"] and found["sparse"](None).item() == pytest.approx(0.5 * sum(shares_of) / 2)
+    assert not asked(guard.sparse(0), weights).penalties
