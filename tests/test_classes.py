@@ -479,6 +479,24 @@ def test_random_parts_are_torchvisions(high, wide):
     assert middles < 20 if max(high, wide) < 1000 else middles > 20, "no draw fits in what is too long"
 
 
+@pytest.mark.parametrize(("high", "wide"), [(1, 1), (2, 3), (4, 1), (1, 6)])
+def test_parts_of_tiny_pictures_have_a_pixel(high, wide):
+    """A draw of less than half a pixel a side is no part, as torchvision has it: then another is drawn."""
+    for seed in range(60):
+        random, again = (torch.Generator().manual_seed(seed) for _ in range(2))
+        draws = iter(lambda again=again: float(torch.rand((), generator=again)), None)
+        for _ in range(10):
+            area, aspect = high * wide * (0.08 + 0.92 * next(draws)), 0.75 * (16 / 9) ** next(draws)
+            width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 1 <= width <= wide and 1 <= height <= high:
+                wanted = math.floor(next(draws) * (high - height + 1)), math.floor(next(draws) * (wide - width + 1))
+                assert examples.random_part(high, wide, random) == (*wanted, height, width)
+                break
+        else:
+            top, left, height, width = examples.random_part(high, wide, random)
+            assert height >= 1 and width >= 1 and (top, left) == ((high - height) // 2, (wide - width) // 2)
+
+
 def test_a_step_cuts_parts_of_whole_pictures(class_plan, pico_vit, monkeypatch):
     """Pictures of 40 x 32: parts lie beyond the middle square too, and are what Pillow makes of them."""
     data = {**class_plan, "training": {**class_plan["training"], "crop": "resized", "flip": False}}

@@ -79,6 +79,15 @@ def shared(one, two):
     return len(cells[0] & cells[1]) / len(cells[0] | cells[1])
 
 
+def test_boxes_of_no_size_are_none_and_of_doubles_the_first_stays():
+    tall, empty = (0, 0, 4, 10), [(5, 0, 3, 9), (5, 0, 5, 9), (0, 8, 9, 2), (0, 8, 9, 8)]
+    half, more = (0, 0, 4, 5), (0, 0, 4, 6)  # of the union of both with `tall` a half, and six tenths
+    assert encoders.apart([*empty, tall, more, half, (4, 0, 8, 10)]) == [tall, half, (4, 0, 8, 10)]
+    assert encoders.apart([half, more]) == [half]
+    assert encoders.inside((-3.7, 2.9, 7.4, 99.0), (20, 30)) == (0, 2, 7, 30)
+    assert encoders.inside((1.2, -0.5, 25.0, 7.5), (20, 30)) == (1, 0, 20, 8)
+
+
 def test_a_detector_that_is_none(tmp_path, pico_clip):
     with pytest.raises(ModelError, match="Owlv2ForObjectDetection"):
         encoders.load_owl(pico_clip, "cpu")

@@ -138,6 +138,15 @@ def test_ties_where_entries_cancel():
     assert fusion.ties(deltas, 1.0)["p"].matrix().tolist() == [[2.0, 3.0, 1.0]]
 
 
+def test_what_is_usual_is_counted_where_the_largest_entries_are():
+    """One entry of p cancels: p alone has a positive one beside it, p and q together have more negative ones."""
+    rows = {"p": ([2.0, 1.0], [-2.0, 1.0]), "q": ([-1.0] * 3, [-1.0] * 3)}
+    deltas = [Delta({name: Change.full(torch.tensor([own[k]])) for name, own in rows.items()}) for k in range(2)]
+    for scope, kept in (("whole", -2.0), ("matrix", 2.0)):
+        found = fusion.ties(deltas, 1.0, scope)
+        assert found["p"].matrix().tolist() == [[kept, 1.0]] and found["q"].matrix().tolist() == [[-1.0] * 3]
+
+
 def test_running_ties_takes_the_past_as_one_model():
     pair = ties_by_hand([m.flatten().tolist() for m in MATRICES[:2]], 0.5)
     expected = torch.tensor(ties_by_hand([pair, MATRICES[2].flatten().tolist()], 0.5)).view(3, 4)

@@ -140,6 +140,25 @@ def test_features_are_those_of_the_model_itself(models):
         torch.testing.assert_close(score.load(name, models / FOLDER[name]).features(PICTURES), expected)
 
 
+@pytest.mark.parametrize("name", ["dino", "clip_i", "csd", "clip_t", "clip_t_class", "mmd"])
+def test_what_a_measure_says_of_itself(models, name):
+    """Its likeness is a mean cosine over all pairs, its ceiling one over pairs of different references."""
+    measure = score.load(name, models / FOLDER[name])
+    pictures_alone = name in ("dino", "clip_i", "csd")
+    assert (measure.name, measure.direction) == (name, "lower" if name == "mmd" else "higher")
+    assert measure.against == ("prompts" if name.startswith("clip_t") else "references")
+    rows = measure.features(PICTURES)
+    if not pictures_alone:
+        assert measure.ceiling(rows) is None
+        return
+    assert measure.range == (-1.0, 1.0) and measure.spec["averaging"] == "all generated x reference pairs"
+    cosines = (rows @ rows.T).double().numpy()
+    assert measure.ceiling(rows) == pytest.approx(
+        np.mean([cosines[i, j] for i in range(5) for j in range(5) if i != j])
+    )
+    assert measure.compare(rows[:2], rows[2:]) == pytest.approx(cosines[:2, 2:].mean())
+
+
 def test_text_features_are_those_of_the_model_one_by_one(models):
     clip, tokenizer = (
         CLIPModel.from_pretrained(models / "clip").eval(),
