@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -209,7 +211,13 @@ def merge(under: Any, over: Any) -> Any:
 
 
 def read_packaged(name: str) -> dict[str, Any]:
-    """A YAML file that ships inside the package."""
+    """A YAML file that ships inside the package; the caller's to change."""
+    return deepcopy(_packaged(name))
+
+
+@cache
+def _packaged(name: str) -> dict[str, Any]:
+    """The same, parsed once a process: every plan begins from one."""
     return parse(resources.files("perdure").joinpath(name).read_text(encoding="utf-8"), name)[0]
 
 
