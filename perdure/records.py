@@ -130,6 +130,10 @@ class Lesson(Record):
     method: _Labelled
     memory: str
     steps: int
+    fingerprint: str = ""
+    device: str = ""
+    precision: str = ""
+    peak_memory: float | None = None
     seconds: _Seconds
     bytes: _Bytes
     fusing: dict[str, float] = {}

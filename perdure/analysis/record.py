@@ -198,7 +198,8 @@ def read(lineage: Lineage) -> Analysis | None:
         return None
     parts = {name: Part.from_json(part) for name, part in data["parts"].items()}
     lessons, memories = tuple(data["lessons"]), tuple(data["memories"])
-    return Analysis(lessons, memories, data["apart"], parts, data["chance"], data["selection"])
+    chance = {measure: value for measure, value in data["chance"].items() if value is not None}
+    return Analysis(lessons, memories, data["apart"], parts, chance, data["selection"])
 
 
 def _fits(part: Mapping[str, Any], size: int) -> bool:
