@@ -16,6 +16,7 @@ from PIL import Image
 
 from perdure import files, plan, report, wording
 from perdure.analysis import record
+from perdure.errors import LineageError
 from perdure.lineage import Lineage
 from perdure.report import charts, heat, palette, papers, reading, samples, sentences, summary, tables, trends
 from perdure.report.reading import outdated
@@ -454,3 +455,27 @@ def test_what_a_plan_may_leave_out_of_a_concept_may_be_left_out(tmp_path):
     told = files.read_json(path)
     files.write_json(path, {**told, "concept": {"name": told["concept"]["name"]}})
     assert report.build([Lineage(lineage.folder)], tmp_path / "out", "x").is_file()
+
+
+def test_what_records_may_leave_out_may_be_left_out(tmp_path):
+    (lineage,) = make_run(tmp_path / "run", ("naive",), 2, 0, side=8)
+    analysed(lineage)
+    whole = files.read_json(lineage.folder / "lineage.json")
+    files.write_json(lineage.folder / "lineage.json", {k: v for k, v in whole.items() if k != "versions"})
+    for path in lineage.folder.rglob("cell.json"):
+        told = files.read_json(path)
+        bare = {name: {k: v for k, v in one.items() if k != "spec"} for name, one in told["measures"].items()}
+        files.write_json(path, {**told, "measures": bare})
+    compared = files.read_json(lineage.folder / "analysis.json")
+    files.write_json(lineage.folder / "analysis.json", {**compared, "chance": {"input overlap": None}})
+    text, _ = check_page(report.build([Lineage(lineage.folder)], tmp_path / "out", "x"), 300_000)
+    assert "<dt>model</dt><dd>toy</dd>" in text and 'id="weights"' in text and "by chance" not in text
+
+
+@pytest.mark.parametrize(("key", "value"), [("peak_memory", [1]), ("device", 7), ("precision", {}), ("fingerprint", 0)])
+def test_costs_of_another_kind_are_damage(tmp_path, key, value):
+    (lineage,) = make_run(tmp_path, ("naive",), 1, 0, side=8)
+    path = lineage.lessons[-1].folder / "lesson.json"
+    files.write_json(path, {**files.read_json(path), key: value})
+    with pytest.raises(LineageError, match=rf"lesson\.json is damaged: {key}: "):
+        report.build([Lineage(lineage.folder)], tmp_path / "out", "x")
