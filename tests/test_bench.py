@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,8 +164,10 @@ def test_peers_are_run_in_turn_and_told_by_phase(bench, tmp_path, capsys):
     with pytest.raises(SystemExit, match="'cns' is none of naive"):
         peers.main(["--methods", "cns"])
     (tmp_path / "reference/eval/eval_method.py").unlink()
-    with pytest.raises(SystemExit, match=r"reference-score failed.*"):
-        peers.main(["--reference", str(tmp_path / "reference"), *sizes])
+    with pytest.raises(SystemExit, match=r"script failed, called as\n.*eval_method\.py"):
+        peers.Bench(None, tmp_path).run(
+            peers.Took(), sys.executable, "script", str(tmp_path / "reference/eval/eval_method.py")
+        )
 
 
 def test_ratios_of_peers_are_for_as_much_work(bench):

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, ClassVar
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import BytecodeCache, ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2.bccache import Bucket
 
 from perdure import files, wording
 from perdure.lineage import Lineage
@@ -31,11 +33,25 @@ def build(lineages: Sequence[Lineage], out: Path, title: str) -> Path:
     return path
 
 
+class _Compiled(BytecodeCache):
+    """Templates are compiled once a process; each page has an environment of its own, for the pictures it keeps."""
+
+    codes: ClassVar[dict[str, Any]] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Take the code of a template with this name and source, where there is one."""
+        bucket.code = self.codes.get(bucket.key + bucket.checksum)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep it."""
+        self.codes[bucket.key + bucket.checksum] = bucket.code
+
+
 def environment(*packages: str) -> Environment:
     """Where templates are found: in these packages, then in the report's own. Every name in them is escaped."""
     made = Environment(
         loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "perdure.report")]), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, bytecode_cache=_Compiled(),
     )  # fmt: skip
     made.globals.update(picture=cache(samples.inline_image), number=wording.short_number, bar=_bar)
     return made
