@@ -264,10 +264,13 @@ def main(words: Sequence[str] | None = None) -> dict[str, Took]:
         ways = {OURS: bench.ours} | ({AS_SET: bench.as_set} if given.set else {})
         ways |= {"reference": bench.reference} if given.reference else {}
         ways |= {"diffusers": bench.diffusers} if given.diffusers else {}
-        for name, way in ways.items():
-            print(f"{name} ...", file=sys.stderr)
-            found[name] = way()
-    print(table(found) + beside_set(found))
+        try:
+            for name, way in ways.items():
+                print(f"{name} ...", file=sys.stderr)
+                found[name] = way()
+        finally:  # one that fails, or is stopped, takes nothing from those before it
+            if found:
+                print(table(found) + beside_set(found), flush=True)
     return found
 
 
