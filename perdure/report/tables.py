@@ -162,8 +162,8 @@ def failing_figures(run: Run) -> dict[str, float]:
     """After the last lesson: `confusion`, `confusion_real`, `nearest`, `nearest_real`, `copying` (nearest less real),
     means over concepts; `drift` (1 - likeness), `drift_pixels`. NaN where not measured, as in older lineages.
     """
-    confused = [cell.record["confusion"] for cell in _last(run) if "confusion" in cell.record]
-    copied = [cell.record["copying"] for cell in _last(run) if "copying" in cell.record]
+    confused = [found for cell in _last(run) if (found := cell.record.get("confusion"))]
+    copied = [found for cell in _last(run) if (found := cell.record.get("copying"))]
     moved = run.rows[-1].drift
     against = [one for one in copied if one["real"] is not None]
     return {
@@ -184,7 +184,7 @@ def _failings_of(run: Run) -> Failings:
     mistaken = tuple(
         f"{cell.record['concept']} for {other} ({count} of {len(cell.record['images'])})"
         for cell in _last(run)
-        for other, count in cell.record.get("confusion", {}).get("taken_for", {}).items()
+        for other, count in (cell.record.get("confusion") or {}).get("taken_for", {}).items()
     )
     return Failings(run, entries, mistaken)
 
