@@ -3,10 +3,15 @@
 Each case is a sound input with a few things spoilt, given to the commands that read it, in this process. A finding is
 what comes to no end within five seconds, or ends in anything but a PerdureError. Case k of a seed is the same wherever
 and after whatever it runs: `--first k --cases 1` shows it again, with its traceback.
+
+`--records` draws nothing: it takes each key of a model's records away in turn, and puts values of other kinds in its
+place; that takes most of an hour.
 """
 
 import argparse
+import copy
 import faulthandler
+import functools
 import io
 import json
 import os
@@ -361,23 +366,64 @@ def watched() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)  # by default one on its way would end the process
 
 
-def try_case(seed: int, number: int, stock: Stock) -> str:
+def tried(what: str, read: Callable[[], None]) -> str:
     """A finding in words, or nothing."""
+    try:
+        with watched():
+            read()
+    except PerdureError as error:
+        return "" if str(error).strip() else f"{what}: an error without words"
+    except (SystemExit, typer.Exit):
+        return ""
+    except TooLong:
+        return f"{what}: no end within {SECONDS} s\n{traceback.format_exc()}"
+    except Exception as error:
+        return f"{what}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+    return ""
+
+
+def try_case(seed: int, number: int, stock: Stock) -> str:
+    """What comes of one case."""
     rng = random.Random(f"{seed} {number}")
     read = rng.choice(READ)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            with watched():
-                read(rng, stock, Path(folder))
-        except PerdureError as error:
-            return "" if str(error).strip() else f"case {number} ({read.__name__}): an error without words"
-        except (SystemExit, typer.Exit):
-            return ""
-        except TooLong:
-            return f"case {number} ({read.__name__}): no end within {SECONDS} s\n{traceback.format_exc()}"
-        except Exception as error:
-            return f"case {number} ({read.__name__}): {type(error).__name__}: {error}\n{traceback.format_exc()}"
-    return ""
+        return tried(f"case {number} ({read.__name__})", lambda: read(rng, stock, Path(folder)))
+
+
+def without(value: Any, at: tuple[Any, ...], *other: Any) -> Any:
+    """Nested values without what stands at a place, or with another one there."""
+    changed = copy.deepcopy(value)
+    parent = functools.reduce(lambda inside, key: inside[key], at[:-1], changed)
+    if other:
+        (parent[at[-1]],) = other
+    else:
+        del parent[at[-1]]
+    return changed
+
+
+def try_records(stock: Stock, model: Path) -> Iterator[str]:
+    """Findings where any one key of a model's records is gone, or holds a value of another kind.
+
+    One record of each name is enough for each of its keys, and the first value of a list; tensors are all alike.
+    """
+    shutil.copytree(stock.model, model)
+    seen = set()
+    for file in sorted(model.rglob("*.json")):
+        sound = file.read_bytes()
+        value = json.loads(sound)
+        for at in places(value):
+            called = file.name, *(0 if isinstance(key, int) else key for key in at)
+            if not at or called in seen or (at[0] == "tensors" and len(at) > 1):
+                continue
+            seen.add(called)
+            for other in ((), (None,), ("odd",), ([1],), ({"a": "b"},)):
+                file.write_text(json.dumps(without(value, at, *other)))
+                for word in ("log", "report"):
+                    what = f"{word}: {'.'.join(map(str, called))} {other[0] if other else 'gone'!r}"
+                    if told := tried(what, lambda word=word: command(word, model)):
+                        yield told
+        file.write_bytes(sound)
+        print(f"{file.relative_to(model)} is through", file=sys.stderr)
 
 
 def main() -> None:
@@ -387,10 +433,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--stock", type=Path, help="folder where sound inputs are kept from time to time")
+    parser.add_argument("--records", action="store_true", help="instead, every key of a model's records, by and by")
     given = parser.parse_args()
     findings = 0
     with tempfile.TemporaryDirectory() as temporary:
         stock = Stock(given.stock or Path(temporary))
+        if given.records:
+            for told in try_records(stock, Path(temporary) / "spoilt"):
+                findings += 1
+                print(told, flush=True)
+            print(f"every key of a model's records, {findings} findings")
+            sys.exit(findings > 0)
         for number in range(given.first, given.first + given.cases):
             if number % 50 == 0:
                 print(f"from case {number} on", file=sys.stderr)
