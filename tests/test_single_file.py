@@ -438,8 +438,9 @@ def test_from_file_to_lineage_to_file_to_base(kind, made, tmp_path, perdure):
                 assert float(off) < bound, n
     code, said, _ = perdure("init", tmp_path / "next", "--base", out / "tiny.safetensors")
     assert code == 0 and "is ready" in said
-    code, said, _ = perdure("check", "demo", "--set", f"base={out / 'tiny.safetensors'}")
-    assert code == 0, said
+    if kind == "sd1":  # what it reckons of the other families, tests/test_footprint.py asks
+        code, said, _ = perdure("check", "demo", "--set", f"base={out / 'tiny.safetensors'}")
+        assert code == 0, said
 
 
 def test_a_word_that_the_base_has_already_is_called_otherwise(made, tmp_path):
