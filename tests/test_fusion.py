@@ -138,6 +138,13 @@ def test_ties_where_entries_cancel():
     assert fusion.ties(deltas, 1.0)["p"].matrix().tolist() == [[2.0, 3.0, 1.0]]
 
 
+def test_settings_of_ties_are_those_of_its_fusion():
+    deltas = two_projections((1.0, 3.0, 0.5))
+    for settings in ((0.25, "matrix", 2.0), (0.5, "whole", 0.3)):
+        found, wanted = fusion.ties_of(*settings)(deltas), fusion.ties(deltas, *settings)
+        assert all(torch.equal(found[name].matrix(), wanted[name].matrix()) for name in ("p", "q"))
+
+
 def test_what_is_usual_is_counted_where_the_largest_entries_are():
     """One entry of p cancels: p alone has a positive one beside it, p and q together have more negative ones."""
     rows = {"p": ([2.0, 1.0], [-2.0, 1.0]), "q": ([-1.0] * 3, [-1.0] * 3)}

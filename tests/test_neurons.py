@@ -144,6 +144,8 @@ def test_tops_of_a_layer_of_its_rows_and_of_all():
     assert tops(1 / 3, "all") == {"p": [[yes, no, yes], [no, no, yes]], "q": [[no, no, no]]}
     assert tops(0, "all") == {"p": [[no] * 3] * 2, "q": [[no] * 3]}
     assert tops(1, "layer") == {"p": [[yes] * 3] * 2, "q": [[yes] * 3]}
+    narrow = {"p": torch.tensor([[9.0, 8.0], [1.0, 2.0]])}
+    assert chosen_by.top(narrow, 0.5, "row")["p"].tolist() == [[yes, no], [no, yes]]
 
 
 def test_rows_and_columns_are_ranked_by_their_means():

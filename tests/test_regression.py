@@ -14,6 +14,7 @@ from perdure import method
 from perdure.bases import attaching, loading
 from perdure.errors import TrainingError
 from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
 from perdure.parts import regression, zipping
 
 DRAW = np.random.default_rng(5)
@@ -280,6 +281,16 @@ def test_custom_diffusion_on_a_base_that_changes_text_on_the_way():
     pair = [torch.nn.Parameter(torch.tensor(factor).float()) for factor in FACTORS[0]]
     with pytest.raises(TrainingError, match="p reads 6 numbers and text features have 5"):
         method.get("custom_diffusion", {}).consolidate.remember(adapter_of(pair), Memory(), own)
+
+
+def test_two_deltas_zipped_or_each_alone():
+    """A factor for each input column, by hand."""
+    one, two = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0], [7.0, 8.0]])
+    both = zipping.Zipped.of(*(Delta({"p": Change.full(m)}) for m in (one, two)), torch.device("cpu"))
+    assert torch.equal(both.change("p"), one + two) and both.alike().item() == 1
+    assert torch.equal(both.only(0).change("p"), one) and torch.equal(both.only(1).change("p"), two)
+    factors = zipping.Zipped(both.matrices, {"p": (torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 3.0]))})
+    assert factors.delta()["p"].matrix().tolist() == [[-3.0, 18.0], [-1.0, 24.0]] and factors.alike().item() == 1
 
 
 def test_ziplora_trains_what_a_plain_loop_trains(backbone, taught):

@@ -64,6 +64,14 @@ def test_difference_is_over_orders_with_seeds_averaged_inside(seeds):
     assert statistics.difference(by_order(B, seeds), by_order(A, seeds), "higher").share == 0
 
 
+def test_an_order_in_which_both_are_equal_is_won_by_neither():
+    one, two = by_order([0.5, 0.7, 0.2]), by_order([0.5, 0.4, 0.6])
+    for better, wins in (("higher", 1), ("lower", 1)):
+        found = statistics.difference(one, two, better)
+        assert (found.n, found.wins, found.ties) == (3, wins, 1)
+    assert statistics.difference(one, by_order([0.5, 0.9, 0.2]), "lower").wins == 1
+
+
 def test_only_seeds_in_common_are_averaged():
     a, b = {("x", 0): 1.0, ("x", 1): 9.0, ("y", 0): 2.0, ("z", 1): 3.0}, {("x", 0): 0.5, ("y", 0): 1.0, ("z", 0): 5.0}
     found = statistics.difference(a, b, "higher")
