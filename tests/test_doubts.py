@@ -47,6 +47,9 @@ def test_looks_are_those_of_plain_loops():
     assert failings.looks([]).shape == (0, 4)
     big = picture(np.kron(pixels, np.ones((3, 3, 1))))
     assert failings.looks([big])[0] == pytest.approx(found), "size alone makes no difference"
+    grey = Image.new("L", (64, 64))
+    grey.paste(255, (32, 0, 64, 64))  # half white: one edge in each row
+    assert failings.looks([grey])[0] == pytest.approx([0.5, 1, 0, 1 / 63 / 2])
 
 
 def test_pictures_beyond_all_that_is_known_are_counted():
