@@ -66,9 +66,9 @@ def test_difference_is_over_orders_with_seeds_averaged_inside(seeds):
 
 def test_an_order_in_which_both_are_equal_is_won_by_neither():
     one, two = by_order([0.5, 0.7, 0.2]), by_order([0.5, 0.4, 0.6])
-    for better, wins in (("higher", 1), ("lower", 1)):
+    for better in ("higher", "lower"):
         found = statistics.difference(one, two, better)
-        assert (found.n, found.wins, found.ties) == (3, wins, 1)
+        assert (found.n, found.wins, found.ties) == (3, 1, 1)
     assert statistics.difference(one, by_order([0.5, 0.9, 0.2]), "lower").wins == 1
 
 

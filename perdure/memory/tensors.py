@@ -20,6 +20,8 @@ HEAD = 8
 MAX_HEADER = 100_000_000
 """Longest header that safetensors itself reads."""
 META = "__metadata__"
+REMEDY = "restore it from a copy"
+"""What to do with a damaged file, unless who reads it knows better."""
 
 
 def digest_of(tensor: Tensor) -> str:
@@ -35,7 +37,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     files.write_bytes(path, save(whole, metadata={"digest": _digest(whole)}))
 
 
-def read(path: Path, remedy: str = "restore it from a copy") -> dict[str, Tensor]:
+def read(path: Path, remedy: str = REMEDY) -> dict[str, Tensor]:
     """What `write` wrote; files of earlier versions have no digest. Raises LineageError naming the file."""
     try:
         data = files.read_bytes(path)
@@ -48,7 +50,7 @@ def read(path: Path, remedy: str = "restore it from a copy") -> dict[str, Tensor
     return tensors
 
 
-def parsed(data: bytes, path: Path, remedy: str = "restore it from a copy") -> dict[str, Tensor]:
+def parsed(data: bytes, path: Path, remedy: str = REMEDY) -> dict[str, Tensor]:
     """The tensors of a safetensors file's bytes. Raises LineageError naming the file."""
     try:
         tensors: dict[str, Tensor] = load(data)
@@ -57,7 +59,7 @@ def parsed(data: bytes, path: Path, remedy: str = "restore it from a copy") -> d
         raise LineageError(f"{path} is damaged: it is not a safetensors file ({error}); {remedy}") from None
 
 
-def header(path: Path, remedy: str = "restore it from a copy") -> dict[str, Any]:
+def header(path: Path, remedy: str = REMEDY) -> dict[str, Any]:
     """The header of a safetensors file: name -> {dtype, shape, data_offsets}. Raises LineageError naming the file."""
     try:
         with open(files.open_plain(path), "rb") as stream:
