@@ -8,11 +8,12 @@ import torch
 from test_families import shown
 
 from perdure import method, plan
-from perdure.bases import loading
+from perdure.bases import encoders, loading
 from perdure.bases.words import words_of
 from perdure.drawing import sample
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
+from perdure.method import Word
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "flux2_klein", "z_image", "pixart_alpha"])
@@ -57,3 +58,29 @@ def test_words_keep_their_encoders(folders):
     lesson = Lesson("dog", 1, shown(backbone), "zwz", "dog", "zwz dog")
     memory = learn(backbone, method.get("c_lora", {"rank": 2}), Memory(), lesson, made)
     assert len(words_of(memory)["zwz"].vectors) == 3
+
+
+def test_what_was_read_lately_is_not_read_again(pico_xl, monkeypatch):
+    """The same bits without the encoders; the oldest make room; a prompt with a learnt word is read each time."""
+    backbone = loading.of(plan.build({"base": str(pico_xl), "methods": ["naive"]}), "cpu")
+    asked, encoder = [], backbone.pipe.text_encoder
+    encoder.register_forward_pre_hook(lambda *given: asked.append(1))
+    own = {"text": [], "pooled": []}
+    for prompts in (["a photo"], ["a dog", "a cat"]):
+        for name, tensor in backbone.encode_prompts(prompts).items():
+            own[name].append(tensor.clone())
+    assert len(asked) == 2
+    again = [backbone.encode_prompts(prompts) for prompts in (["a photo"], ["a dog", "a cat"])]
+    assert len(asked) == 2
+    assert all(torch.equal(again[k][name], own[name][k]) for name in own for k in (0, 1))
+    backbone.encode_prompts(["a cat", "a dog"])
+    assert len(asked) == 3
+    word = Word({0: torch.ones(1, 24), 1: torch.ones(1, 16)}, "")
+    with backbone.speaking({"zwz": lambda: word}):
+        for times in (4, 5):
+            backbone.encode_prompts(["a photo"])
+            assert len(asked) == times
+    monkeypatch.setattr(encoders, "KEPT", 1 + sum(tensor.nbytes for tensor in again[0].values()))  # one prompt's
+    for prompt, times in (("a house", 6), ("a house", 6), ("a photo", 7), ("a house", 8), ("a house", 8)):
+        backbone.encode_prompts([prompt])
+        assert len(asked) == times

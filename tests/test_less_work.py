@@ -451,7 +451,7 @@ def test_whatever_decides_an_adapter_decides_its_content(data, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_every_method_learns_and_shows_what_it_would_alone(data, tmp_path, request, monkeypatch):
-    """Three lessons with each method, side by side in one folder and each with nothing taken over.
+    """Two lessons with each method, side by side in one folder and each with nothing taken over.
 
     What is counted over many noised pictures is counted over a few.
     """
@@ -460,7 +460,7 @@ def test_every_method_learns_and_shows_what_it_would_alone(data, tmp_path, reque
     names = [name for name in plugins.own(plugins.METHOD) if catalogue.card(name).needs != "classes"]
     few = [{"name": name, "label": name} | ({"samples": 2} if name in ("dsc", "ewc") else {}) for name in names]
     sections = {"training": {"steps": 1}, "sampling": {"images_per_prompt": 1}, "methods": few}
-    made = plan.build(changed(data, **sections))
+    made = plan.build(changed(data, concepts=data["concepts"][:2], **sections))
     run.run(made, tmp_path / "shared", device="cpu")
     request.getfixturevalue("alone")
     for line in run.run(made, tmp_path / "alone", device="cpu"):
@@ -519,7 +519,7 @@ def test_what_fails_aside_fails_the_lesson(data, tmp_path, monkeypatch):
 def test_ctrl_c_stops_methods_side_by_side_and_the_same_plan_goes_on(data, tmp_path):
     """As a terminal does it: the signal reaches all, some still starting. What follows has the bits of one run."""
     long = changed(
-        data, concepts=data["concepts"][:1], training={**data["training"], "steps": 100, "checkpoint_every": 1}
+        data, concepts=data["concepts"][:1], training={**data["training"], "steps": 100, "checkpoint_every": 10}
     )  # far more than are taken before the signal, on a busy machine as well
     (tmp_path / "plan.json").write_text(json.dumps(long))
     words = [sys.executable, "-m", "perdure", "run", str(tmp_path / "plan.json"), "--workers", "2", "--device", "cpu"]

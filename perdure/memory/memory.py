@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,15 @@ class Memory:
             sizes[name] = sizes.get(name, 0) + tensor.numel() * tensor.element_size()
         return sizes
 
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """SHA-256 of each tensor."""
+        return {key: tensors.digest_of(tensor) for key, tensor in self.tensors.items()}
+
     @property
     def digest(self) -> str:
         """SHA-256 over names, contents and facts: equal digests mean bit-equal memories."""
-        return _digest({key: tensors.digest_of(t) for key, t in self.tensors.items()}, self.facts)
+        return _digest(self.digests, self.facts)
 
 
 def _left(value: Any, concept: str) -> Any:
@@ -106,7 +112,7 @@ def save(memory: Memory, path: Path, store: Path) -> int:
     Returns the bytes newly stored. Both files appear whole or not at all.
     """
     known = _packed(store)
-    digests = {key: tensors.digest_of(tensor) for key, tensor in memory.tensors.items()}
+    digests = memory.digests
     new = {digests[key]: tensor for key, tensor in memory.tensors.items() if digests[key] not in known}
     stored = 0
     if new:
