@@ -479,7 +479,7 @@ def test_random_parts_are_torchvisions(high, wide):
     assert middles < 20 if max(high, wide) < 1000 else middles > 20, "no draw fits in what is too long"
 
 
-@pytest.mark.parametrize(("high", "wide"), [(1, 1), (2, 3), (4, 1), (1, 6)])
+@pytest.mark.parametrize(("high", "wide"), [(1, 1), (2, 3), (3, 1), (4, 1), (1, 6)])
 def test_parts_of_tiny_pictures_have_a_pixel(high, wide):
     """A draw of less than half a pixel a side is no part, as torchvision has it: then another is drawn."""
     for seed in range(60):

@@ -253,7 +253,7 @@ class ClassExamples:
             top, left, height, width = random_part(picture.shape[-2], picture.shape[-1], generator)
             part = picture[None, :, top : top + height, left : left + width].float()
             wide = F.interpolate(part, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
-            picture = wide[0].round().clamp(0, 255).to(torch.uint8)
+            picture = wide[0].round().to(torch.uint8)  # a mean of bytes is between them
         if self.training.flip and torch.rand((), generator=generator) < 0.5:
             picture = picture.flip(-1)
         return picture

@@ -232,23 +232,27 @@ class _Taken:
             self._there.record()
         self._numbers = numbers
 
-    def check(self) -> list[float]:
-        """The numbers, once they are there. Raises TrainingError where one is not finite."""
+    def check(self, late: bool = False) -> list[float]:
+        """The numbers, once they are there. Raises TrainingError where one is not finite.
+
+        `late`: weights and gradients are no longer those of the step, and nothing is told of them.
+        """
         if self._there is not None:
             self._there.synchronize()
         *told, norm = self._numbers.tolist()
         if not math.isfinite(told[0]):
-            raise _diverged(self.lesson, self.adapter, self.step, f"the loss is {told[0]}")
+            raise _diverged(self.lesson, self.adapter, self.step, f"the loss is {told[0]}", late)
         if not math.isfinite(norm):
+            if late:
+                raise _diverged(self.lesson, self.adapter, self.step, "a gradient is not finite or too large", late)
             held = [(k, p.grad) for k, p in enumerate(self.adapter.parameters()) if p.grad is not None]
-            found = "a gradient is not finite or too large" if not held else held[0][0]
-            spoilt = next((k for k, grad in held if not grad.isfinite().all()), found)
+            spoilt = next((k for k, grad in held if not grad.isfinite().all()), held[0][0])
             raise _diverged(self.lesson, self.adapter, self.step, spoilt)
         return told
 
     def done(self) -> Done:
         """What is told of the step."""
-        loss, *parts = self.check()
+        loss, *parts = self.check(late=True)
         rate = optimizing.learning_rate(self.training, self.step)
         return Done(self.step + 1, loss, dict(zip(self.names, parts, strict=True)), rate)
 
@@ -270,12 +274,14 @@ def _backward(
     return list(parts), backbone.processes.mean(torch.stack(told).mean(dim=0) if count > 1 else told[0])
 
 
-def _diverged(lesson: Lesson, adapter: Adapter, step: int, what: str | int) -> TrainingError:
-    """`what` was not finite at a step, or the gradient of that parameter; a weight that is not comes before them."""
+def _diverged(lesson: Lesson, adapter: Adapter, step: int, what: str | int, late: bool = False) -> TrainingError:
+    """`what` was not finite at a step, or the gradient of that parameter; a weight that is not comes before them,
+    unless it is `late` and may have been spoilt since.
+    """
     names = [*adapter.weights.named(), *(f"part {k} of the learnt words" for k in range(len(adapter.word_parameters)))]
     how = what if isinstance(what, str) else f"the gradient of {names[what]} is not finite or too large"
     spoilt = [name for name, p in zip(names, adapter.parameters(), strict=True) if not p.isfinite().all()]
-    told = f"{spoilt[0]} is not finite after step {step}" if spoilt else f"{how} at step {step + 1}"
+    told = f"{spoilt[0]} is not finite after step {step}" if spoilt and not late else f"{how} at step {step + 1}"
     return TrainingError(
         f"lesson {lesson.number} ({lesson.concept}) diverged: {told}; the memory is as it was. "
         "Try a smaller training.learning_rate"

@@ -62,13 +62,13 @@ class Trained:
 
     def _taken(self, path: Path, parameters: Sequence[Tensor]) -> bool:
         try:
-            held = tensors.read(path) if path.is_file() else {}
-            rows = json.loads(held["log"].numpy().tobytes()) if held else []
-            owner = held["owner"].numpy().tobytes().decode() if held else ""
-            found = [held[str(number)] for number in range(len(parameters))] if held else []
+            held = tensors.read(path)
+            rows = json.loads(held["log"].numpy().tobytes())
+            owner = held["owner"].numpy().tobytes().decode()
+            found = [held[str(number)] for number in range(len(parameters))]
         except (LineageError, KeyError, ValueError):
-            return False  # it is trained, and written, again
-        if not held or [t.shape for t in found] != [p.shape for p in parameters]:
+            return False  # it is not there yet; or it is trained, and written, again
+        if [t.shape for t in found] != [p.shape for p in parameters]:
             return False
         with torch.no_grad():
             for parameter, tensor in zip(parameters, found, strict=True):
