@@ -120,7 +120,7 @@ def runs(count: int, steps: int, method: str) -> tuple[Growth, Growth]:
     worker, own = Growth(), Growth()
     with TemporaryDirectory() as folder:
         todo = sweep.task(grid.build(asked), Path(folder) / "sweep")
-        before: list[float] = []
+        before = [0.0, time.process_time()]
 
         def show(moment: sweep.Moment) -> None:
             done = sum(status.state == "done" for status in moment.statuses.values())
@@ -129,7 +129,7 @@ def runs(count: int, steps: int, method: str) -> tuple[Growth, Growth]:
             theirs = psutil.Process().children(recursive=True)
             spent = [sum(sum(one.cpu_times()[:2]) for one in theirs), time.process_time()]
             held = [sum(one.memory_info().rss for one in theirs), psutil.Process().memory_info().rss]
-            for grown, now, then, bytes_ in zip((worker, own), spent, before or [0.0, 0.0], held, strict=True):
+            for grown, now, then, bytes_ in zip((worker, own), spent, before, held, strict=True):
                 grown.seconds.append(now - then)
                 grown.resident.append(bytes_)
             before[:] = spent
@@ -157,7 +157,7 @@ def plot(found: dict[str, Growth], swept: dict[str, Growth], out: Path) -> None:
             axes.plot(range(1, len(values) + 1), values, label=name)
         top = max(max(values) for values in lines.values())
         axes.set(title=title, xlabel=what, ylim=(0, 1.08 * top))
-        axes.legend(loc="lower right", title="drawn" if what == "lesson" else None)
+        axes.legend(title="drawn" if what == "lesson" else None)
     figure.savefig(out)
 
 

@@ -417,6 +417,28 @@ def test_random_features_of_two_lessons_by_hand(two_tasks, ridge):
     np.testing.assert_allclose(head.classified(chosen, least, shown, head.PLAIN).numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_ridge_of_fewer_pictures_than_features_is_no_rounding(seed):
+    """By the other form, X^T (X X^T + ridge I)^-1 Y, which is regular there; in the second lesson."""
+    chosen, memory = method.get("ranpac", {"features": 60}), Memory()
+    draw = torch.Generator().manual_seed(seed)
+    labels = [["a", "b"] * 10, ["c", "d"] * 10]
+    tasks = [torch.randn(20, 6, generator=draw) + torch.tensor([[3.0], [0.0]]).repeat(10, 1) for _ in labels]
+    for number in (1, 2):
+        memory = chosen.consolidate.remember(None, memory, lesson_of(number, tasks[number - 1], labels[number - 1]))
+    drawn = memory.tensors["projection/W"].double().numpy()
+    x = np.maximum(tasks[1].double().numpy() @ drawn, 0)
+    y = np.array([[float(label == name) for name in "cd"] for label in labels[1]])
+    order = torch.randperm(20, generator=lesson_of(2, None, None).generator("ridge")).tolist()
+    fit, held = order[:16], order[16:]
+
+    def error(one):
+        solved = x[fit].T @ np.linalg.solve(x[fit] @ x[fit].T + one * np.eye(16), y[fit])
+        return ((x[held] @ solved - y[held]) ** 2).mean()
+
+    assert memory.facts["ridge"] == min((10.0**power for power in range(-8, 9)), key=error)
+
+
 def test_a_ridge_is_chosen_where_there_is_something_to_choose_by():
     wide, wanted = torch.eye(6), torch.ones(6, 1)
     assert head.chosen_ridge(wide, wanted, torch.arange(1)) == head.chosen_ridge(wide, wanted, torch.arange(0)) == 1.0

@@ -111,15 +111,18 @@ nearest_mean = Consolidate(_add_means, _nothing, carries=frozenset({"means"}), c
 
 
 def ridge_of_random_features(count: int, ridge: float | None) -> Consolidate:
-    """Ridge regression of relu(F W) onto classes from carried sums (RanPAC); `ridge` None: chosen in each lesson."""
+    """Ridge regression of relu(F W) onto classes from carried sums (RanPAC); `ridge` None: chosen in each lesson.
+
+    Sums are float64: of float32 ones the least directions would be rounding, for which small ridges are no measure.
+    """
 
     def remember(adapter: Adapter, memory: Memory, context: Context) -> Memory:
         features, labels = context.model.embedded()
         drawn = torch.randn(features.shape[1], count, generator=context.common(f"random features {count}"))
-        wide, wanted = torch.relu(features @ drawn), _one_hot(labels)
+        wide, wanted = torch.relu(features @ drawn).double(), _one_hot(labels).double()
         known = memory.under("gram")
-        products = known["G"] if known else torch.zeros(count, count)
-        sums = known["C"] if known else torch.zeros(count, 0)
+        products = known["G"] if known else wide.new_zeros(count, count)
+        sums = known["C"] if known else wide.new_zeros(count, 0)
         products, sums = products + wide.T @ wide, torch.cat([sums, wide.T @ wanted], dim=1)
         least = ridge or chosen_ridge(wide, wanted, torch.randperm(len(wide), generator=context.generator("ridge")))
         carried = memory.with_tensors("gram", {"G": products, "C": sums}).with_facts(ridge=least)
