@@ -81,7 +81,10 @@ class Processes:
 
 
 class Arithmetic(Backbone):
-    """Predicts x + x W^T + t, of noised latents x (b, 3, 1, 1), W what lies under it and on it, t what it is told."""
+    """Predicts x + x W^T + t, of noised latents x (b, 3, 1, 1), W what lies under it and on it, t what it is told.
+
+    Times that are uniform make twice as much noise.
+    """
 
     def __init__(self):
         self.device, self.performance, self.processes = CPU, Performance(), Processes()
@@ -126,8 +129,8 @@ class Arithmetic(Backbone):
         return {"text": torch.stack([len(p) + s for p, s in zip(prompts, spoken, strict=True)])}
 
     def noised(self, latents, condition, captions, generator, times="default"):
-        noise = torch.randn(latents.shape, generator=generator)
-        return Batch(latents, noise, torch.full((len(latents),), len(times)), condition, tuple(captions))
+        noise = torch.randn(latents.shape, generator=generator) * (2 if times == "uniform" else 1)
+        return Batch(latents, noise, torch.zeros(len(latents)), condition, tuple(captions))
 
     def predict(self, batch):
         self.events.append("predict")
@@ -325,6 +328,14 @@ def test_each_choice_of_a_method_is_asked_about_the_lesson(owner):
     assert model.backbone is backbone and model.examples is LESSON.examples and model.plan == how
     assert model.past is RECALLED and model.projections == ["q"] and not model.word and model.prior is None
     assert len(costs) == 1 and costs[0].seconds >= 0
+
+
+def test_class_images_are_rehearsed_where_there_are_some_and_the_plan_says_so():
+    for prior, asked_for in ((seen("dog", 4), None), (None, Prior(images=2))):
+        told = []
+        how = planned(training(steps=1, prior=asked_for), 6)
+        learn(Arithmetic(), taught(), PAST, replace(LESSON, prior=prior), how, told.append)
+        assert list(told[0].parts) == ["denoising"]
 
 
 def test_epochs_are_steps_over_all_pictures():
@@ -589,10 +600,9 @@ def test_other_pictures_are_noised_by_draws_of_their_own(parts, monkeypatch):
     monkeypatch.setattr(Arithmetic, "pixels", lambda self, latents: (8, 16))
     own, other = model(backbone, examples=parts(half)), torch.full((2, 3, 1, 1), 7.0)
     batch = own.batch_of(other, ["a", "bcd"], "rehearsed", 4)
-    drawn = torch.randn(2, 3, 1, 1, generator=seeds.generator(6, "dog", "rehearsed noise", 4))
+    drawn = 2 * torch.randn(2, 3, 1, 1, generator=seeds.generator(6, "dog", "rehearsed noise", 4))
     assert batch.latents.dtype == torch.float64 and (batch.latents == 7).all() and torch.equal(batch.noise, drawn)
     assert batch.captions == ("a", "bcd") and batch.condition["text"].tolist() == [[1.0] * 3, [3.0] * 3]
-    assert batch.timesteps.tolist() == [len("uniform")] * 2
     assert ("sizes" in batch.condition) == isinstance(own.examples, Bucketed)
 
 
@@ -616,7 +626,7 @@ def test_pictures_of_no_concept_are_of_captions_that_are_spread(count, prompts):
     for number, batch in enumerate(batch for copies in found for batch in copies):
         assert batch.captions == (prompts[number // 2],)
         assert batch.latents.flatten().tolist() == [float("abcdefg".index(prompts[number // 2]))] * 3
-        noise = torch.randn(1, 3, 1, 1, generator=seeds.generator(6, "dog", "calibration noise", number))
+        noise = 2 * torch.randn(1, 3, 1, 1, generator=seeds.generator(6, "dog", "calibration noise", number))
         assert torch.equal(batch.noise, noise)
     assert own.calibration == calibration.captions(own.plan.base)
 
