@@ -1,6 +1,8 @@
 """Fusions of deltas that were trained apart, beside peft's merges, numpy, and the published definitions by hand."""
 
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from perdure import method
 from perdure.bases import spending
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
-from perdure.method import Adapter, Wanted
+from perdure.method import Adapter, Consolidate, Wanted
 from perdure.parts import fusion
 from perdure.parts.adapter import LowRank
 
@@ -241,6 +243,183 @@ def test_dare_draws_anew_in_each_lesson():
     masks = [torch.rand(3, 4, generator=torch.Generator().manual_seed(k)) >= 0.5 for k in (1, 2, 3)]
     expected = sum(2 * m * mask for m, mask in zip(MATRICES, masks, strict=True))
     torch.testing.assert_close(memory.delta()["p"].matrix(), expected)
+
+
+# --- what is carried, and formulas on matrices of whole numbers -------------------------------------------------------
+
+
+def full(**rows):
+    """A delta of dense matrices."""
+    return Delta({name: Change.full(torch.tensor(own, dtype=torch.float32)) for name, own in rows.items()})
+
+
+def lists(delta):
+    return {name: change.matrix().tolist() for name, change in delta.items()}
+
+
+def after(part, *deltas):
+    """The memory after lessons that ended with these deltas."""
+    memory = Memory()
+    for number, delta in enumerate(deltas, 1):
+        memory = part.remember(Adapter(SimpleNamespace(delta=lambda delta=delta: delta)), memory, context(number))
+    return memory
+
+
+SIZES = (("p", 1.0), ("q", 1.0))
+ONE, TWO, THREE = full(p=[[1, -2]], q=[[3]]), full(p=[[10, 20]], q=[[30]]), full(p=[[100, 200]], q=[[300]])
+
+
+def test_all_deltas_are_fused_in_the_order_in_which_they_were_learnt():
+    seen = []
+
+    def fuse(deltas):
+        seen.append([lists(delta) for delta in deltas])
+        return deltas[-1]
+
+    part = fusion.all_at_once(fuse)
+    memory = after(part, ONE, TWO, THREE)
+    assert seen == [[lists(d) for d in (ONE, TWO, THREE)[:count]] for count in COUNTS]
+    assert lists(part.recall(memory, Wanted())) == lists(THREE) and memory.facts == {"kept": ["c1", "c2", "c3"]}
+    assert part.carries == {"own", "delta"} == set(memory.bytes_by_name()) and not part.strict and not part.brings
+
+
+@pytest.mark.parametrize("brings", [True, False])
+def test_what_is_fused_so_far_is_fused_with_the_next_from_the_second_lesson_on(brings):
+    part = fusion.running(lambda fused, new, number: fusion.mean(fused, new, 2 * number), brings)
+    # 3 / 4 of the first and 1 / 4 of the second; of that 5 / 6, and 1 / 6 of the third
+    first = {name: (0.75 * ONE[name].matrix() + 0.25 * TWO[name].matrix()) for name in "pq"}
+    fused = {name: (5 * first[name] + THREE[name].matrix()) / 6 for name in "pq"}
+    memory = after(part, ONE, TWO, THREE)
+    for name in "pq":
+        torch.testing.assert_close(part.recall(memory, Wanted())[name].matrix(), fused[name])
+    assert lists(after(part, ONE).delta()) == lists(ONE)
+    assert part.strict and part.brings is brings and fusion.running(part.recall).brings is False
+
+
+def test_the_sum_is_carried_and_what_is_made_of_it_is_recalled():
+    part = fusion.of_the_sum(lambda change: Change.full(change.matrix().square()))
+    first, memory = after(part, ONE), after(part, ONE, TWO)
+    assert lists(part.recall(first, Wanted())) == lists(first.delta()) == lists(ONE)
+    assert lists(memory.delta()) == {"p": [[11, 18]], "q": [[33]]}
+    assert lists(part.recall(memory, Wanted())) == {"p": [[121, 324]], "q": [[1089]]}
+    assert part.carries == {"delta", "fused"} == set(memory.bytes_by_name()) and part.strict and part.brings
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_fuses_thinned_deltas_sees_them_as_an_adapter_and_says_what_is_promised(told):
+    """One generator a lesson draws for each projection in turn; a share stays and is scaled up."""
+    seen, owners = [], []
+
+    def remember(adapter, memory, context):
+        seen.append((adapter.weights, memory, context))
+        return memory.with_facts(remembered=1)
+
+    def generator(*owner):
+        owners.append(owner)
+        return torch.Generator().manual_seed(3)
+
+    then = Consolidate(remember, lambda memory, wanted: ONE, strict=told, brings=told, carries=frozenset({"x"}))
+    part, own = fusion.dropping(0.75, then), replace(context(2), generator=generator)
+    matrices = {"p": torch.arange(1.0, 13).view(3, 4), "q": torch.arange(1.0, 9).view(2, 4)}
+    given = Delta({name: Change.full(matrix) for name, matrix in matrices.items()})
+    found = part.remember(Adapter(SimpleNamespace(delta=lambda: given)), Memory(facts={"a": 0}), own)
+    ((weights, memory, context_seen),) = seen
+    assert found.facts == {"a": 0, "remembered": 1} and memory.facts == {"a": 0} and context_seen is own
+    assert owners == [("dare", 2)] and weights.projections == ["p", "q"] and weights.named() == {}
+    draws = torch.Generator().manual_seed(3)
+    for name, matrix in matrices.items():
+        stays = torch.rand(matrix.shape, generator=draws) >= 0.75
+        assert torch.equal(weights.change(name), torch.where(stays, 4 * matrix, 0)) and 0 < stays.sum() < matrix.numel()
+        assert torch.equal(weights.delta()[name].matrix(), weights.change(name))
+    assert part.recall is then.recall and part.carries == {"x"}
+    assert part.strict is told and part.brings is told
+
+
+def test_the_mean_keeps_factors_where_there_are_factors():
+    a, b = torch.ones(1, 6), torch.arange(1.0, 7)[:, None]
+    pair, dense = Delta({"p": Change.low_rank(a, b)}), full(q=[[4.0, 8.0]])
+    found = fusion.mean(Delta({**pair, **dense}), Delta({**pair, **dense}), 4)
+    assert found["p"].rank == 2 and found["q"].matrix().tolist() == [[4.0, 8.0]]
+    torch.testing.assert_close(found["p"].matrix(), b @ a)
+    assert [own.tolist() for _, own in found["p"].pairs] == [(0.75 * b).tolist(), (0.25 * b).tolist()]
+
+
+def test_ties_keeps_at_least_one_entry_and_takes_what_cancels_as_positive_where_no_sign_is_usual():
+    one, two = full(p=[[2.0, 3.0, -1.0]]), full(p=[[-2.0, 3.0, -1.0]])
+    assert fusion.ties([one, two], 1.0)["p"].matrix().tolist() == [[2.0, 3.0, -1.0]]
+    assert fusion.ties([one, two], 0.01)["p"].matrix().tolist() == [[0.0, 3.0, 0.0]]
+    alone = fusion.ties([one], 0.01, scale=5.0)
+    assert alone is one and fusion.knots([one], 0.01, 5.0) is one and fusion.iso_cts([one], 0.5, "own", 5.0) is one
+    default = fusion.ties([full(p=[[1.0, 2.0]], q=[[3.0, 4.0]])] * 2, 0.5)  # counted over the whole delta, unscaled
+    assert lists(default) == {"p": [[0.0, 0.0]], "q": [[3.0, 4.0]]}
+    each = fusion.ties([full(p=[[1.0, 2.0]], q=[[3.0, 4.0]])] * 2, 0.5, "matrix")
+    assert lists(each) == {"p": [[0.0, 2.0]], "q": [[0.0, 4.0]]}
+    outvoted = fusion.ties([full(p=[[2.0, 1.0, 1.0]]), full(p=[[-2.0, -3.0, -3.0]])], 1.0)  # signs of sums are counted
+    assert lists(outvoted) == {"p": [[-2.0, -3.0, -3.0]]}
+
+
+def test_knots_counts_entries_of_the_directions_that_are_there():
+    """All deltas in the one direction u: TIES of the vectors v_i that stand beside it, of half their entries."""
+    u = torch.tensor([0.6, 0.0, -0.8], dtype=torch.float64)
+    rows = [[4.0, -3.0, 1.0, 0.5], [2.0, 5.0, -0.5, 1.0]]
+    deltas = [
+        Delta({n: Change.full(torch.outer(u, size * torch.tensor(row, dtype=torch.float64))) for n, size in SIZES})
+        for row in rows
+    ]
+    merged = torch.tensor([3.0, 5.0, 0.0, 0.0])  # by halves: 4 and -3 of one, 2 and 5 of the other; -3 is outvoted
+    for scale in (1.0, 2.0):
+        found = fusion.knots(deltas, 0.5, **({} if scale == 1 else {"scale": scale}))
+        for name, size in SIZES:
+            wanted = scale * size * torch.outer(u.float(), merged)
+            torch.testing.assert_close(found[name].matrix(), wanted, atol=1e-5, rtol=1e-5)
+    nothing = fusion.knots([full(p=[[0, 0]], q=[[0]])] * 2, 0.5)
+    assert lists(nothing) == {"p": [[0, 0]], "q": [[0]]}
+
+
+@pytest.mark.parametrize("size", [1.0, 10.0])
+def test_iso_c_leaves_out_what_is_only_rounding_unless_it_takes_all(size):
+    """Rounding of float32 on 2 x 5: up to five times its epsilon, as a share of the largest."""
+
+    def made(small, spectrum, **scale):
+        total = torch.zeros(2, 5)
+        total[0, 3], total[1, 1] = size, size * small
+        evened = fusion.iso_c(Change.full(total), spectrum, **scale).matrix()
+        assert evened.count_nonzero() <= 2 and evened[0, 3] >= 0 and evened[1, 1] >= 0
+        return [evened[0, 3].item() / size, evened[1, 1].item() / size]
+
+    assert made(5.5e-7, "own") == pytest.approx([1, 0], abs=1e-5)
+    assert made(6.5e-7, "own") == pytest.approx([0.5, 0.5], abs=1e-5)
+    assert made(6.5e-7, "own", scale=3.0) == pytest.approx([1.5, 1.5], abs=1e-5)
+    for small in (5.5e-7, 0.0, 0.5):
+        assert made(small, "all", scale=2.0) == pytest.approx([1 + small, 1 + small], abs=1e-5)
+    assert not fusion.iso_c(Change.full(torch.zeros(2, 3)), "own").matrix().any()
+
+
+def test_iso_cts_of_two_projections_each_by_itself():
+    """Diagonal matrices: the common direction is the sum's largest, each delta's own the largest of what is left."""
+    one, two = torch.diag(torch.tensor([4.0, 2.0, 0.0])), torch.diag(torch.tensor([4.0, 0.0, 1.0]))
+    deltas = [Delta({"p": Change.full(m), "q": Change.full(10 * m.flip(0))}) for m in (one, two)]
+    for spectrum, scale in (("own", 1.0), ("all", 3.0)):
+        found = fusion.iso_cts(deltas, 0.3, spectrum, **({} if scale == 1 else {"scale": scale}))
+        even = scale * (8 + 2 + 1) / 3
+        torch.testing.assert_close(found["p"].matrix(), even * torch.eye(3), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found["q"].matrix(), 10 * even * torch.eye(3).flip(0), atol=1e-4, rtol=1e-5)
+    same = torch.diag(torch.tensor([3.0, 2.0, 1e-8]))  # two directions; `all` has a third
+    of_own, of_all = (fusion.iso_cts([full(p=same.tolist())] * 2, 1.0, kind)["p"].matrix() for kind in ("own", "all"))
+    torch.testing.assert_close(of_own, torch.diag(torch.tensor([5.0, 5.0, 0.0])), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(of_all, torch.diag(torch.tensor([10 / 3] * 3)), atol=1e-5, rtol=1e-5)
+
+
+def test_a_change_is_cut_only_where_its_rank_is_larger():
+    pairs = Change(((torch.eye(4)[:2], torch.tensor([[3.0, 0], [0, 2], [0, 0]])),))
+    assert fusion.truncated(pairs, 2) is pairs and fusion.truncated(pairs, 3) is pairs
+    cut = fusion.truncated(pairs, 1)
+    wanted = torch.zeros(3, 4)
+    wanted[0, 0] = 3
+    torch.testing.assert_close(cut.matrix(), wanted)
+    assert cut.rank == 1 and cut.pairs[0][0].abs().max() == pytest.approx(3**0.5) == float(cut.pairs[0][1].abs().max())
+    dense = Change.full(pairs.matrix())
+    torch.testing.assert_close(fusion.truncated(dense, 9).matrix(), dense.matrix())
 
 
 def test_what_fusing_costs_is_measured():
