@@ -86,3 +86,24 @@ def test_every_figure_that_is_shown_has_a_formula():
     from perdure.report import summary
 
     assert {f.key for f in summary.CLASS_FIGURES} <= accuracy.FORMULAS.keys() | matrix.FORMULAS.keys()
+
+
+def test_figures_by_hand_and_of_runs_that_have_none():
+    """Two tasks of sizes 1 and 3; a joint run of two tasks; the base alone; a run that was cut off after one of two."""
+    nan = np.nan
+    S = np.array([[0.1, 0.2], [0.8, nan], [0.5, 0.6]])
+    found = accuracy.figures(S, [1, 3])
+    assert found == pytest.approx({
+        "average": (0.5 + 3 * 0.6) / 4, "running_average": (0.8 + (0.5 + 3 * 0.6) / 4) / 2,
+        "forgetting_per_step": 0.3, "forgetting_own": 0.3,
+    })  # fmt: skip
+    joint = accuracy.figures(np.array([[0.1, 0.2], [0.5, 0.6]]), [1, 3])
+    assert joint.pop("average") == pytest.approx((0.5 + 3 * 0.6) / 4) and np.isnan(list(joint.values())).all()
+    base = accuracy.figures(np.array([[0.1, 0.2]]), [1, 3])
+    assert len(base) == 4 and np.isnan(list(base.values())).all() and set(map(type, base.values())) == {float}
+    cut = np.array([[0.1, 0.2, 0.3], [0.8, nan, nan], [0.5, 0.6, nan]])
+    assert accuracy.last(cut, [1, 3, 9]) == pytest.approx((0.5 + 3 * 0.6) / 4)
+    assert accuracy.counts(["a", "b", "a"], ["b", "b", "b"]) == {"a": {"b": 2}, "b": {"b": 1}}
+    assert accuracy.of({"a": {"b": 2, "a": 1}, "b": {"b": 1}}) == 0.5
+    with pytest.raises(ValueError, match="shorter"):
+        accuracy.counts(["a", "b"], ["a"])

@@ -12,7 +12,7 @@ from perdure.lineage import Lineage
 from perdure.report import reading
 from perdure.report import tables as shown
 from perdure.score import failings
-from perdure.score.measure import Measure
+from perdure.score.measure import Measure, mean_cosine_among, mean_paired_cosine, mean_pairwise_cosine
 from perdure.score.measures.mmd import mmd
 from perdure.wording import without
 
@@ -128,3 +128,96 @@ def test_a_run_records_them_and_an_old_lineage_goes_on(plan_data, pico_clip, tmp
     prompts = [image["prompt"].replace("zwz ", "") for image in cell.record["images"]]
     again = text.score([Image.open(p).convert("RGB") for p in cell.images], prompts, None)
     assert cell.scores["clip_t_class"] == pytest.approx(again, rel=1e-6)
+
+
+def test_by_a_likeness_the_most_is_best():
+    """Integers by hand, by the mean product: a picture is taken for the concept with the largest one."""
+    likeness = measure(name="likeness", direction="higher", compare=lambda x, y: float((x @ y.T).mean()))
+    drawn = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
+    known = {"a": torch.tensor([[1.0, 0.0], [3.0, 0.0]]), "b": torch.tensor([[0.0, 1.0]]),
+             "c": torch.tensor([[0.0, 4.0], [1.0, 1.0]])}  # fmt: skip
+    assert [failings.most_alike(likeness, row[None], known) for row in drawn] == ["a", "c", "a"]
+    assert failings.confusion(likeness, drawn, known, "a") == {
+        "measure": "likeness", "share": 1 / 3, "taken_for": {"c": 1}, "real": 0.0, "among": 3,
+    }  # fmt: skip
+    assert failings.confusion(likeness, drawn, known, "b") == {  # its only reference cannot be compared with others
+        "measure": "likeness", "share": 1.0, "taken_for": {"a": 2, "c": 1}, "real": None, "among": 3,
+    }  # fmt: skip
+    copied = {"measure": "likeness", "nearest": (6 + 0 + 3) / 3}
+    assert failings.copying(likeness, drawn, known["a"], None) == {**copied, "real": 3.0}
+    assert failings.copying(likeness, drawn, known["a"], torch.tensor([[0.0, 1], [1, 0]])) == {**copied, "real": 1.5}
+    single = failings.copying(likeness, drawn, known["b"], None)
+    assert single == {"measure": "likeness", "nearest": 1.0, "real": None}
+
+
+def test_what_has_moved_is_compared_with_what_was():
+    """Each later picture with the earlier one of its place, in this order."""
+    images = [[Image.new("RGB", (1, 1), colour) for colour in colours]
+              for colours in (((255, 0, 0), (0, 51, 0)), ((255, 255, 0), (0, 0, 102)))]  # fmt: skip
+    found = failings.drift(measure(compare=lambda x, y: float((x - 3 * y).sum())), *images)
+    assert found == {"measure": "near", "likeness": pytest.approx((2 - 3 + 0.4 - 0.6) / 2),
+                     "pixels": pytest.approx((1 / 3 + 0.2) / 2)}  # fmt: skip
+
+
+def worded(**changes):
+    """A measure of prompts: a text is the number of its letters, and a picture scores its sum times that."""
+    asked = []
+
+    def read(texts):
+        asked.append(list(texts))
+        return torch.tensor([[float(len(text))] for text in texts])
+
+    made = measure(name="words", against="prompts", encode_prompts=read, among=None,
+                   compare=lambda x, y: float((x.sum(1) * y[:, 0]).mean()), **changes)  # fmt: skip
+    return made, asked
+
+
+def test_a_measure_of_references_compares_with_them_alone():
+    images = [Image.new("RGB", (1, 1), colour) for colour in ((255, 0, 0), (0, 51, 0))]
+    own = measure(compare=lambda x, y: float((x.sum(1)[:, None] - 3 * y.sum(1)).mean()))
+    rows = torch.tensor([[1.0, 0, 0], [0, 0.2, 0]])
+    assert torch.equal(own.features(images), rows) and torch.equal(own.reference_features(images), rows)
+    references = torch.tensor([[1.0, 1, 0], [0, 0, 0]])
+    assert own.score(images, None, references) == pytest.approx(0.6 - 3)
+    assert own.score(images, ["a", "b"], references) == own.score_features(rows, None, references)
+    assert own.each(rows, ["a", "b"], references) == pytest.approx([1 - 3, 0.2 - 3])
+    assert measure(among=None).each(rows, None, references) == []
+    assert own.ceiling(references) == near_among(references) and own.ceiling(references[:1]) is None
+    for told, call in {
+        "near: no images to score": lambda: own.features([]),
+        "near compares with reference pictures; reference features are needed": lambda: own.score(images, ["a"], None),
+        "near compares pictures with pictures; it has no text features": lambda: own.text_features(["a"]),
+    }.items():
+        with pytest.raises(ValueError) as refused:
+            call()
+        assert str(refused.value) == told
+
+
+def test_a_measure_of_prompts_reads_each_prompt_once():
+    images = [Image.new("RGB", (1, 1), colour) for colour in ((255, 0, 0), (0, 51, 0), (0, 0, 255))]
+    own, asked = worded()
+    assert own.reference_features(images).shape == (0, 0) and not asked
+    rows, prompts = own.features(images), ["abc", "a", "abc"]
+    assert own.each(rows, prompts, torch.empty(0, 0)) == pytest.approx([3, 0.2, 3]) and asked == [["abc", "a"]]
+    assert own.score(images, prompts, None) == pytest.approx(6.2 / 3) == own.score_features(rows, prompts, rows)
+    assert own.text_features(["ab"]).tolist() == [[2.0]]
+    with pytest.raises(ValueError, match="shorter"):
+        own.each(rows, prompts[:2], None)
+    for call in (lambda: own.each(rows, None, rows), lambda: own.score_features(rows, None, rows)):
+        with pytest.raises(ValueError) as refused:
+            call()
+        assert str(refused.value) == "words compares each picture with its prompt; prompts are needed"
+
+
+def test_cosines_are_means_over_their_pairs():
+    """In float64, whatever the features are kept in."""
+    x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
+    assert mean_pairwise_cosine(x, y) == pytest.approx((1 + 0 + 0.8 + 0.6 + 0.8 + 0.96) / 6)
+    assert mean_paired_cosine(x, y[:2]) == pytest.approx((1 + 0.8) / 2)
+    assert mean_cosine_among(y) == pytest.approx((0 + 0.8 + 0.6) / 3) and mean_cosine_among(x) == pytest.approx(0.6)
+    with pytest.raises(ValueError) as told:
+        mean_paired_cosine(x, y)
+    assert str(told.value) == "one prompt an image is needed: 2 images, 3 prompts"
+    small = torch.tensor([[2.0**-12, 1.0]])  # its square is lost beside 1 in float32
+    assert mean_pairwise_cosine(small, small) == mean_paired_cosine(small, small) == 1 + 2.0**-24
+    assert mean_cosine_among(torch.cat([small, small])) == 1 + 2.0**-24

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from perdure import memory as memories
 from perdure.errors import LineageError
 from perdure.memory import Memory
-from perdure.memory.delta import Change, Delta
+from perdure.memory.delta import Change, Delta, balanced
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 NAMES = st.text("abcdefghij./_-0123456789", min_size=1, max_size=30)
@@ -268,3 +268,64 @@ def test_projections_that_only_one_side_moves():
     x.combined(y, lambda old, new: calls.append((old, new)) or new)
     assert calls == [(x["q"], y["q"])]
     assert dict((Delta() + x).items()) == dict(x.items()) == dict((x + Delta()).items())
+
+
+def pair(number, rank=1):
+    """Factors of integers (rank, 9) and (8, rank), other ones for each number."""
+    return torch.full((rank, 9), float(number)), torch.arange(8.0 * rank).reshape(8, rank) + number
+
+
+def test_what_was_gained_since_is_left_out_as_it_stands_or_reckoned():
+    """Pairs by pairs while all are pairs and the gained ones are there; else by matrices, exact for integers."""
+    one, two, three, four = (pair(number) for number in (1, 2, 3, 4))
+    product = [b @ a for a, b in (one, two, three, four)]
+    whole = Change((one, two, three))
+    assert whole.without(Change((one,)), Change((one, two))).pairs == (one, three)
+    assert whole.without(None, Change((one, two))).pairs == (three,)
+    assert Change((one, two)).without(None, Change((two, one))) is None
+    assert whole.without(Change((one,)), Change((one,))).pairs == whole.pairs
+    half = Change(((one[0], two[1]), (two[0], one[1])))  # of other pairs, each with one factor in common
+    for before, after, gained in (
+        (Change((one,)), Change((one, four)), product[3]),
+        (None, Change((four,)), product[3]),
+        (None, half, half.matrix()),
+        (Change.full(product[0]), Change((one, two)), product[1]),
+        (Change((one,)), Change.full(product[0] + product[1]), product[1]),
+    ):
+        left = whole.without(before, after)
+        assert left.rank is None and torch.equal(left.matrix(), sum(product[:3]) - gained)
+    dense = Change.full(sum(product[:3])).without(Change((one,)), Change((one, two)))
+    assert torch.equal(dense.matrix(), product[0] + product[2]) and dense.dense.dtype == torch.float32
+    fine = Change.full(torch.tensor([[1.0]])).without(  # 2^-30 beside 1 is lost where it is not reckoned in float64
+        Change.full(torch.tensor([[1.0]])), Change.full(torch.tensor([[2.0**-30]]))
+    )
+    assert fine.matrix().item() == 2.0
+
+
+def test_a_delta_without_a_lesson_is_the_others():
+    one, two, three = (pair(number) for number in (1, 2, 3))
+    whole = Delta({"p": Change((one, two)), "q": Change((two,)), "r": Change((three,))})
+    left = whole.without(Delta({"p": Change((one,))}), Delta({"p": Change((one, two)), "q": Change((two,))}))
+    assert list(left) == ["p", "r"] and left["p"].pairs == (one,) and left["r"] is whole["r"]
+    assert left.nbytes == 4 * 2 * (9 + 8) and len(whole) == 3
+
+
+def test_pairs_are_stacked_to_one_and_summed_with_what_is_dense():
+    one, two = pair(1), pair(2, rank=2)
+    a, b = Change((one, two)).stacked()
+    assert a.shape == (3, 9) and b.shape == (8, 3) and torch.equal(b @ a, one[1] @ one[0] + two[1] @ two[0])
+    for x, y in ((Change((one,)), Change.full(two[1] @ two[0])), (Change.full(one[1] @ one[0]), Change((two,)))):
+        assert torch.equal(x.plus(y).dense, one[1] @ one[0] + two[1] @ two[0])
+    kept = Change.full(torch.ones(3, 2, dtype=torch.float16).T)
+    assert kept.dense.dtype == torch.float32 and kept.dense.is_contiguous() and kept.shape == (2, 3)
+
+
+def test_factors_are_balanced_by_powers_of_two():
+    """The larger of their largest entries divided by the smaller is at most 2; the product stays to the bit."""
+    for first, second, shift in ((64.0, 1.0, 8.0), (1.0, 64.0, 1 / 8), (-3.0, 3.0, 1.0), (2.0**20, 2.0**-7, 2.0**14)):
+        a, b = torch.tensor([[first, 0.5]]), torch.tensor([[second], [0.0]])
+        x, y = balanced(a, b)
+        assert torch.equal(x, a / shift) and torch.equal(y, b * shift) and torch.equal(y @ x, b @ a)
+    for first, second in ((0.0, 3.0), (3.0, 0.0), (float("inf"), 1.0), (1.0, float("inf")), (float("nan"), 1.0)):
+        a, b = torch.tensor([[first]]), torch.tensor([[second]])
+        assert [t.view(torch.int32).item() for t in balanced(a, b)] == [t.view(torch.int32).item() for t in (a, b)]

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPConfig,
@@ -26,7 +27,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from perdure import plugins, score
-from perdure.errors import ModelError
+from perdure.errors import ModelError, PlanError
 from perdure.images import sha256_of
 from perdure.score import csd_checkpoint, encoders, preprocess, sources
 from perdure.score.measure import mean_paired_cosine, mean_pairwise_cosine
@@ -593,3 +594,227 @@ def test_a_fault_of_ours_is_no_damage():
 def test_unknown_measure_suggests():
     with pytest.raises(ModelError, match="did you mean 'clip_i'"):
         score.load("clipi")
+
+
+MINE = """
+FEWEST = {fewest}
+EMBEDDED = "clip"
+from perdure.score.measure import Measure
+def load(source, device):
+    return Measure({name!r}, "lower", (0, 1), "references", {{"source": source, "device": device}}, len, max)
+"""
+
+
+def test_a_measures_file_is_read_before_it_is_run(tmp_path):
+    file = tmp_path / "mine.py"
+    for written, told in {
+        "raise SystemExit\nFEWEST = 3\nEMBEDDED = 'clip'\ndef load(source, device): ...": (3, "clip"),
+        "def other(): ...\ndef load(source, device): ...": (1, ""),
+    }.items():
+        file.write_text(written)
+        assert score.card(plugins.find(plugins.MEASURE, str(file))) == score.MeasureCard(*told)
+    for written in ("load = 3\ndef other(): ...", ""):
+        file.write_text(written)
+        with pytest.raises(PlanError) as told:
+            score.load(str(file))
+        assert str(told.value) == f"{file}:1: it defines no function load(source, device) -> Measure"
+
+
+def test_a_measure_of_a_file_says_from_which(tmp_path, monkeypatch):
+    """It is made as it was asked for, known by its path or its name with the file beside it; a name is the file's."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "mine.py"
+    file.write_text(MINE.format(fewest=1, name="mine"))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    told = {"file": f"mine.py, digest {digest}"}
+    made = score.load(str(file))
+    assert made.name == "mine" and made.spec == {"source": None, "device": "cpu", **told}
+    plugins.trust(plugins.find(plugins.MEASURE, str(file)))
+    for given in ("", digest):
+        made = score.load("mine", "a/model", "cuda:1", file, given)
+        assert made.spec == {"source": "a/model", "device": "cuda:1", **told}
+    with pytest.raises(PlanError, match=r"mine\.py has changed since .* it was 0123"):
+        score.load("mine", file=file, digest="0123")
+    file.write_text(MINE.format(fewest=1, name="other"))
+    with pytest.raises(PlanError) as refused:
+        score.load(str(file))
+    assert str(refused.value) == f"{file}:1: it makes a measure 'other'; its name is the file's, 'mine'"
+    file.write_text("def load(source, device):\n    x = 1\n    raise KeyError('lost')\n")
+    with pytest.raises(PlanError) as refused:
+        score.load(str(file))
+    assert str(refused.value) == f"{file}:3: KeyError: 'lost'"
+
+
+def test_a_measure_of_ours_is_made_as_it_was_asked_for(monkeypatch):
+    monkeypatch.setattr(mmd, "load", lambda source, device: (source, device))
+    assert score.load("mmd", "a/model", "cuda") == ("a/model", "cuda") and score.load("mmd") == (None, "cpu")
+    with pytest.raises(ModelError, match=r"^no measure 'nothing'"):
+        score.load("nothing")
+    released = []
+    monkeypatch.setattr(encoders, "release", lambda: released.append(1))
+    score.release()
+    assert released == [1]
+
+
+def numbered(shapes):
+    """Tensors of these shapes, no two entries of all alike."""
+    made, first = {}, 0.0
+    for key, shape in shapes.items():
+        count = int(np.prod(shape))
+        made[key] = torch.arange(first, first + count).reshape(shape)
+        first += count
+    return made
+
+
+def tiny_csd():
+    """A checkpoint by name, `module.` stripped: 128 wide, two layers, pictures of 3 x 3 patches of 2 pixels."""
+    block = {
+        "ln_1.weight": (4,), "ln_1.bias": (4,), "ln_2.weight": (4,), "ln_2.bias": (4,),
+        "attn.in_proj_weight": (12, 4), "attn.in_proj_bias": (12,), "attn.out_proj.weight": (4, 4),
+        "attn.out_proj.bias": (4,), "mlp.c_fc.weight": (7, 4), "mlp.c_fc.bias": (7,), "mlp.c_proj.weight": (4, 7),
+        "mlp.c_proj.bias": (4,),
+    }  # fmt: skip
+    shapes = {
+        "class_embedding": (4,), "conv1.weight": (128, 3, 2, 2), "positional_embedding": (10, 4),
+        "ln_pre.weight": (4,), "ln_pre.bias": (4,), "ln_post.weight": (4,), "ln_post.bias": (4,),
+        **{f"transformer.resblocks.{k}.{key}": shape for k in (0, 1) for key, shape in block.items()},
+    }  # fmt: skip
+    return numbered({**{f"backbone.{key}": shape for key, shape in shapes.items()}, "last_layer_style": (4, 5)})
+
+
+def test_every_tensor_of_a_csd_checkpoint_has_its_place():
+    """Under exactly the names that transformers' class has, q, k and v as the thirds of the stack."""
+    state = tiny_csd()
+    config, weights = csd_checkpoint.to_transformers(state, Path("x.pth"))
+    assert config == {
+        "model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"], "hidden_size": 128,
+        "intermediate_size": 7, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 2, "image_size": 6,
+        "projection_dim": 5, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+    }  # fmt: skip
+    assert type(config["num_attention_heads"]) is int
+    sized = CLIPVisionConfig(**{**config, "hidden_size": 4, "num_attention_heads": 1})
+    names = {name for name, _ in CLIPVisionModelWithProjection(sized).named_parameters()}
+    assert weights.keys() == names and all(tensor.is_contiguous() for tensor in weights.values())
+    assert torch.equal(weights["visual_projection.weight"], state["last_layer_style"].T)
+    old = "backbone.transformer.resblocks.{}."
+    pairs = {"self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+             "layer_norm1": "ln_1", "layer_norm2": "ln_2"}  # fmt: skip
+    for layer in "01":
+        new = f"vision_model.encoder.layers.{layer}."
+        for kind in ("weight", "bias"):
+            stack = state[f"{old.format(layer)}attn.in_proj_{kind}"]
+            for number, letter in enumerate("qkv"):
+                found = weights[f"{new}self_attn.{letter}_proj.{kind}"]
+                assert torch.equal(found, stack[4 * number : 4 * number + 4])
+                assert found.data_ptr() != stack[4 * number :].data_ptr()  # safetensors takes no shared storage
+            for name, was in pairs.items():
+                assert torch.equal(weights[f"{new}{name}.{kind}"], state[f"{old.format(layer)}{was}.{kind}"])
+    for name, was in {
+        "embeddings.class_embedding": "class_embedding", "embeddings.patch_embedding.weight": "conv1.weight",
+        "embeddings.position_embedding.weight": "positional_embedding", "pre_layrnorm.weight": "ln_pre.weight",
+        "pre_layrnorm.bias": "ln_pre.bias", "post_layernorm.weight": "ln_post.weight",
+        "post_layernorm.bias": "ln_post.bias",
+    }.items():  # fmt: skip
+        assert torch.equal(weights[f"vision_model.{name}"], state[f"backbone.{was}"])
+    for lost in ("backbone.ln_pre.bias", "backbone.transformer.resblocks.1.ln_2.bias"):
+        with pytest.raises(ModelError) as told:
+            csd_checkpoint.to_transformers({k: v for k, v in state.items() if k != lost}, Path("x.pth"))
+        assert str(told.value) == f"x.pth: is no CSD checkpoint (it has no {lost})."
+
+
+def test_tensors_of_a_csd_checkpoint_are_read_however_they_are_nested(tmp_path):
+    style, conv = torch.ones(2, 3, dtype=torch.float16), torch.zeros(2, 1, 1, 1)
+    plain = {"module.last_layer_style": style, "backbone.conv1.weight": conv, "epoch": 3}
+    files = {"a.pth": {"model_state_dict": {"state_dict": plain}}, "b.bin": {"state_dict": plain, "lr": conv},
+             "c.pt": {**plain, "options": argparse.Namespace(lr=0.1)}}  # fmt: skip
+    for name, content in files.items():
+        torch.save(content, tmp_path / name)
+    save_file({k: v for k, v in plain.items() if k != "epoch"}, tmp_path / "d.safetensors")
+    for name in (*files, "d.safetensors"):
+        read = csd_checkpoint.read_state(tmp_path / name)
+        assert read.keys() == {"last_layer_style", "backbone.conv1.weight"}
+        assert torch.equal(read["last_layer_style"], style.float()) and read["last_layer_style"].dtype == torch.float32
+    wrong = {
+        "e.pth": ({"state_dict": 3}, "last_layer_style and no backbone.conv1.weight"),
+        "f.pth": ({"module.last_layer_style": style}, "backbone.conv1.weight"),
+        "g.pth": ([style], "last_layer_style and no backbone.conv1.weight"),
+    }
+    for name, (content, lost) in wrong.items():
+        torch.save(content, tmp_path / name)
+        with pytest.raises(ModelError) as told:
+            csd_checkpoint.read_state(tmp_path / name)
+        assert str(told.value) == f"{tmp_path / name}: is no CSD checkpoint (it has no {lost})."
+    (tmp_path / "h.safetensors").write_bytes(b"junk")
+    with pytest.raises(ModelError, match=r"^\S*h.safetensors: cannot be read as tensors only \(\S.*\)\.$"):
+        csd_checkpoint.read_state(tmp_path / "h.safetensors")
+
+
+def saved_csd(path):
+    torch.save({f"module.{key}": value for key, value in tiny_csd().items()}, path)
+    return path
+
+
+def test_a_converted_csd_folder_is_whole_or_not_there(tmp_path, monkeypatch):
+    """Named by the file's digest below the user's cache; a process that was faster is left its own."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    checkpoint = saved_csd(tmp_path / "x.pth")
+    for where, cache in (("", tmp_path / "home" / ".cache"), (str(tmp_path / "own"), tmp_path / "own")):
+        monkeypatch.setenv("XDG_CACHE_HOME", where)
+        folder = csd_checkpoint.convert(checkpoint, "0123456789abcdef" + "g" * 48)
+        assert folder == cache / "perdure" / "csd-0123456789abcdef" and list(folder.parent.iterdir()) == [folder]
+        config, weights = csd_checkpoint.to_transformers(tiny_csd(), checkpoint)
+        assert {file.name for file in folder.iterdir()} == {
+            "model.safetensors", "config.json", "preprocessor_config.json",
+        }  # fmt: skip
+        assert json.loads((folder / "config.json").read_text()) == config
+        assert json.loads((folder / "preprocessor_config.json").read_text()) == {
+            "image_processor_type": "CLIPImageProcessor", "resample": 3, "size": {"shortest_edge": 6},
+            "crop_size": {"height": 6, "width": 6}, "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        }  # fmt: skip
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            assert file.metadata() == {"format": "pt", "checkpoint_sha256": "0123456789abcdef" + "g" * 48}
+            assert all(torch.equal(file.get_tensor(name), weights[name]) for name in file.keys() | weights.keys())
+        checkpoint_again = tmp_path / "nowhere.pth"
+        assert csd_checkpoint.convert(checkpoint_again, "0123456789abcdef" + "h" * 48) == folder  # known by its digest
+    faster = tmp_path / "own" / "perdure" / "csd-other"
+
+    def meanwhile(weights, path, metadata):
+        assert path.parent.parent == faster.parent  # on one disk, so that it is renamed at once
+        faster.mkdir()
+        (faster / "config.json").write_text("theirs")
+
+    monkeypatch.setattr(csd_checkpoint, "save_file", meanwhile)
+    assert csd_checkpoint.convert(checkpoint, "other") == faster
+    assert (faster / "config.json").read_text() == "theirs" and len(list(faster.parent.iterdir())) == 2
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ModelError) as told:
+        csd_checkpoint.convert(checkpoint, "x")
+    cache = tmp_path / "file" / "perdure"
+    assert str(told.value) == f"{cache}: the converted CSD model cannot be written there (Not a directory)."
+
+
+def test_which_file_of_a_folder_is_the_csd_checkpoint(tmp_path, cache, monkeypatch):
+    """The first by name that can be one, unless the folder is converted already; where it came from is kept."""
+    folder, asked = tmp_path / "hub", []
+    (folder / "a.pth").mkdir(parents=True)
+    (folder / "a.txt").touch()
+    here = sources.Located(folder, "owner/csd", "abc")
+    monkeypatch.setattr(csd_checkpoint, "locate", lambda *given: asked.append(given) or here)
+    assert csd_checkpoint.prepare("owner/csd") == here  # nothing to convert: told when it is loaded
+    assert asked == [("owner/csd", csd_checkpoint.CHECKPOINTS, encoders.EXTRAS)]
+    (folder / "d.pth").write_bytes(b"junk")
+    (folder / "c.bin").write_bytes(b"junk")
+    checkpoint = saved_csd(folder / "b.ckpt")
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    made = sources.Located(cache / f"csd-{digest[:16]}", "owner/csd", "abc", digest)
+    assert csd_checkpoint.prepare("owner/csd") == made
+    here = sources.Located(checkpoint, str(checkpoint))
+    assert csd_checkpoint.prepare(checkpoint) == sources.Located(made.path, str(checkpoint), None, digest)
+    here = sources.Located(folder, "owner/csd", "abc")
+    save_file({"visual_projection.weight": torch.ones(1)}, folder / "z.safetensors")
+    assert csd_checkpoint.prepare("owner/csd") == here
+    (folder / "z.safetensors").write_bytes(b"junk")
+    with pytest.raises(ModelError, match=r"z.safetensors: is not a sound safetensors file \(\S.*\)\.$"):
+        csd_checkpoint.prepare("owner/csd")

@@ -158,6 +158,7 @@ def test_a_hub_that_has_nothing_is_told_and_why(monkeypatch, wrong, sentence):
 
 def test_what_an_error_says_is_one_short_line():
     assert sources.short(ValueError(" a\n\tb . c. ")) == "a b . c"
+    assert sources.short(ValueError("XX.X.")) == "XX.X"
     assert sources.short(ValueError("x" * 161)) == "x" * 160 and sources.short(KeyError()) == "KeyError"
     gated = "its owner gives it to those who ask: accept the terms on its page on the hub, then `hf auth login`"
     assert sources.short(refused(GatedRepoError)) == gated

@@ -122,7 +122,8 @@ def read_state(checkpoint: Path) -> dict[str, Tensor]:
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     for key in ("model_state_dict", "state_dict"):
         content = content.get(key, content) if isinstance(content, dict) else {}
-    state = {str(k).removeprefix("module."): v.float() for k, v in content.items() if isinstance(v, Tensor)}
+    named = content.items() if isinstance(content, dict) else ()
+    state = {str(k).removeprefix("module."): v.float() for k, v in named if isinstance(v, Tensor)}
     lacking = [key for key in ("last_layer_style", "backbone.conv1.weight") if key not in state]
     if lacking:
         raise ModelError(f"{checkpoint}: is no CSD checkpoint (it has no {' and no '.join(lacking)}).")
