@@ -144,7 +144,7 @@ def test_words_are_those_that_the_model_has_rows_for(found, monkeypatch):
             raise ValueError("torn")
         return tokenizer
 
-    monkeypatch.setattr(transformers, "AutoTokenizer", SimpleNamespace(from_pretrained=read))
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", read)
     with pytest.raises(ModelError) as told:
         encoders._tokenizer(found, 8)
     wanted = f"owner/name: its tokenizer (tokenizer.json, or vocab.json) missing in {found.path}."
