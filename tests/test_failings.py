@@ -111,7 +111,7 @@ def test_a_run_records_them_and_an_old_lineage_goes_on(plan_data, pico_clip, tmp
     for name in ("dog", "cat"):
         then = next(row for row in own.lessons if name in row.concepts).cell(name)
         features = [clip.features([Image.open(p) for p in cell.images]) for cell in (then, last.cell(name))]
-        assert last.cell(name).record["shift"]["mmd"] == pytest.approx(mmd(*features), rel=1e-6)
+        assert last.cell(name).record["shift"]["mmd"] == pytest.approx(mmd(*features, paired=True), rel=1e-6)
         assert "copying" not in last.cell(name).record  # its photos may be gone
         assert last.cell(name).record["confusion"]["among"] == 3
     assert "shift" not in last.cell("clock").record and last.cell("clock").record["copying"]["measure"] == "clip_i"

@@ -212,6 +212,13 @@ def test_mmd_by_hand_and_unbiased():
     assert mmd.mmd(torch.randn(20, 8, generator=generator), torch.randn(20, 8, generator=generator) + 1) > 500
     with pytest.raises(ValueError, match="two pictures or more"):
         mmd.mmd(x[:1], y)
+    apart = sum(k(a, b) for i, a in enumerate(x) for j, b in enumerate(y) if i != j) / 4  # pairs of other noise
+    assert mmd.mmd(x, y, paired=True) == pytest.approx(1000 * (within_x + within_y - 2 * apart))
+    for own in (x, y, torch.randn(4, 8, generator=generator)):
+        assert mmd.mmd(own, own, paired=True) == pytest.approx(0, abs=1e-9) and mmd.mmd(own, own) < -100
+    drawn = [torch.randn(4, 8, generator=generator) for _ in range(400)]  # what moves a little comes out as a little
+    little = [mmd.mmd(own, own + 0.01 * torch.randn(4, 8, generator=generator), paired=True) for own in drawn]
+    assert abs(np.mean(little)) < 1 and np.mean([mmd.mmd(own, own) for own in drawn]) < -300
 
 
 SIZES = [(300, 224), (224, 331), (640, 427), (97, 211), (500, 500)]

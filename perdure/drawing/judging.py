@@ -87,11 +87,11 @@ def _failings(
             found["copying"] = failings.copying(measure, generated, training, real)
     lesson = taught_by(lineage.lessons).get(concept.name)
     first = lesson.cell(concept.name) if lesson else None
-    shifting = [tools.measure(name) for name in features if tools.measure(name).shifts]
+    shifting = {name: shift for name in features if (shift := tools.measure(name).shift) is not None}
     if first is not None and shifting:
-        then = [images.read_image(path) for path in first.images]
-        before = {m.name: tools.known.features(first.record.get("content", ""), m, then) for m in shifting}
-        found["shift"] = {m.name: m.compare(before[m.name], features[m.name]) for m in shifting}
+        then, content = [images.read_image(path) for path in first.images], first.record.get("content", "")
+        before = {name: tools.known.features(content, tools.measure(name), then) for name in shifting}
+        found["shift"] = {name: shift(before[name], features[name]) for name, shift in shifting.items()}
     return found
 
 

@@ -36,8 +36,9 @@ class Measure:
     among: Callable[[Tensor], float] | None = None
     """How reference features (n, d), n > 1, score one another: the ceiling. None where single pictures cannot be
     compared, as by a distance of sets."""
-    shifts: bool = False
-    """Whether it is also taken between a concept's pictures and those drawn right after its own lesson."""
+    shift: Callable[[Tensor, Tensor], float] | None = None
+    """How it is also taken, between a concept's pictures right after its own lesson (m, d) and those of now (n, d), the
+    same noise at the same place. None where it is not."""
 
     def ceiling(self, references: Tensor) -> float | None:
         """What a perfect concept would score: how its references score one another. None where that has no meaning."""
