@@ -193,7 +193,7 @@ def test_lessons_of_an_older_version_are_marked_where_their_teacher_was_wrong(tm
     page = report.build(lineages, tmp_path / "old", "old").read_text()
     assert page.count(wrong) == 1 and "naive was held" not in page
     for row in lineages[0].lessons:
-        files.write_json(row.folder / "lesson.json", {**row.record, "revision": 2})
+        files.write_json(row.folder / "lesson.json", {**row.record, "revision": 3})
     assert wrong not in report.build(lineages, tmp_path / "new", "new").read_text()
 
 
@@ -214,6 +214,19 @@ def test_what_is_known_to_be_wrong_with_old_lessons(name, options, training, cou
     assert outdated(settings, [{"revision": 2}] * 2) == () == outdated(settings, [])
     if not training:
         assert outdated(settings, [{}]) == ()  # the first lesson has no past
+
+
+def test_what_is_known_to_be_wrong_with_figures_of_the_second_revision():
+    def told(name, options, scoring, revision, lessons=2):
+        settings = {"methods": [{"name": name, "options": options}], "training": {}, "scoring": scoring}
+        return " ".join(outdated(settings, [{"revision": revision}] * lessons))
+
+    for revision, wrong in ((2, True), (3, False)):
+        assert ("ridge by sums that were rounded" in told("ranpac", {"ridge": None}, {}, revision)) == wrong
+        for scoring in ({"subject": ["dino", "mmd"]}, {"subject": [], "style": ["mmd"]}):
+            assert ("shift of mmd that is too low" in told("naive", {}, scoring, revision)) == wrong
+    assert told("ranpac", {"ridge": 1.0}, {}, 2) == told("naive", {}, {"subject": ["dino"]}, 2) == ""
+    assert told("naive", {}, {"subject": ["mmd"]}, 2, lessons=1) == ""  # nothing has moved yet
 
 
 def test_headline_and_figures_are_computed(two):

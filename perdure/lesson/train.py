@@ -30,8 +30,8 @@ from perdure.plan import Concept, Plan, Training, tasks
 
 Lived = LessonModel | ClassLesson
 """The model in the middle of a lesson of either kind."""
-REVISION = 2
-"""Raised when the same plan teaches otherwise than before, with a sentence about it in `report/outdated.py`."""
+REVISION = 3
+"""Raised when the same plan teaches or measures otherwise than before; `report/rules.py` has a sentence about it."""
 
 
 @dataclass(frozen=True)
