@@ -1,5 +1,6 @@
 """Scenes in which nobody has placed the concepts: found by a detector or taken from columns, matched, counted."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -88,6 +89,15 @@ def test_boxes_of_no_size_are_none_and_of_doubles_the_first_stays():
     assert encoders.inside((1.2, -0.5, 25.0, 7.5), (20, 30)) == (1, 0, 20, 8)
 
 
+def test_boxes_that_just_touch_share_nothing():
+    """A pixel each, side by side, one below the other, corner at corner and apart."""
+    ones = [(0, 0, 1, 1), (1, 0, 2, 1), (0, 1, 1, 2), (1, 1, 2, 2), (5, 5, 6, 6)]
+    assert encoders.apart(ones) == ones
+    assert {encoders._overlap(one, other) for one in ones for other in ones if one != other} == {0}
+    one, other = (1, 2, 4, 6), (2, 4, 7, 7)
+    assert encoders._overlap(one, other) == encoders._overlap(other, one) == shared(one, other) == 4 / 23
+
+
 def test_a_detector_that_is_none(tmp_path, pico_clip):
     with pytest.raises(ModelError, match="Owlv2ForObjectDetection"):
         encoders.load_owl(pico_clip, "cpu")
@@ -101,6 +111,16 @@ def test_a_wrong_detector_is_told_before_anything_is_taught(plan_data, pico_clip
     with pytest.raises(ModelError, match="Owlv2ForObjectDetection"):
         run.run(made, tmp_path, device="cpu")
     assert not list(tmp_path.rglob("train.jsonl"))
+
+
+def test_a_part_of_a_picture_stands_in_the_middle_of_a_white_square():
+    """A margin that is odd is the larger one at the right, or below."""
+    shown = np.arange(6 * 7 * 3, dtype=np.uint8).reshape(6, 7, 3)
+    tall, wide = np.full((6, 6, 3), 255), np.full((7, 7, 3), 255)
+    tall[:, 2:3], wide[2:4] = shown[:, 4:5], shown[2:4]
+    for box, expected in {(4, 0, 5, 6): tall, (0, 2, 7, 4): wide, (1, 1, 4, 4): shown[1:4, 1:4]}.items():
+        square = scores.crop(Image.fromarray(shown), box)
+        assert square.mode == "RGB" and np.array_equal(np.asarray(square), expected)
 
 
 def test_what_was_found_is_matched_and_a_wrong_count_told():

@@ -221,3 +221,28 @@ def test_cosines_are_means_over_their_pairs():
     small = torch.tensor([[2.0**-12, 1.0]])  # its square is lost beside 1 in float32
     assert mean_pairwise_cosine(small, small) == mean_paired_cosine(small, small) == 1 + 2.0**-24
     assert mean_cosine_among(torch.cat([small, small])) == 1 + 2.0**-24
+
+
+def test_a_picture_on_the_bound_is_inside(monkeypatch):
+    """Half the known range beyond it, and a twentieth where that is more: just so much is not too much."""
+    monkeypatch.setattr(failings, "looks", np.array)
+    known = [[0.25, 0.5, 0.5, 0.0], [0.5, 0.5, 0.25, 1.0]]
+    on = [[0.125, 0.5 - 0.05, 0.125, -0.5], [0.625, 0.5 + 0.05, 0.625, 1.5]]
+    assert failings.outside(on, known) == {"share": 0.0, "how": {}}
+    beyond = np.nextafter(on, [[-1] * 4, [2] * 4]).tolist()
+    words = ["darker", "flatter", "greyer", "smoother", "brighter", "harsher", "more colourful", "rougher"]
+    assert failings.outside(beyond, known) == {"share": 1.0, "how": dict.fromkeys(words, 1)}
+    one = [on[0], beyond[0][:1] + on[0][1:], on[1][:3] + beyond[1][3:], beyond[0][:1] + on[0][1:]]
+    assert failings.outside(one, known) == {"share": 0.75, "how": {"darker": 2, "rougher": 1}}
+
+
+def test_two_pictures_on_a_side_are_enough_to_be_alike():
+    """By distances on a line; of the references 0, 1 and 5 the one in the middle is nearest to the others."""
+    drawn, references = torch.tensor([[0.0], [3.0]]), torch.tensor([[0.0], [1.0], [5.0]])
+    assert failings.alike(measure(), drawn, references) == {"among": 3.0, "best": (1 + 4) / 2}
+    assert failings.alike(measure(), references, drawn) == {"among": pytest.approx((1 + 5 + 4) / 3), "best": 3.0}
+    likeness = measure(direction="higher")
+    assert failings.alike(likeness, drawn, references) == {"among": 3.0, "best": (5 + 4) / 2}
+    assert failings.alike(measure(), drawn[:1], references) is None is failings.alike(measure(), drawn, references[:1])
+    assert failings.alike(measure(among=None), drawn, references) is None
+    assert failings.alike(measure(against="prompts"), drawn, references) is None

@@ -534,6 +534,47 @@ def test_preprocessing_in_words():
     assert bare(picture(0, 6, 4)).shape == (3, 4, 6)
 
 
+def test_pixels_are_scaled_to_one_and_normalised_by_channel():
+    """Of a picture with see-through parts the colours; a grey one has the same three times."""
+    shown = np.random.default_rng(5).integers(0, 256, (3, 5, 4), dtype=np.uint8)
+    made = preprocess.Preprocess(None, None, (0.5, 0.25, 0.125), (0.5, 2.0, 0.25))
+    for pixels, colours in ((shown, shown[..., :3]), (shown[..., 0], shown[..., [0] * 3])):
+        found = made(Image.fromarray(pixels))
+        expected = (colours / 255 - [0.5, 0.25, 0.125]) / [0.5, 2.0, 0.25]
+        np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=1e-6)
+        assert found.dtype == np.float32 and found.flags.c_contiguous
+
+
+def plainly(**how):
+    """Pixels as they are, in [0, 1]."""
+    return preprocess.Preprocess(**{"resize": None, "crop": None, "mean": (0,) * 3, "std": (1,) * 3, **how})
+
+
+def test_a_picture_is_made_smaller_by_its_shorter_side_or_to_a_size():
+    """By means of two pixels by two; the longer side is rounded down."""
+    shown = 4 * np.random.default_rng(6).integers(0, 64, (8, 4, 3), dtype=np.uint8)  # whose means are whole numbers
+    means = shown.reshape(4, 2, 2, 2, 3).mean(axis=(1, 3))
+    for image, expected in ((shown, means), (shown.transpose(1, 0, 2), means.transpose(1, 0, 2))):
+        for resize in (2, expected.shape[:2]):
+            found = plainly(resize=resize, resample=Image.Resampling.BOX)(Image.fromarray(image))
+            np.testing.assert_allclose(found * 255, expected.transpose(2, 0, 1), atol=1e-4)
+    for (width, height), resize, shape in (((19, 8), 5, (5, 11)), ((8, 11), 5, (6, 5)), ((19, 8), (5, 7), (5, 7))):
+        assert plainly(resize=resize)(picture(0, width, height)).shape == (3, *shape)
+
+
+def test_a_crop_is_from_the_middle_and_says_how_a_half_is_rounded():
+    """Half of 3 is 1 or 2, half of 5 is 2 by either, and half of 1 is nothing."""
+    shown = np.random.default_rng(7).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    for rounding, crop, rows, columns in (
+        ("floor", (3, 4), slice(1, 4), slice(2, 6)), ("nearest", (3, 4), slice(2, 5), slice(2, 6)),
+        ("floor", (5, 6), slice(0, 5), slice(1, 7)), ("nearest", (5, 6), slice(0, 5), slice(2, 8)),
+        ("floor", (6, 9), slice(0, 6), slice(0, 9)), ("nearest", (4, 9), slice(1, 5), slice(0, 9)),
+    ):  # fmt: skip
+        found = plainly(crop=crop, rounding=rounding)(Image.fromarray(shown))
+        np.testing.assert_allclose(found * 255, shown[rows, columns].transpose(2, 0, 1), atol=1e-4)
+    assert plainly().rounding == "floor" and plainly().resample == Image.Resampling.BICUBIC
+
+
 @pytest.mark.parametrize(
     ("config", "wanted"),
     [

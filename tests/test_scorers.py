@@ -13,7 +13,9 @@ from PIL import Image
 from transformers.utils import logging
 
 from perdure.errors import ModelError
-from perdure.score import encoders, preprocess
+from perdure.score import csd_checkpoint, encoders, preprocess
+from perdure.score.measure import Measure, mean_cosine_among, mean_paired_cosine, mean_pairwise_cosine
+from perdure.score.measures import clip_i, clip_t, clip_t_class, csd, dino, mmd
 from perdure.score.sources import Located
 
 torch.set_num_threads(1)
@@ -383,3 +385,71 @@ def test_a_detector_is_asked_for_each_noun_once_and_its_boxes_are_sorted(given, 
     with pytest.raises(ModelError) as told:
         encoders.load_owl("here", "cpu")
     assert str(told.value) == "owner/name: is damaged, its model cannot be run ('lost')."
+
+
+PAIRS = "all generated x reference pairs"
+WORDS = {"features": "projected image and text features",
+         "averaging": "each picture with its own prompt, plain cosine (not 2.5 x)"}  # fmt: skip
+COSINE = {"direction": "higher", "range": (-1.0, 1.0), "encode_images": "images"}
+TO_PICTURES = {**COSINE, "against": "references", "compare": mean_pairwise_cosine, "among": mean_cosine_among}
+TO_WORDS = {**COSINE, "against": "prompts", "compare": mean_paired_cosine, "encode_prompts": "prompts"}
+CLIP = ("load_clip", "openai/clip-vit-base-patch32", preprocess.CLIP_224)
+TOLD = {
+    clip_i: (*CLIP, {"features": "projected image features", "averaging": PAIRS}, TO_PICTURES),
+    clip_t: (*CLIP, WORDS, TO_WORDS),
+    clip_t_class: (
+        *CLIP, {**WORDS, "prompts": "without the concept's token (Custom Diffusion)"},
+        {**TO_WORDS, "without_token": True},
+    ),
+    csd: (
+        "load_clip_vision", "tomg-group-umd/CSD-ViT-L", preprocess.CSD_224, csd_checkpoint.prepare,
+        {"features": "style vector", "averaging": PAIRS}, TO_PICTURES,
+    ),
+    dino: (
+        "load_vit", "facebook/dino-vits16", preprocess.DINO_224,
+        {"features": "class token of the last hidden state", "averaging": PAIRS}, TO_PICTURES,
+    ),
+    mmd: (
+        *CLIP, {"features": "projected image features, not normalised",
+                "averaging": "unbiased squared MMD, kernel (x.y/d + 1)^3, x 1000"},
+        {"direction": "lower", "range": (-np.inf, np.inf), "encode_images": "raw", "against": "references",
+         "compare": mmd.mmd},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", TOLD, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_a_measure_asks_for_its_own_model_and_says_what_it_is(module, monkeypatch):
+    """Two runs are compared only where what their measures say of themselves is the same, to the letter."""
+    reader, model, *protocol, words, wanted = TOLD[module]
+    asked = []
+    monkeypatch.setattr(encoders, reader, lambda *given: asked.append(given) or encoders.Encoder(
+        "images", "raw", "prompts", {"model": "read"}))  # fmt: skip
+    made = module.load()
+    module.load("a/folder", "cuda:1")
+    assert asked == [(model, "cpu", *protocol), ("a/folder", "cuda:1", *protocol)]
+    expected = Measure(name=module.__name__.rpartition(".")[2], spec={"model": "read", **words}, **wanted)
+    assert {**vars(made), "shift": None} == vars(expected)
+    assert (made.shift is None) == (module is not mmd)
+
+
+def test_a_distance_of_two_sets_by_hand():
+    """In float64; as drift, no picture is compared with that of its own noise."""
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    # (x.y / 2 + 1)^3: of x 1; of y 1, 1, 1; between 8, 1, 1 and 1, 1, 8
+    assert mmd.mmd(x, y) == pytest.approx(1000 * (1 + 1 - 2 * 20 / 6), rel=1e-12)
+    assert mmd.mmd(x, y, paired=True) == pytest.approx(1000 * (1 + 1 - 2 * (20 - 8 - 1) / 4), rel=1e-12)
+    assert mmd.mmd(y, x, paired=True) == mmd.mmd(x, y, paired=True)
+    close = torch.tensor([[1.0, 2.0**-12], [1.0, -(2.0**-12)]])  # their product is 1 in float32
+    assert mmd.mmd(close, torch.zeros(2, 2)) == pytest.approx(1000 * ((1.5 - 2.0**-25) ** 3 - 1), rel=1e-12)
+    for own, other, told in ((x[:1], y, "1 and 3"), (x, y[:1], "2 and 1"), (x[:0], y[:0], "0 and 0")):
+        with pytest.raises(ValueError) as refused:
+            mmd.mmd(own, other)
+        assert str(refused.value) == f"mmd needs two pictures or more on each side, not {told}"
+
+
+def test_drift_of_what_has_not_moved_is_nothing(monkeypatch):
+    monkeypatch.setattr(encoders, "load_clip", lambda *given: encoders.Encoder(None, None, None, {}))
+    x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0]])
+    made = mmd.load()
+    assert made.shift(x, x) == pytest.approx(0, abs=1e-9) and made.compare(x, x) < -1000
