@@ -422,6 +422,35 @@ def test_a_change_is_cut_only_where_its_rank_is_larger():
     torch.testing.assert_close(fusion.truncated(dense, 9).matrix(), dense.matrix())
 
 
+def test_cidms_pairs_are_mixed_by_how_like_their_words_are_to_the_prompt():
+    """Beside numpy: of each concept's two words the best cosine with a token, their mean to the fourth, times 0.8."""
+    part, memory, draw = method.get("cidm", {"rank": 2}).consolidate, Memory(), np.random.default_rng(1)
+    said = draw.normal(size=(3, 4, 5)).astype(np.float32)  # of each token its start, two words, and its end
+    pairs = [{name: (draw.normal(size=(2, 4)), draw.normal(size=(3, 2))) for name in "pq"} for _ in said]
+    assert not part.recall(memory, Wanted("c1"))
+    for number, (features, own) in enumerate(zip(said, pairs, strict=True), 1):
+        texts = {"zwz": torch.from_numpy(features)}
+        model = SimpleNamespace(features=lambda prompts, texts=texts: torch.stack([texts[one] for one in prompts]))
+        weights = LowRank({name: tuple(nn.Parameter(torch.tensor(f)) for f in pair) for name, pair in own.items()})
+        memory = part.remember(Adapter(weights), memory, replace(context(number), token="zwz", model=model))
+    products = [{name: b @ a for name, (a, b) in own.items()} for own in pairs]
+    for number, own in enumerate(products, 1):
+        alone = part.recall(memory, Wanted(f"c{number}"))
+        assert all(np.allclose(alone[name].matrix(), matrix) for name, matrix in own.items())
+    prompt = draw.normal(size=(6, 5)).astype(np.float32)
+    likeness = []
+    for words in said[:, 1:3]:
+        cosines = [[w @ t / np.sqrt((w @ w) * (t @ t)) for t in prompt] for w in words]
+        likeness.append(((max(cosines[0]) + max(cosines[1])) / 2) ** 4)
+    shares = 0.8 * np.array(likeness) / sum(likeness)
+    mixed = part.recall(memory, Wanted("c1", lambda: torch.from_numpy(prompt)))
+    for name in "pq":
+        expected = sum(share * own[name] for share, own in zip(shares, products, strict=True))
+        np.testing.assert_allclose(mixed[name].matrix().numpy(), expected, rtol=1e-5)
+    assert memory.facts["kept"] == ["c1", "c2", "c3"] and not part.strict and part.knows == "prompt"
+    assert set(memory.bytes_by_name()) == part.carries == {"own", "features"}
+
+
 def test_what_fusing_costs_is_measured():
     """Memory that is given back before the end counts; what was held before does not."""
     held = np.ones(10_000_000)
