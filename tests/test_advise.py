@@ -226,7 +226,7 @@ def standing(label, beaten=math.nan, carried=1e6, seconds=1.0, above=1.0, best=0
 
 def test_the_best_is_taken_and_the_cheaper_of_the_tied_is_named():
     found = [standing("a", carried=9e6), standing("b", carried=2e6), standing("c", gap=0.04, carried=1e3)]
-    assert verdict.judge(found, 0.3, 2, 4) == ("undecided", ("b",), "a"), "zero is not within +.01 to +.07"
+    assert verdict.judge(found, 2, 4) == ("undecided", ("b",), "a"), "zero is not within +.01 to +.07"
     assert told("undecided", found, ("b",), "a")[0].cheaper == found[1]
     quicker = [standing("a", seconds=9), standing("b", carried=1.01e6, seconds=2)]
     assert told("undecided", quicker, ("b",), "a")[0].cheaper == quicker[1]
@@ -238,7 +238,7 @@ def test_the_best_is_taken_and_the_cheaper_of_the_tied_is_named():
 def test_nothing_cheaper_is_named_that_is_clearly_worse():
     """Once magmax at .197 was advised over naive at .703, for a round was too few to tell and it was the cheapest."""
     found = [standing("naive", average=0.703, carried=9e6), standing("magmax", 1.0, gap=0.506, average=0.197)]
-    assert verdict.judge(found, 0.1, 1, 4) == ("undecided", ("magmax",), "naive")
+    assert verdict.judge(found, 1, 4) == ("undecided", ("magmax",), "naive")
     for rounds in (1, 2):
         found_out, _, reason = told("undecided", found, ("magmax",), "naive", rounds=rounds)
         assert found_out.cheaper is None and reason.startswith("naive is taken for its average: it carries 9.0 MB")
@@ -337,12 +337,12 @@ def test_a_verdict_is_of_the_scores_in_the_files(tmp_path, better):
 
 def test_no_verdict_is_stronger_than_the_evidence():
     found = [standing("a", best=1.0), standing("b", 1.0, gap=0.04), standing("c", 1.0, gap=0.04)]
-    kinds = {size: verdict.judge(found, 0.3, *size)[0] for size in ((1, 5), (2, 2), (2, 3), (6, 5))}
+    kinds = {size: verdict.judge(found, *size)[0] for size in ((1, 5), (2, 2), (2, 3), (6, 5))}
     assert list(kinds.values()) == ["undecided", "undecided", "likely", "likely"]
     settled = [replace(one, settled=True) for one in found]
-    assert verdict.judge(settled, 0.3, 6, 5) == ("clear", (), "a")
-    assert verdict.judge([standing("a", above=0.8), standing("b", 1.0)], 0.3, 6, 5) == ("nothing learnt", (), None)
-    assert verdict.judge([standing("a", above=math.nan), standing("b", 1.0)], 0.3, 6, 5)[0] == "nothing learnt"
+    assert verdict.judge(settled, 6, 5) == ("clear", (), "a")
+    assert verdict.judge([standing("a", above=0.8), standing("b", 1.0)], 6, 5) == ("nothing learnt", (), None)
+    assert verdict.judge([standing("a", above=math.nan), standing("b", 1.0)], 6, 5)[0] == "nothing learnt"
 
 
 def told(kind, standings, tied=(), choice=None, rounds=2, concepts=4):

@@ -106,6 +106,7 @@ def test_what_speaks_against_a_score(changes, kinds):
 
 def test_embedded_scorers_are_for_drawings():
     assert [d.kind for d in doubts.of(RECORD, "dino", TOY, PHOTOS)] == ["foreign"]
+    assert [d.kind for d in doubts.of(RECORD, "dino", {**TOY, "scoring": {}}, PHOTOS)] == ["foreign"], "no models named"
     hub = {"base": "toybox", "scoring": {"models": {"dino": "facebook/dino-vits16"}}}
     real = {**RECORD, "measures": {"dino": {"direction": "higher", "model": "facebook/dino-vits16"}}}
     for settings, record in ((hub, RECORD), (TOY, real), ({**TOY, "base": "owner/sd"}, RECORD)):

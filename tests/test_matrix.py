@@ -1,6 +1,7 @@
 """Continual-learning figures: by hand on a 3 x 3, then properties that hold for every matrix."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -54,6 +55,35 @@ def test_by_hand(name):
     assert figures[name] == pytest.approx(BY_HAND[name], abs=1e-12)
 
 
+@pytest.mark.parametrize("T", [2, 3, 5])
+def test_figures_are_those_of_plain_loops(T):
+    """Letters as in the formulas: R[k][j], both from 1, all of it measured and above zero."""
+    rng = np.random.default_rng(T)
+    S, moved, best = rng.uniform(0.1, 1, (T + 1, T)), rng.uniform(0, 1, (T + 1, T)), rng.uniform(0.1, 1, T)
+    R, D, R_star = ([[NAN, *row] for row in table.tolist()] for table in (S, moved, best[None]))
+    one, lost = range(1, T + 1), [max(R[k][j] for k in range(j, T + 1)) - R[T][j] for j in range(1, T + 1)]
+    by_loops = {
+        "average": sum(R[T][j] for j in one) / T,
+        "running_average": sum(sum(R[k][j] for j in range(1, k + 1)) / k for k in one) / T,
+        "forgetting": sum(lost[:-1]) / (T - 1),
+        "forgetting_reference": sum(lost) / T,
+        "backward_transfer": sum(R[T][j] - R[j][j] for j in range(1, T)) / (T - 1),
+        "forward_transfer": sum(R[j - 1][j] - R[0][j] for j in range(2, T + 1)) / (T - 1),
+        "learning": sum(R[j][j] for j in one) / T,
+        "retention": sum(R[T][j] / R[j][j] for j in range(1, T)) / (T - 1),
+        "gain_over_base": sum(R[T][j] - R[0][j] for j in one) / T,
+        "shift": sum(D[T][j] for j in range(1, T)) / (T - 1),
+        "intransigence": sum(R_star[0][j] - R[j][j] for j in one) / T,
+    }
+    assert matrix.summary(S, "higher", best, moved) == pytest.approx(by_loops, abs=1e-12)
+
+
+def test_whole_numbers_are_scores_too():
+    counted = matrix.summary(np.array([[0, 0], [4, 1], [1, 3]]), reference=np.array([5, 5]))
+    assert (counted["average"], counted["forgetting"], counted["retention"]) == (2, 3, 0.25)
+    assert counted["intransigence"] == 1.5
+
+
 def test_only_forward_transfer_needs_the_upper_part():
     full, part = matrix.summary(S), matrix.summary(lower(S))
     assert math.isnan(part.pop("forward_transfer")) and full.pop("forward_transfer") > 0
@@ -69,6 +99,17 @@ def test_unfinished_runs_count_the_lessons_so_far():
     assert matrix.average(S[:1]) != matrix.average(S[:1])
 
 
+def test_before_the_first_lesson_there_is_nothing_to_say():
+    for rows in (1, 4):
+        nothing = np.full((rows, 3), NAN)
+        for base in (S[0], np.full(3, NAN)):
+            nothing[0] = base
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert all(map(math.isnan, matrix.summary(nothing).values()))
+            assert matrix.final(nothing).shape == (0,) and not matrix.is_joint(nothing)
+
+
 def test_one_lesson_has_nothing_to_forget():
     one = matrix.summary(np.array([[0.1], [0.6]]))
     assert (one["average"], one["learning"]) == (0.6, 0.6) and one["forgetting_reference"] == 0
@@ -81,6 +122,7 @@ def test_joint_runs_have_an_average_and_no_sequence():
     assert matrix.is_joint(joint) and not matrix.is_joint(S) and not matrix.is_joint(lower(S)[:2])
     assert figures["average"] == pytest.approx(0.6) and figures["gain_over_base"] == pytest.approx(0.4)
     assert math.isnan(figures["forgetting"]) and math.isnan(figures["learning"])
+    assert matrix.is_joint(joint[:, :2]) and not matrix.is_joint(joint[:, :1]) and not matrix.is_joint(joint[:1])
     assert matrix.intransigence(S, matrix.final(joint)) == pytest.approx((-0.1 - 0.2 - 0.2) / 3)
 
 
@@ -103,13 +145,21 @@ def test_lower_is_better_turns_differences_and_keeps_averages():
     ):
         assert figures[name] == pytest.approx(BY_HAND[name])
     assert figures["average"] == pytest.approx(-BY_HAND["average"]) and math.isnan(figures["retention"])
+    assert math.isnan(matrix.summary(S, "lower")["retention"])
     assert matrix.summary(-S, "lower", np.full(3, -0.9))["intransigence"] == pytest.approx(BY_HAND["intransigence"])
 
 
-@pytest.mark.parametrize("shape", [(3,), (5, 3), (0, 3), (2, 0)])
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (0, 3), (2, 0), (1, 0), (2, 2, 2)])
 def test_what_is_no_score_matrix_is_refused(shape):
     with pytest.raises(ValueError, match="score matrix"):
         matrix.average(np.zeros(shape))
+
+
+def test_a_reference_of_other_concepts_is_refused():
+    with pytest.raises(ValueError, match=r"one score a concept, shape \(3,\), not \(2,\)"):
+        matrix.intransigence(S, np.zeros(2))
+    with pytest.raises(ValueError, match=r"not \(1, 3\)"):
+        matrix.intransigence(S, np.zeros((1, 3)))
 
 
 def test_retention_of_nothing_is_undefined():

@@ -1,6 +1,7 @@
 """Statistics over orders and seeds, against scipy's own calls, formulas by hand and counting by brute force."""
 
 import math
+import warnings
 from itertools import combinations, product
 
 import numpy as np
@@ -96,6 +97,21 @@ def test_sign_flips_are_counted_exactly(gaps):
     assert found.p == pytest.approx(flips(gaps))
 
 
+def test_of_many_orders_some_flips_are_tried_and_a_seed_repeats_them():
+    """Of 14 orders there are 16384 ways to flip, more than are tried: p is near the exact one, and the seed's own."""
+    gaps = np.random.default_rng(5).normal(0.02, 0.1, 14)
+    sums = np.array(list(product((1, -1), repeat=14))) @ gaps
+    exact = 2 * min((sums >= gaps.sum() - 1e-12).mean(), (sums <= gaps.sum() + 1e-12).mean())
+    a, b = by_order(gaps), by_order([0.0] * 14)
+    first, again, other = (statistics.difference(a, b, "higher", seed).p for seed in (3, 3, 4))
+    assert first == again != other and [first, other] == pytest.approx([exact] * 2, abs=0.03) and exact > 0.1
+    assert statistics.difference(a, b, "higher") == statistics.difference(a, b, "higher", 0)
+    for seeds in ((), (3,)):
+        assert statistics.differences({"a": a, "b": b}, "higher", *seeds) == {
+            ("a", "b"): statistics.difference(a, b, "higher", *seeds)
+        }
+
+
 def test_below_six_orders_there_is_no_p():
     """Of four orders, the published protocol's number, even a difference that never varies has p = .125."""
     for n in range(2, 6):
@@ -114,6 +130,9 @@ def test_holm_is_the_closed_test():
         closed = [max(min(1, len(s) * min(p[j] for j in s)) for s in sets if i in s) for i in range(len(p))]
         assert statistics.holm(p) == pytest.approx(closed)
     assert statistics.holm([]) == []
+    assert statistics.holm([math.nan, 0.25, 0.01, math.nan]) == pytest.approx(
+        [math.nan, 0.75, 0.04, math.nan], nan_ok=True
+    )
 
 
 def test_differences_are_corrected_for_their_number():
@@ -174,20 +193,63 @@ def test_degenerate_differences_say_so():
     assert none.verdict == "unpaired" and math.isnan(none.share)
 
 
+def test_what_cannot_be_computed_is_nan_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for pairs, n in (({}, 0), ({("a", 0): 2.0}, 1), ({("a", 0): math.nan}, 0)):
+            found = statistics.spread(pairs)
+            assert found.n == n and all(map(math.isnan, (found.std, found.over_orders, found.low, found.high)))
+            pair = statistics.difference(pairs, {("a", 0): 1.0}, "higher")
+            assert (pair.n, pair.interval, pair.comparisons) == (n, "none", 1) and math.isnan(pair.p)
+        assert all(math.isnan(statistics.kendall(*both)) for both in (([], []), ([1], [1]), ([1, 1], [1, 2])))
+        assert math.isnan(statistics.kendall([1, 2], [3, 3]))
+
+
+def test_one_comparison_needs_no_more_orders_than_one():
+    found = statistics.difference(by_order([0.1, 0.2, 0.3, 0.1, 0.2, 0.3]), by_order([0.0] * 6), "higher")
+    assert (found.comparisons, found.enough, found.verdict) == (1, True, "better") and found.p == found.corrected
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0.5, 0.5 + 0.5e-12], "point"), ([0.5, 0.5 + 1.5e-12], "t"),  # at most a millionth of a millionth of 1
+        ([1000, 1000 + 5e-10], "point"), ([1000, 1000 + 2e-9], "t"), ([-1000, 5e-10 - 1000], "point"),  # of the largest
+    ],
+)  # fmt: skip
+def test_differences_that_differ_by_rounding_alone_are_a_point(values, kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy's own, of nearly equal values
+        assert statistics.t_interval(np.array(values, dtype=float))[2] == kind
+
+
 def test_ranks_and_the_chance_of_being_best():
-    table = np.array([[0.9, 0.5, 0.5], [0.8, 0.9, 0.1], [0.9, 0.1, 0.2]])
+    table = np.array([[0.9, 0.5, 0.5], [0.8, 0.9, 0.1], [0.9, 0.1, 0.25]])
     assert statistics.ranks(table, "higher").tolist() == [[1, 2.5, 2.5], [2, 1, 3], [1, 3, 2]]
     assert statistics.ranks(table, "lower").tolist() == [[3, 1.5, 1.5], [2, 3, 1], [3, 1, 2]]
     best = statistics.probability_best(table, "higher")
     # b beats a only where the second pair is drawn three times: gaps of a are .4, -.1, .8
     assert best == pytest.approx([26 / 27, 1 / 27, 0], abs=0.01)
+    shares = [0.0, 0.0, 0.0]
+    for rows in product(table, repeat=3):
+        sums = [round(sum(row[m] for row in rows), 9) for m in range(3)]
+        for m in range(3):
+            shares[m] += (sums[m] == min(sums)) / sums.count(min(sums)) / 27
+    assert shares[0] == 0 < min(shares[1:])
+    assert statistics.probability_best(table, "lower") == pytest.approx(shares, abs=0.01)
+    first, again, other = (statistics.probability_best(table, "higher", seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(best, first) and np.array_equal(first, again) and not np.array_equal(first, other)
     assert statistics.probability_best(np.ones((4, 2)), "higher") == pytest.approx([0.5, 0.5])
     assert np.isnan(statistics.probability_best(np.empty((0, 2)), "higher")).all()
     assert statistics.ranks(np.empty((0, 2)), "higher").shape == (0, 2)
+
+
+def test_only_rounding_makes_means_equal():
+    means = np.array([[1.0, 1.000001], [0.0, 5e-10], [1.0, 1.0 + 1e-13], [0.3, 0.2]])  # b, b, both, a
+    assert statistics.best_fractions(means).tolist() == [1.5 / 4, 2.5 / 4]
 
 
 def test_kendalls_tau_by_counting():
     there, here = [4, 3, 2, 1], [4, 2, 3, 1]  # one of six pairs is turned
     assert statistics.kendall(there, here) == pytest.approx((5 - 1) / 6)
     assert statistics.kendall([1, 2], [2, 1]) == -1 and math.isnan(statistics.kendall([1], [1]))
-    assert math.isnan(statistics.kendall([1, 1], [1, 2]))

@@ -135,7 +135,7 @@ def of(rounds: Sequence[Mapping[str, Lineage]]) -> Verdict:
         for m, label in enumerate(labels)
     ]  # fmt: skip
     standings.sort(key=lambda s: (s.label != labels[lead], -s.average))
-    kind, tied, choice = judge(standings, float(base.mean()), len(runs), len(concepts))
+    kind, tied, choice = judge(standings, len(runs), len(concepts))
     unsound = doubted([run for one in runs for run in one.values() if run.murky])
     if unsound:
         kind, tied, choice = "unsound", (), None
@@ -146,9 +146,7 @@ def of(rounds: Sequence[Mapping[str, Lineage]]) -> Verdict:
     )  # fmt: skip
 
 
-def judge(
-    standings: Sequence[Standing], base: float, rounds: int, concepts: int
-) -> tuple[Kind, tuple[str, ...], str | None]:
+def judge(standings: Sequence[Standing], rounds: int, concepts: int) -> tuple[Kind, tuple[str, ...], str | None]:
     """(kind, methods within noise of the leader, the one to take); the leader stands first, and is the one to take.
 
     Within noise: the interval of the paired difference from the leader (`interval`) holds zero. Where there are too

@@ -159,7 +159,7 @@ def best_fractions(means: np.ndarray) -> np.ndarray:
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> float:
     """Kendall's tau-b of two rankings of the same methods, in [-1, 1]; NaN below two, or where one is all ties."""
-    if len(a) < 2 or len(set(a)) < 2 or len(set(b)) < 2:
+    if len(a) < 2:  # of which scipy would warn
         return math.nan
     return float(stats.kendalltau(a, b).statistic)
 
@@ -242,9 +242,9 @@ def differences(
 ) -> dict[tuple[str, str], Difference]:
     """Every two methods (a, b), in the order given: a - b, corrected for their number (Holm 1979)."""
     found = {(a, b): difference(methods[a], methods[b], better, seed) for a, b in combinations(methods, 2)}
-    corrected = holm([1.0 if math.isnan(d.p) else d.p for d in found.values()])
+    corrected = holm([d.p for d in found.values()])
     return {
-        pair: replace(d, comparisons=len(found), corrected=math.nan if math.isnan(d.p) else p)
+        pair: replace(d, comparisons=len(found), corrected=p)
         for (pair, d), p in zip(found.items(), corrected, strict=True)
     }
 
@@ -261,8 +261,11 @@ def difference(a: Mapping[Pair, float], b: Mapping[Pair, float], better: Directi
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p corrected for their number m: the k-th smallest times m - k + 1, never below a smaller one's, at most 1."""
-    order = np.argsort(p, kind="stable")
+    """p corrected for their number m: the k-th smallest times m - k + 1, never below a smaller one's, at most 1.
+
+    NaN, "not tested", stays NaN, and is one of the m.
+    """
+    order = np.argsort(p, kind="stable")  # NaN last
     steps = np.asarray(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)

@@ -26,7 +26,7 @@ def _rows(S: np.ndarray) -> np.ndarray:
     if S.ndim != 2 or S.shape[1] == 0 or not 1 <= S.shape[0] <= S.shape[1] + 1:
         raise ValueError(f"a score matrix has T columns and 1 to T + 1 rows (row 0: the base), not shape {S.shape}")
     measured = np.flatnonzero(~np.isnan(S).all(axis=1))
-    return S[: max(measured.max(initial=0), 0) + 1]
+    return S[: measured.max(initial=0) + 1]
 
 
 def is_joint(S: np.ndarray) -> bool:
@@ -132,7 +132,7 @@ def retention(S: np.ndarray) -> float:
     """
     R, n = _sequence(S)
     learnt = np.array([R[j + 1, j] for j in range(n - 1)])
-    kept = np.divide(R[n, : max(n - 1, 0)], learnt, out=np.full_like(learnt, np.nan), where=learnt > 0)
+    kept = np.divide(R[n, : n - 1], learnt, out=np.full_like(learnt, np.nan), where=learnt > 0)
     return _mean(kept)
 
 
