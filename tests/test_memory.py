@@ -209,6 +209,106 @@ def test_digest_sees_everything_but_the_order():
     assert len({memory.digest for memory in [one, *others]}) == 6
 
 
+def test_a_delta_comes_back_by_projections_whose_names_hold_slashes():
+    one, two = factors(1, 6, 5), factors(1, 6, 5, seed=1)
+    delta = Delta({"mid/attn": Change((one, two)), "p": Change.full(torch.ones(2, 3))})
+    memory = Memory({"other": torch.ones(1)}, {"n": 1}).with_delta(delta, "own/dog")
+    assert list(memory.tensors) == ["other", *(f"own/dog/mid/attn/{k}" for k in ("0.A", "0.B", "1.A", "1.B")),
+                                    "own/dog/p/dense"]  # fmt: skip
+    assert memory.delta("own/dog").digest == delta.digest and list(memory.delta("own/dog")) == ["mid/attn", "p"]
+    assert memory.facts == {"n": 1} and not memory.delta()
+    again = memory.with_delta(delta)
+    assert again.delta().digest == delta.digest and len(again.tensors) == 11
+
+
+def test_tensors_below_a_name_are_copies_in_their_own_dtype():
+    whole = torch.arange(6, dtype=torch.int16).view(2, 3)
+    memory = Memory({"a/x": torch.ones(1), "b/x": torch.zeros(1)}, {"n": 1}).with_tensors("a", {"y": whole.T})
+    kept = memory.tensors["a/y"]
+    whole.zero_()
+    assert list(memory.tensors) == ["b/x", "a/y"] and memory.facts == {"n": 1}
+    assert kept.tolist() == [[0, 3], [1, 4], [2, 5]] and kept.dtype == torch.int16 and kept.is_contiguous()
+    told = memory.with_facts(n=2, more=[3])
+    assert told.facts == {"n": 2, "more": [3]} and told.tensors is memory.tensors
+
+
+def test_what_is_kept_under_a_concepts_own_name_is_left_out():
+    """Not what goes by projections and tokens, not names that only begin alike, not a name with nothing below it."""
+    gone = {"own/dog/p/dense", "features/dog"}
+    keys = [*gone, "delta/dog/dense", "words/dog/0", "own/doggy/p/dense", "own/cat/dog", "dog", "dog/cat"]
+    facts = {
+        "delta": {"dog": 1}, "words": {"dog": 2}, "captions": {"dog": ["a"], "cat": ["dog"]}, "kept": ["dog", "cat"],
+        "said": "dog", "n": 1,
+    }  # fmt: skip
+    memory = Memory({key: torch.ones(1) for key in keys}, facts).without("dog")
+    assert set(memory.tensors) == set(keys) - gone
+    assert memory.facts == facts | {"captions": {"cat": ["dog"]}, "kept": ["cat"]}
+
+
+def test_bytes_are_counted_under_each_name():
+    memory = Memory(
+        {"a/x": torch.ones(3), "a/y/z": torch.ones(2, 2, dtype=torch.float16), "b": torch.ones(5, dtype=torch.uint8)}
+    )
+    assert memory.bytes_by_name() == {"a": 12 + 8, "b": 5} and memory.nbytes == 25
+
+
+def test_what_a_stored_memory_looks_like(tmp_path):
+    """Packs by the head of their content's SHA-256, tensors in them by that of dtype, shape and bytes."""
+
+    def sha(data):
+        return hashlib.sha256(data).hexdigest()
+
+    x, y = torch.tensor([1.0, 2.0]), torch.tensor([[3]], dtype=torch.int64)
+    own = [sha(b"torch.float32(2,)" + x.numpy().tobytes()), sha(b"torch.int64(1, 1)" + y.numpy().tobytes())]
+    store, path = tmp_path / "store", tmp_path / "m.json"
+    assert memories.save(Memory({"a/x": x}, {"n": 1}), path, store) == pack_of(store).stat().st_size
+    first = pack_of(store).name
+    size = memories.save(Memory({"b/y": y, "a/x": x, "a/y": y}, {"n": [2], "m": None}), path, store)
+    (second,) = {pack.name for pack in store.iterdir()} - {first}
+    for pack, digest, tensor in ((first, own[0], x), (second, own[1], y)):
+        data = (store / pack).read_bytes()
+        assert pack == f"{sha(data)[:32]}.safetensors"
+        (held,) = memories.read_pack(store / pack).items()
+        assert held[0] == digest and torch.equal(held[1], tensor)
+    assert size == (store / second).stat().st_size
+    index = f'[{{"a/x": "{own[0]}", "a/y": "{own[1]}", "b/y": "{own[1]}"}}, {{"m": null, "n": [2]}}]'
+    assert json.loads(path.read_text()) == {
+        "format": 1, "digest": sha(index.encode()), "facts": {"n": [2], "m": None},
+        "tensors": {"b/y": [own[1], second], "a/x": [own[0], first], "a/y": [own[1], second]},
+    }  # fmt: skip
+    assert memories.read_index(path) == json.loads(path.read_text())
+
+
+def test_who_reads_a_damaged_memory_is_told_which_file_and_what_to_do(stored):
+    path, pack = stored / "memory.json", pack_of(stored / "store")
+    whole, record = pack.read_bytes(), json.loads(path.read_text())
+    told = []
+
+    def read(*, what=memories.load):
+        with pytest.raises(LineageError) as error:
+            what(path, stored / "store") if what is memories.load else what(pack)
+        told.append(str(error.value))
+
+    pack.write_bytes(whole + b" ")
+    read(what=memories.read_pack)
+    pack.unlink()
+    read(what=memories.read_pack)
+    pack.write_bytes(whole)
+    record["tensors"]["x"][0] = "0" * 64
+    path.write_text(json.dumps(record))
+    read()
+    record["digest"] = hashlib.sha256(json.dumps([{"x": "0" * 64}, {"n": 1}]).encode()).hexdigest()
+    path.write_text(json.dumps(record))
+    read()
+    remedy = "restore it from a copy"
+    assert told == [
+        f"{pack} is damaged (its content does not match its name); {remedy}",
+        f"cannot read {pack}: No such file or directory; {remedy}",
+        f"{path} is damaged (its content does not match its digest); {remedy}",
+        f"{path} refers to tensor '{'0' * 64}', which its pack in {stored / 'store'} does not hold; {remedy}",
+    ]
+
+
 # --- deltas --------------------------------------------------------------------------------------------------------
 
 

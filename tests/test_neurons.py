@@ -1,19 +1,24 @@
 """Concept neurons: scores beside plain diffusers and autograd, masks by hand, and what a lesson moves."""
 
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from perdure import method
 from perdure.bases import loading
-from perdure.method import Method
+from perdure.memory import Memory
+from perdure.memory.delta import Change, Delta
+from perdure.method import Adapter, Method
 from perdure.parts import guard
 from perdure.parts import neurons as chosen_by
 from perdure.parts.adapter import neurons
 from perdure.parts.consolidate import add
-from perdure.parts.neurons import CALIBRATION, NOISES, SAMPLES, Choice, concept_masks, concept_neurons, shuffled
+from perdure.parts.neurons import CALIBRATION, NOISES, SAMPLES, Choice, concept_masks, concept_neurons, shares, shuffled
 from perdure.parts.start import everything
 
 KV = (".attn2.to_k", ".attn2.to_v")
@@ -198,6 +203,144 @@ def test_shuffled_masks_keep_the_count_of_each_projection():
     one, two = (shuffled(masks, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert {name: int(mask.sum()) for name, mask in one.items()} == {"p": 40, "q": 50}
     assert 5 < int((one["q"] & two["q"]).sum()) < 45 and not torch.equal(one["p"], masks["p"])
+
+
+# --- a choice by sorting ---------------------------------------------------------------------------------------------
+
+
+def numbers(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Linear:
+    """A model whose loss of a batch is linear in its weights, so that the gradient (out, in) is what the batch says."""
+
+    def __init__(self):
+        self.base = {"p": numbers(3, 4, seed=1), "q": numbers(2, 4, seed=2)}
+        self.own = [self.batch(k) for k in range(3)]
+        self.shown = [[self.batch(10 * group + k) for k in (0, 1)] for group in range(1, 6)]
+        self.weights, self.asked = None, []
+
+    def batch(self, seed):
+        return {name: numbers(*weight.shape, seed=100 * len(weight) + seed) for name, weight in self.base.items()}
+
+    @contextmanager
+    def laid(self, delta):
+        changed = {name: w + delta[name].matrix() if name in delta else w.clone() for name, w in self.base.items()}
+        self.weights = {name: weight.requires_grad_() for name, weight in changed.items()}
+        yield
+        self.weights = None
+
+    def weight(self, name):
+        return self.weights[name].detach()
+
+    def general(self, count, copies):
+        self.asked.append((count, copies))
+        return self.shown
+
+    def batches(self, *wanted):
+        self.asked.append(wanted)
+        return self.own
+
+    def loss(self, batch):
+        return sum((batch[name] * weight).sum() for name, weight in self.weights.items())
+
+    def gradients(self, loss):
+        return dict(zip(self.weights, torch.autograd.grad(loss(), list(self.weights.values())), strict=True))
+
+    def input_norms(self, batch):
+        return {name: rows.square().sum(dim=0).sqrt() for name, rows in batch.items()}
+
+
+def ranked(choice, weights, batches):
+    """(projection, row, column) -> mean score; rows and columns by their means, and then at 0."""
+    kinds = {
+        "fisher": lambda w, x: x**2,
+        "saliency": lambda w, x: abs(w * x),
+        "wanda": lambda w, x: abs(w) * np.sqrt((x**2).sum(axis=0)),
+    }
+    found = {}
+    for name, weight in weights.items():
+        score = np.mean([kinds[choice.importance](weight, one[name].double().numpy()) for one in batches], axis=0)
+        axis = {"element": None, "row": 1, "col": 0}[choice.granularity]
+        score = score if axis is None else score.mean(axis=axis, keepdims=True)
+        found |= {(name, *place): value for place, value in np.ndenumerate(score)}
+    return found
+
+
+def highest(choice, scores):
+    """The places in the top share of those that they are ranked with."""
+    rivals = {}
+    for name, row, column in scores:
+        by_row = choice.among == "row" and choice.granularity != "row"
+        kind = "all" if choice.among == "all" else (name, row if by_row else 0)
+        rivals.setdefault(kind, []).append((name, row, column))
+    tops = [
+        sorted(places, key=scores.get)[::-1][: round(choice.base_share * len(places))] for places in rivals.values()
+    ]
+    return {place for top in tops for place in top}
+
+
+def by_sorting(choice, weights, model):
+    """Base neurons and the concept neurons among them."""
+    own, *prompts = (ranked(choice, weights, batches) for batches in (model.own, *model.shown))
+    base, tops = highest(choice, own), [highest(choice, one) for one in prompts]
+    if choice.general == "vote":
+        special = {place: choice.vote - sum(place in top for top in tops) / len(tops) for place in base}
+    else:
+        special = {place: own[place] - sum(one[place] for one in prompts) / len(prompts) for place in base}
+    if choice.density is not None:
+        return base, set(sorted(base, key=special.get)[::-1][: int(choice.density * len(own))])
+    return base, {place for place in base if special[place] > 0}
+
+
+@pytest.mark.parametrize("entries", ["chosen", "random"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"importance": "saliency", "among": "row", "vote": 0.7},
+        {"importance": "wanda", "among": "all", "base_share": 0.55},
+        {"granularity": "row", "general": "difference", "base_share": 0.7},
+        {"importance": "saliency", "granularity": "col", "among": "row", "general": "difference"},
+        {"importance": "wanda", "general": "difference", "density": 0.17},
+        {"base_share": 0.04, "among": "all", "vote": 1.0},
+        {"base_share": 0.0},
+    ],
+)
+def test_a_start_selects_what_sorting_finds(how, entries):
+    """On base and past; the notes tell which share of the base neurons is general; at random: as many, shuffled."""
+    choice, model = replace(CHOICE, **how), Linear()
+    past = Memory().with_delta(Delta({"p": Change.full(numbers(3, 4, seed=3))}))
+    shapes = {"p": (3, 4), "q": (2, 4)}
+    adapter = Adapter(neurons("attention").weights(shapes, torch.device("cpu")))
+    draws = {("random entries", 2): torch.Generator().manual_seed(7)}
+    context = SimpleNamespace(lesson=2, model=model, generator=lambda *owner: draws[owner])
+    under = concept_neurons(choice, entries)(adapter, past, context)
+    assert under.digest == past.delta().digest and sorted(model.asked, key=len) == [(16, 4), ("importance", 32, 1)]
+    weights = {name: weight.double().numpy() for name, weight in model.base.items()}
+    base, kept = by_sorting(choice, weights | {"p": weights["p"] + past.delta()["p"].matrix().numpy()}, model)
+    again = torch.Generator().manual_seed(7)
+    for name, (out, into) in shapes.items():
+        wanted = np.zeros((out, into), bool)
+        for projection, row, column in kept:
+            if projection == name:
+                wanted[{"element": (row, column), "row": row, "col": (slice(None), column)}[choice.granularity]] = True
+        order = torch.randperm(out * into, generator=again).numpy() if entries == "random" else slice(None)
+        assert adapter.weights.index[name].tolist() == wanted.flatten()[order].nonzero()[0].tolist()
+    general = len(base - kept) / len(base) if base else 1.0
+    assert adapter.weights.notes == {"general": float(f"{general:.6f}")}
+
+
+def test_facts_of_a_first_choice_of_one_entry_and_of_none():
+    """Of 7 entries the past has moved 3; shares in millionths."""
+    past = Memory().with_delta(Delta({"p": Change.full(torch.tensor([[1.0, 0, 2, 0, 0, 3, 0]]))}))
+    for place, again in ((2, 1.0), (3, 0.0), (None, 0.0)):
+        weights = neurons("cross_kv").weights({"p": (1, 7)}, torch.device("cpu"))
+        weights.select({"p": torch.tensor([[k == place for k in range(7)]])})
+        facts = shares(Adapter(weights), past, SimpleNamespace(concept="cat")).facts
+        density = 0.0 if place is None else 0.142857
+        assert facts == {"neurons": {"cat": {"density": density, "moved before": again, "moved of all": 0.428571}}}
 
 
 # --- what a lesson moves ---------------------------------------------------------------------------------------------

@@ -16,12 +16,24 @@ from perdure.lesson import examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
-from perdure.method import Adapter, Method, Protection, Wanted, Word, WordSpec
+from perdure.method import Adapter, Method, Portion, Protection, Step, Wanted, Word, WordSpec
 from perdure.methods.cidm import elastic_aggregation
 from perdure.parts import classifier, guard
-from perdure.parts.adapter import LowRank, Masked, lora, low_rank, masked, masked_lora, neurons, selected
+from perdure.parts.adapter import (
+    LowRank,
+    Masked,
+    frozen,
+    lora,
+    low_rank,
+    masked,
+    masked_lora,
+    neurons,
+    selected,
+    with_words,
+)  # fmt: skip
 from perdure.parts.consolidate import add
 from perdure.parts.neurons import shares
+from perdure.parts.rehearsal import drawn_images, kept_images, rehearse
 from perdure.parts.start import fresh_masked
 from perdure.photos import pictures
 from perdure.wording import FIRST
@@ -477,6 +489,32 @@ def test_chosen_entries_by_hand():
     }  # of 10 entries 3 were chosen; the past had moved two of these, and four of all
 
 
+def test_the_rarest_draws_of_a_mask_are_bounded_and_pass_gradients(monkeypatch):
+    """Of uniform noise 0 and 1, whose logarithms are infinite, 1e-6 and 1 - 1e-6 are taken."""
+    weights = masked_lora(1, 1, "cross_kv", 0.5).weights({"p": (1, 3)}, torch.device("cpu"))
+    v, u = weights.logits["p"]
+    v.data, u.data = torch.tensor([[1.0, 2.0, -3.0]]), torch.ones(1, 1)
+    weights.state.noise, weights.state.tau = lambda projection: None, 4.0
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.tensor([[0.0, 1.0, 0.5]]).view(shape))
+    mask = weights.mask("p")
+    mask.sum().backward()
+    noisy = np.array([1.0, 2.0, -3.0]) + np.array([-1, 1, 0]) * math.log((1 - 1e-6) / 1e-6)
+    soft = 1 / (1 + np.exp(-noisy / 4))
+    assert mask.tolist() == [[0.0, 1.0, 0.0]]
+    np.testing.assert_allclose(v.grad[0], soft * (1 - soft) / 4, rtol=5e-3)  # 1 - 1e-6 is coarse in float32
+
+
+def test_nothing_moves_where_all_is_frozen_but_words_can_be_learnt():
+    spec, words = frozen(), WordSpec(("random",))
+    weights = spec.weights({"p": (2, 3)}, torch.device("cpu"))
+    assert (spec.targets, spec.words, spec.head) == ("attention", None, False)
+    assert not weights.projections and not weights.named() and not weights.delta()
+    with pytest.raises(KeyError, match="p"):
+        weights.change("p")
+    told = with_words(spec, words)
+    assert told.words is words and told.weights is spec.weights and told.head is False
+
+
 def test_a_part_that_needs_another_kind_of_change_says_so():
     kinds = {"LowRank": low(p=(2, 2)), "Selected": neurons("attention").weights({}, torch.device("cpu"))}
     for need, part, wrong in (
@@ -544,6 +582,109 @@ def test_the_three_readings_of_continual_regularisation_by_hand():
         found = asked(guard.continual("features", 0.1), weights, told, model=model).penalties["continual"](None)
         torch.testing.assert_close(found.detach(), 0.1 * cost)
     assert not asked(guard.continual("both", 0), chosen, memory).penalties
+
+
+class Counting:
+    """A model that predicts rows x captions, and predicted rows + captions before; captions are numbers, its own 1."""
+
+    def predict(self, batch, prompts):
+        return batch * torch.tensor(list(map(float, prompts)))
+
+    def before(self, batch, prompts=None):
+        return batch + torch.tensor(list(map(float, prompts or "1" * len(batch))))
+
+    def difference(self, now, before):
+        return (now - before).square().mean()
+
+
+DRAWN = Memory().with_facts(captions={"dog": ["2", "3"], "cat": ["5"]})
+
+
+def distilled(price, number, portion):
+    """The price of a batch of four rows, or of a part of it, and the rows with captions drawn for them, as lists."""
+    rows = portion.of(torch.tensor([1.0, 7.0, 11.0, 13.0]))
+    drawn = torch.Generator().manual_seed(sum(map(ord, str(("distil", number)))))
+    told = [(2.0, 3.0, 5.0)[k] for k in torch.randint(3, (4,), generator=drawn)]
+    found = price(Step(number, rows, 10 * rows, portion)).item()
+    return found, list(zip(rows.tolist(), portion.of(told), strict=True))
+
+
+def unlike(now, before):
+    return 0.3 * sum((a - b) ** 2 for a, b in zip(now, before, strict=True)) / len(now)
+
+
+@pytest.mark.parametrize("portion", [Portion(), Portion(1, 2)])
+def test_distillation_by_hand(portion):
+    """Under own captions against what is predicted anyway; under past ones, drawn for the whole batch, anew."""
+    model = Counting()
+    for kind, turns in (
+        (guard.distil(0.3), (1, 3)), (guard.distil(0.3, "both"), (1, 3)),
+        (guard.distil(0.3, "past"), (0, 1, 2, 3)), (guard.distil(0.3, "current"), ()),
+    ):  # fmt: skip
+        found = asked(kind, None, DRAWN, model=model)
+        assert list(found.penalties) == ["distil"] and found.begin is None is found.project
+        unspoken = asked(kind, None, Memory(), model=model)
+        for number in range(4):
+            cost, told = distilled(found.penalties["distil"], number, portion)
+            own = unlike([10 * row for row, _ in told], [row + 1 for row, _ in told])
+            past = unlike([row * text for row, text in told], [row + text for row, text in told])
+            assert cost == pytest.approx(past if number in turns else own)
+            assert distilled(unspoken.penalties["distil"], number, portion)[0] == pytest.approx(own)
+    assert not asked(guard.distil(0), None, DRAWN, model=model).penalties
+    assert not asked(guard.distil(0.3), None, DRAWN, lesson=1, model=model).penalties
+
+
+def test_a_method_that_preserves_is_the_method_with_distillation_and_captions():
+    kept = lambda *rest: Protection(penalties={"kept": lambda step: torch.tensor(1.0)})  # noqa: E731
+    plain = Method(lora(2, "cross"), fresh_masked, kept, add)
+    made = guard.preserving(plain, 0.3, "past")
+    assert made.adapter is plain.adapter and made.start is plain.start
+    found = asked(made.guard, None, DRAWN, model=Counting()).penalties
+    assert list(found) == ["kept", "distil"]
+    cost, told = distilled(found["distil"], 0, Portion())
+    assert cost == pytest.approx(unlike([row * text for row, text in told], [row + text for row, text in told]))
+    context = SimpleNamespace(concept="owl", model=SimpleNamespace(captions=["a", "b", "a"]))
+    adapter = Adapter(low(p=(3, 4)))
+    after = made.consolidate.remember(adapter, DRAWN, context)
+    assert after.facts["captions"] == {"dog": ["2", "3"], "cat": ["5"], "owl": ["a", "b"]}
+    assert after.delta().digest == add.remember(adapter, DRAWN, context).delta().digest and after.delta()
+
+
+@pytest.mark.parametrize("portion", [Portion(), Portion(1, 2)])
+def test_rehearsal_by_hand(portion):
+    """Latents and captions drawn together for the whole batch; the model's loss of the own part of it."""
+    seen, said = torch.tensor([2.0, 3.0, 5.0]), ["a", "b", "c"]
+    model = SimpleNamespace(
+        batch_of=lambda *told: [(float(row), text, *told[2:]) for row, text in zip(*told[:2], strict=True)],
+        loss=lambda batch: torch.tensor([row for row, *_ in batch]).mean(),
+    )
+    memory, batches, loss = Memory().with_facts(n=1), [], model.loss
+    model.loss = lambda batch: batches.append(batch) or loss(batch)
+
+    def source(given, context):
+        assert given is memory and context.lesson == 2
+        return seen, said
+
+    found = asked(rehearse(0.3, source), None, memory, model=model)
+    assert list(found.penalties) == ["rehearsal"] and found.begin is None is found.project
+    rows = portion.of(torch.zeros(4, 1))
+    for number in range(3):
+        drawn = torch.Generator().manual_seed(sum(map(ord, str(("rehearse", number)))))
+        picked = portion.of(torch.randint(3, (4,), generator=drawn).tolist())
+        cost = found.penalties["rehearsal"](Step(number, None, rows, portion)).item()
+        assert cost == pytest.approx(0.3 * sum((2.0, 3.0, 5.0)[k] for k in picked) / len(picked))
+        assert batches[-1] == [((2.0, 3.0, 5.0)[k], "abc"[k], "rehearse", number) for k in picked]
+    assert not asked(rehearse(0, source), None, memory, model=model).penalties
+    assert not asked(rehearse(0.3, source), None, memory, lesson=1, model=model).penalties
+
+
+def test_what_is_rehearsed_is_kept_or_drawn_with_its_captions():
+    memory = Memory().with_tensors("replay", {"cat": torch.full((1, 2), 5.0), "dog": torch.arange(4.0).view(2, 2)})
+    memory = memory.with_facts(replay={"dog": ["a", "b"], "cat": ["c"]}, captions={"dog": ["d", "e"], "cat": ["f"]})
+    latents, said = kept_images(memory, None)
+    assert latents.tolist() == [[0.0, 1.0], [2.0, 3.0], [5.0, 5.0]] and said == ["a", "b", "c"]
+    model = SimpleNamespace(draw=lambda *told: told)
+    assert drawn_images(3)(memory, SimpleNamespace(model=model)) == ((["d", "f"], 3), ["d"] * 3 + ["f"] * 3)
 
 
 def test_masks_grow_hard_over_a_lesson_and_cost_what_is_open():

@@ -133,7 +133,8 @@ def load(path: Path, store: Path) -> Memory:
     try:
         held = {key: packs[pack][digest] for key, (digest, pack) in record["tensors"].items()}
     except KeyError as missing:
-        raise LineageError(f"{path} refers to tensor {missing}, which its pack in {store} does not hold") from None
+        lost = f"{path} refers to tensor {missing}, which its pack in {store} does not hold"
+        raise LineageError(f"{lost}; restore it from a copy") from None
     return Memory(held, record["facts"])
 
 
