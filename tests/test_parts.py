@@ -386,11 +386,18 @@ def test_guards_together_begin_charge_and_project_in_their_order():
             lambda: told.append((name, "projected")),
         )  # fmt: skip
 
+    def seen(*given):
+        told.append(given)
+        return Protection()
+
+    guard.every(seen, seen)("adapter", "memory", "context")
+    assert [told.pop(), told.pop()] == [("adapter", "memory", "context")] * 2
     both = guard.every(one("a"), guard.nothing, one("b"))(None, None, None)
     both.begin(3)
     both.project()
     assert told == [("a", 3), ("b", 3), ("a", "projected"), ("b", "projected")]
     assert list(both.penalties) == ["kept", "kept 2"]
+    assert list(guard.every(one("a"), one("b"), one("c"))(None, None, None).penalties) == ["kept", "kept 2", "kept 3"]
     bare = guard.every(guard.nothing)(None, None, None)
     assert bare.begin is None is bare.project and not bare.penalties
 
@@ -479,6 +486,9 @@ def test_chosen_entries_by_hand():
     assert list(weights.named()) == ["the chosen entries of p", "the chosen entries of q"]
     assert all(isinstance(t, nn.Parameter) and t.dtype == torch.float32 for t in weights.named().values())
     assert weights.delta()["p"].matrix().tolist() == weights.change("p").tolist()
+    fine = neurons("attention").weights({"p": (2, 3)}, torch.device("cpu"))
+    fine.select({"p": masks["p"]}, {"p": torch.arange(6, dtype=torch.float64).view(2, 3)})
+    assert fine.values["p"].dtype == torch.float32 and fine.values["p"].tolist() == [0.0, 2.0, 4.0]
     past = Memory().with_delta(Delta({"p": Change.full(torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]))}))
     weights.notes["general"] = 0.25
     told = SimpleNamespace(concept="cat")
@@ -504,6 +514,29 @@ def test_the_rarest_draws_of_a_mask_are_bounded_and_pass_gradients(monkeypatch):
     np.testing.assert_allclose(v.grad[0], soft * (1 - soft) / 4, rtol=5e-3)  # 1 - 1e-6 is coarse in float32
 
 
+def test_what_is_trained_lies_on_the_models_device():
+    """Said of one on which nothing is reckoned: only the noise of masks is drawn on the CPU, and brought there."""
+    shapes, there = {"p": (2, 3)}, torch.device("meta")
+    for spec, count in ((lora(2, "attention"), 2), (masked_lora(2, 2, "cross", 0.5), 4), (neurons("cross_kv"), 1)):
+        weights = spec.weights(shapes, there)
+        if count == 1:
+            weights.select({"p": torch.tensor([[True, False, True], [False, False, True]])})
+            assert weights.index["p"].device == there
+        if count == 4:
+            weights.state.noise = lambda projection: torch.Generator()
+        assert [t.device for t in weights.named().values()] == [there] * count
+        assert weights.change("p").device == there and weights.change("p").shape == (2, 3)
+
+
+def test_an_entry_whose_mask_is_in_the_balance_is_closed():
+    weights = masked_lora(1, 1, "cross_kv", 0.5).weights({"p": (1, 2)}, torch.device("cpu"))
+    (v, u), (a, b) = weights.logits["p"], weights.low.factors["p"]
+    u.data, v.data = torch.ones(1, 1), torch.tensor([[0.0, 1e-3]])
+    a.data, b.data = torch.ones(1, 2), torch.ones(1, 1)
+    assert weights.mask("p").tolist() == weights.delta()["p"].matrix().tolist() == [[0.0, 1.0]]
+    assert weights.density() == {"p": 0.5}
+
+
 def test_nothing_moves_where_all_is_frozen_but_words_can_be_learnt():
     spec, words = frozen(), WordSpec(("random",))
     weights = spec.weights({"p": (2, 3)}, torch.device("cpu"))
@@ -526,6 +559,9 @@ def test_a_part_that_needs_another_kind_of_change_says_so():
         assert str(told.value) == f"this part needs {need}, not {wrong}"
     hidden = masked_lora(2, 2, "cross_kv", 0.5).weights({"p": (2, 2)}, torch.device("cpu"))
     assert low_rank(Adapter(hidden)) is hidden.low and masked(Adapter(hidden)) is hidden
+    assert all(
+        part(Adapter(kinds[kind])) is kinds[kind] for part, kind in ((low_rank, "LowRank"), (selected, "Selected"))
+    )
 
 
 def test_what_a_change_costs_by_hand():
@@ -570,18 +606,26 @@ def test_the_three_readings_of_continual_regularisation_by_hand():
     assert found["self_regularised"](None).item() == pytest.approx(0.1 * (0.25 + 9.0))
     texts = {"dog": numbers(2, 3, 2, seed=1), "general": numbers(2, 3, 2, seed=2)}
     model = SimpleNamespace(
-        features=lambda prompts: texts["dog" if prompts == ["a", "b"] else "general"], calibration=["c"]
+        features=lambda prompts: texts[{"a b": "dog", "c": "general"}[" ".join(prompts)]], calibration=["c"]
     )
     weights = low(p=(2, 2), q=(1, 2))
     change = {name: weights.change(name).detach() for name in "pq"}
     own, general = (texts[name].flatten(0, 1) for name in ("dog", "general"))
     kept = (general @ (change["p"] + past["p"]).T).square().mean() + (general @ change["q"].T).square().mean()
     near = sum((own @ one.T).square().mean() for one in change.values())
-    for captions, cost in (({"dog": ["a"], "cat": ["b"]}, kept + near), ({}, kept)):
-        told = memory.with_facts(captions=captions)
+    for facts, cost in (
+        ({"captions": {"dog": ["a"], "cat": ["b"]}}, kept + near),
+        ({"captions": {}}, kept),
+        ({}, kept),
+    ):
+        told = memory.with_facts(**facts)
         found = asked(guard.continual("features", 0.1), weights, told, model=model).penalties["continual"](None)
         torch.testing.assert_close(found.detach(), 0.1 * cost)
     assert not asked(guard.continual("both", 0), chosen, memory).penalties
+    alone = neurons("attention").weights({"p": (2, 2)}, torch.device("cpu"))
+    alone.select({"p": torch.tensor([[True, False], [False, False]])}, {"p": torch.full((2, 2), 2.0)})
+    found = asked(guard.continual("both", 0.1), alone, memory).penalties["continual"](None)
+    assert found.item() == pytest.approx(0.1 * (2.0**2 + 3.0**2))
 
 
 class Counting:
@@ -697,9 +741,12 @@ def test_masks_grow_hard_over_a_lesson_and_cost_what_is_open():
     assert taus == pytest.approx([1.0, 0.01**0.25, 0.1, 0.01**0.75, 0.01]) and not found.penalties
     wanted = torch.Generator().manual_seed(sum(map(ord, str(("mask q", 4)))))
     assert weights.state.noise("q").get_state().equal(wanted.get_state())
-    alone = asked(guard.annealed_masks(0.01), weights, steps=1)
-    alone.begin(0)
-    assert weights.state.tau == 1.0
+    for steps, last in ((1, 1.0), (2, 0.01)):
+        short = asked(guard.annealed_masks(0.01), weights, steps=steps)
+        short.begin(0)
+        assert weights.state.tau == 1.0
+        short.begin(steps - 1)
+        assert weights.state.tau == last
     for name, k in (("p", 3), ("q", 4)):
         for t in weights.logits[name]:
             t.data = numbers(*t.shape, seed=k)
