@@ -34,7 +34,7 @@ from perdure.parts.adapter import (
 from perdure.parts.consolidate import add
 from perdure.parts.neurons import shares
 from perdure.parts.rehearsal import drawn_images, kept_images, rehearse
-from perdure.parts.start import fresh_masked
+from perdure.parts.start import fresh, fresh_masked, fresh_on_base, orthogonal_rows, uniform_on_base
 from perdure.photos import pictures
 from perdure.wording import FIRST
 
@@ -562,6 +562,29 @@ def test_a_part_that_needs_another_kind_of_change_says_so():
     assert all(
         part(Adapter(kinds[kind])) is kinds[kind] for part, kind in ((low_rank, "LowRank"), (selected, "Selected"))
     )
+
+
+def test_where_new_pairs_begin_by_hand():
+    """A drawn one projection after the other by the lesson's own generator, B at 0; what lies under them."""
+    memory = Memory().with_delta(Delta({"p": Change.full(numbers(3, 4))}))
+    taken = torch.tensor([[0.6, 0.8, 0.0, 0.0]])
+    memory = memory.with_tensors("past_rows", {"p": taken})
+    owners = lambda *owner: {("adapter",): torch.Generator().manual_seed(5)}[owner]  # noqa: E731
+    for start, draw, under in (
+        (fresh, torch.randn, True), (fresh_on_base, torch.randn, False), (orthogonal_rows, torch.randn, True),
+        (uniform_on_base, torch.rand, False),
+    ):  # fmt: skip
+        weights, own = low(p=(3, 4), q=(5, 2)), torch.Generator().manual_seed(5)
+        lies = start(Adapter(weights), memory, SimpleNamespace(generator=owners))
+        assert lies.digest == (memory.delta() if under else Delta()).digest
+        for name, (a, b) in weights.factors.items():
+            drawn = draw(*a.shape, generator=own).double().numpy()
+            wanted = (2 * drawn - 1) / math.sqrt(a.shape[1]) if draw is torch.rand else drawn / 2
+            if start is orthogonal_rows and name == "p":
+                outside = wanted - np.outer(wanted @ taken[0].double().numpy(), taken[0].double().numpy())
+                wanted = outside * np.sqrt((wanted**2).sum() / (outside**2).sum())
+            np.testing.assert_allclose(a.detach(), wanted, rtol=1e-5, atol=1e-6)
+            assert not b.any()
 
 
 def test_what_a_change_costs_by_hand():
