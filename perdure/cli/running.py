@@ -29,7 +29,7 @@ def demo(
     overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Methods side by side; one a core by default.")] = None,
 ) -> None:
-    """Watch a small model learn and forget: the embedded base, on this machine, in a few minutes."""
+    """Watch a small model learn and forget: the embedded base, on this machine, in a minute or two."""
     _run(load_plan(Path("demo"), overrides), out / "demo", None, workers=workers)
 
 
