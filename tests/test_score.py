@@ -362,8 +362,10 @@ def test_csd_refuses_what_is_no_checkpoint(tmp_path, cache):
     lacking = fake_csd()
     del lacking["model_state_dict"]["module.backbone.ln_post.bias"]
     torch.save(lacking, tmp_path / "lacking.pth")
-    with pytest.raises(ModelError, match="it has no backbone"):
+    with pytest.raises(ModelError) as told:
         csd_checkpoint.prepare(tmp_path / "lacking.pth")
+    lost = "it has no backbone.ln_post.bias"
+    assert str(told.value) == f"{tmp_path / 'lacking.pth'}: is no CSD checkpoint ({lost})."
     torch.save(fake_csd() | {"trap": Payload(tmp_path / "ran")}, tmp_path / "trap.pth")
     (tmp_path / "noise.pth").write_bytes(b"no pickle at all")
     for name in ("trap.pth", "noise.pth"):

@@ -56,14 +56,13 @@ def forgetting_per_step(S: np.ndarray) -> float:
 
     1/(N-1) sum_{t>=2} 1/(t-1) sum_{i<t} (a[t-1,i] - a[t,i]). NaN with fewer than two tasks.
     """
-    steps = [] if _joint(S) else range(2, S.shape[0])
-    drops = [float(np.mean(S[t - 1, : t - 1] - S[t, : t - 1])) for t in steps]
+    drops = [float(np.mean(S[t - 1, : t - 1] - S[t, : t - 1])) for t in range(2, S.shape[0])]
     return float(np.mean(drops)) if drops else float("nan")
 
 
 def forgetting_own(S: np.ndarray) -> float:
     """F_N of the textbook: 1/(N-1) sum_{i<N} (a[i,i] - a[N,i]), which is backward transfer with the other sign."""
-    N = 0 if _joint(S) else S.shape[0] - 1
+    N = S.shape[0] - 1
     drops = [S[i, i - 1] - S[N, i - 1] for i in range(1, N)]
     return float(np.mean(drops)) if drops else float("nan")
 
