@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 from conftest import paint
+from scipy import stats
 from test_compare import make
 
 from perdure import cli, plan
@@ -263,6 +264,20 @@ def test_the_interval_is_that_of_the_paired_difference(rounds, concepts):
     assert verdict.interval(gaps) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.02)
 
 
+def test_the_interval_of_yes_and_no_is_that_of_the_binomial():
+    """Forty concepts (or rounds), half of them ahead by 1: of a draw of forty a binomial number is."""
+    gaps = np.tile([1.0, 0.0], (1, 20))
+    twin = stats.binom.ppf([0.025, 0.975], 40, 0.5) / 40
+    assert verdict.interval(gaps) == pytest.approx(tuple(twin)) == verdict.interval(gaps.T)
+
+
+def test_the_same_scores_are_drawn_alike_each_time():
+    x = scores(4, 5, [0, 0, 0], noise=0.1)
+    first = verdict.resampled(x)
+    assert first.min() > 0 and np.array_equal(first, verdict.resampled(x))
+    assert verdict.interval(x[:, :, 0] - x[:, :, 1]) == verdict.interval(x[:, :, 0] - x[:, :, 1])
+
+
 def made_up(folder, label, value, carried):
     """A finished lineage of three concepts whose scores are about the same everywhere."""
     made = make(folder, label, score=lambda method, order, seed, lesson, own, k: (value + 0.01 * k) if lesson else 0.05)
@@ -335,6 +350,32 @@ def test_a_verdict_is_of_the_scores_in_the_files(tmp_path, better):
     assert math.isnan(found.leader.beaten) and found.standings[1].beaten == 1.0
 
 
+def test_the_highest_stands_first_and_what_moved_nothing_is_level_with_the_base(tmp_path):
+    gained = {"merge_init": 0.0, "naive": 0.2, "magmax": 0.3}
+
+    def score(method, order, seed, lesson, own, k):
+        return 0.1 + 0.01 * k + (gained[method] if lesson else 0.0)
+
+    found = verdict.of([{m: Lineage(make(tmp_path / m, m, score=score)) for m in gained}])
+    assert [s.label for s in found.standings] == ["magmax", "naive", "merge_init"] and found.leader.label == "magmax"
+    assert [s.average for s in found.standings] == pytest.approx([0.41, 0.31, 0.11])
+    assert [s.gap for s in found.standings] == pytest.approx([0, 0.1, 0.3]) and found.base == pytest.approx(0.11)
+    assert [s.above for s in found.standings] == [1.0, 1.0, 0.5], "what is level with the base wins half"
+    assert [s.best for s in found.standings] == [1.0, 0.0, 0.0]
+    assert (found.kind, found.tied, found.choice) == ("undecided", ("naive", "merge_init"), "magmax")
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_where_a_concept_was_never_scored_nothing_is_advised(tmp_path):
+    folders = {m: make(tmp_path / m, m) for m in ("naive", "magmax")}
+    name = Lineage(folders["naive"]).concepts[2]
+    for path in tmp_path.glob(f"*/lessons/*/cells/{name}/cell.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "scores": {}}))
+    found = verdict.of([{m: Lineage(folder) for m, folder in folders.items()}])
+    assert found.measures[name] == "" and (found.kind, found.tied, found.choice) == ("nothing learnt", (), None)
+    assert math.isnan(found.leader.average) and math.isnan(found.leader.above)
+
+
 def test_no_verdict_is_stronger_than_the_evidence():
     found = [standing("a", best=1.0), standing("b", 1.0, gap=0.04), standing("c", 1.0, gap=0.04)]
     kinds = {size: verdict.judge(found, *size)[0] for size in ((1, 5), (2, 2), (2, 3), (6, 5))}
@@ -343,6 +384,8 @@ def test_no_verdict_is_stronger_than_the_evidence():
     assert verdict.judge(settled, 6, 5) == ("clear", (), "a")
     assert verdict.judge([standing("a", above=0.8), standing("b", 1.0)], 6, 5) == ("nothing learnt", (), None)
     assert verdict.judge([standing("a", above=math.nan), standing("b", 1.0)], 6, 5)[0] == "nothing learnt"
+    assert verdict.judge([standing("a", above=0.95), standing("b", gap=0.04)], 6, 5) == ("likely", (), "a")
+    assert verdict.judge([standing("a"), standing("b", gap=0.04, low=0.0)], 6, 5) == ("undecided", ("b",), "a"), "zero"
 
 
 def told(kind, standings, tied=(), choice=None, rounds=2, concepts=4):
