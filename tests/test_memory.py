@@ -277,6 +277,8 @@ def test_what_a_stored_memory_looks_like(tmp_path):
         "tensors": {"b/y": [own[1], second], "a/x": [own[0], first], "a/y": [own[1], second]},
     }  # fmt: skip
     assert memories.read_index(path) == json.loads(path.read_text())
+    again = memories.load(path, store)
+    assert again.facts == {"n": [2], "m": None} and list(again.tensors) == ["b/y", "a/x", "a/y"]
 
 
 def test_who_reads_a_damaged_memory_is_told_which_file_and_what_to_do(stored):
@@ -294,6 +296,10 @@ def test_who_reads_a_damaged_memory_is_told_which_file_and_what_to_do(stored):
     pack.unlink()
     read(what=memories.read_pack)
     pack.write_bytes(whole)
+    odd = stored / f"{hashlib.sha256(b'odd').hexdigest()[:32]}.safetensors"
+    odd.write_bytes(b"odd")
+    with pytest.raises(LineageError, match=f"{odd.name} is damaged: it is not a safetensors file"):
+        memories.read_pack(odd)
     record["tensors"]["x"][0] = "0" * 64
     path.write_text(json.dumps(record))
     read()

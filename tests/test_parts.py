@@ -526,6 +526,10 @@ def test_what_is_trained_lies_on_the_models_device():
             weights.state.noise = lambda projection: torch.Generator()
         assert [t.device for t in weights.named().values()] == [there] * count
         assert weights.change("p").device == there and weights.change("p").shape == (2, 3)
+        past = Memory().with_delta(Delta({"p": Change.full(torch.ones(2, 3))}))
+        for kind in (guard.self_regularised(0.1), *([guard.continual("both", 0.1)] if count == 1 else [])):
+            (price,) = asked(kind, weights, past).penalties.values()
+            assert price(None).device == there
 
 
 def test_an_entry_whose_mask_is_in_the_balance_is_closed():

@@ -112,11 +112,8 @@ def continual(form: str, weight: float) -> Guard:
             term = _by_entries(selected(adapter), past)
         else:
             own = [c for captions in memory.facts.get("captions", {}).values() for c in captions]
-            term = _by_features(
-                past,
-                context.model.features(own).flatten(0, 1) if own else None,
-                context.model.features(context.model.calibration).flatten(0, 1),
-            )
+            features = context.model.features
+            term = _by_features(past, features(own) if own else None, features(context.model.calibration))
         names = adapter.weights.projections
 
         def penalty(step: Step) -> Tensor:
