@@ -3,6 +3,8 @@
 import copy
 import math
 import shutil
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,16 +15,17 @@ from PIL import Image
 from perdure import memory as memories
 from perdure import method, plan, run
 from perdure.bases import classifier, loading
-from perdure.errors import ImageError, ModelError, PlanError
+from perdure.errors import ImageError, ModelError, PlanError, TrainingError
 from perdure.images import read_image, square
 from perdure.lesson import examples
 from perdure.lesson.classes import ClassLesson
+from perdure.lesson.examples import ClassBatch
 from perdure.memory import Memory
-from perdure.memory.delta import Delta
-from perdure.method import Context, Wanted
+from perdure.memory.delta import Change, Delta
+from perdure.method import Context, Portion, Wanted
 from perdure.parts import head
 from perdure.photos import pictures
-from perdure.plan import workload
+from perdure.plan import Training, workload
 from perdure.seeds import generator
 from perdure.toybox import world
 
@@ -415,6 +418,10 @@ def test_random_features_of_two_lessons_by_hand(two_tasks, ridge):
     least = memory.with_tensors("gram", half).with_facts(ridge=0.0)
     expected = np.maximum(shown.double().numpy() @ drawn, 0)[:, :1] @ np.array([[0, 0.25, 0.5, 0.75]])
     np.testing.assert_allclose(head.classified(chosen, least, shown, head.PLAIN).numpy(), expected, atol=1e-5)
+    none = {"G": torch.zeros(2, 2), "C": torch.eye(2)}  # a tenth of the identity remains, in float64
+    tenth = memory.with_tensors("gram", none).with_facts(ridge=0.1)
+    expected = 10 * torch.relu(shown @ memory.tensors["projection/W"]).double().numpy()
+    np.testing.assert_allclose(head.classified(chosen, tenth, shown, head.PLAIN).numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -577,3 +584,219 @@ def test_parts_are_drawn_anew_and_the_same_for_a_step(class_plan, pico_vit):
     batch, again = own.batch(4, draw, 7), own.batch(4, draw, 7)
     assert batch.pictures.shape == (4, 3, 16, 16) and torch.equal(batch.pictures, again.pictures)
     assert not torch.equal(own.batch(4, draw, 8).pictures, batch.pictures)
+
+
+# --- a lesson on a tower that is arithmetic ---------------------------------------------------------------------------
+
+
+class Tower:
+    """Features (b, 2) are bytes / 255 by a matrix: the base's, what is laid under it, and what a lesson has learnt."""
+
+    device, width, side = torch.device("cpu"), 2, 19
+
+    def __init__(self):
+        draw = torch.Generator().manual_seed(8)
+        self.base = torch.randn(2, 3 * self.side**2, generator=draw) / 30
+        self.live = torch.randn(2, 3 * self.side**2, generator=draw) / 30
+        self.laying, self.alone, self.told = None, False, []
+
+    @contextmanager
+    def bare(self):
+        self.alone = True
+        yield
+        self.alone = False
+
+    @contextmanager
+    def laid(self, delta):
+        self.laying = delta["p"].matrix()
+        yield
+        self.laying = None
+
+    def features(self, shown, training):
+        self.told.append(training)
+        weight = self.base + (0 if self.alone else self.live) + (0 if self.laying is None else self.laying)
+        return shown.flatten(1).float() / 255 @ weight.T
+
+    def all_features(self, shown, training):
+        return self.features(shown, training).detach()
+
+    def middle(self, shown):
+        return shown[..., 1:20, 1:20]
+
+
+KNOWN, NEW = {"one": ["a", "b"], "two": ["c"]}, {"three": ["d", "e"], "four": ["f"]}
+SHOWN = torch.randint(0, 256, (4, 3, 21, 21), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+BEFORE = torch.tensor([[0.5, -1.0, 0.2], [1.5, 0.3, -0.4], [-0.7, 0.8, 0.1]])
+PAST = torch.randn(2, 3 * 19**2, generator=torch.Generator().manual_seed(9)) / 30
+
+
+def draw_of(purpose, number=None):
+    return torch.Generator().manual_seed(sum(map(ord, f"{purpose}{number}")))
+
+
+def third_lesson(learns=True, memory=None, **head_of):
+    """A lesson of two tasks at once after two others, of pictures of 21 pixels that are read at 19."""
+    training = Training(resolution=16, batch_size=4, crop="center", flip=True, head=head_of or None)
+    if memory is None:
+        rows = BEFORE if head_of.get("kind") != "cosine" else BEFORE[:, :2]
+        memory = head.with_classes(Memory(), KNOWN, rows)
+    own = examples.ClassExamples(SHOWN, ("d", "f", "e", "d"), 19, training)
+    planned = SimpleNamespace(training=training, methods=[SimpleNamespace(label="mine")])
+    return ClassLesson(Tower(), own, memory, Delta({"p": Change.full(PAST)}), planned, [], draw_of, NEW, learns)
+
+
+def logits_by_hand(weight, shown, rows, scale=None):
+    """Of pictures one by one: a row's product with the feature, and its bias, or `scale` times their cosine."""
+    found = []
+    for picture in shown:
+        x = weight.double().numpy() @ (picture.double().numpy().reshape(-1) / 255)
+        if scale is None:
+            found.append([x @ row[:2] + row[2] for row in rows.double().numpy()])
+        else:
+            found.append([scale * x @ row / np.linalg.norm(x) / np.linalg.norm(row) for row in rows.double().numpy()])
+    return np.array(found)
+
+
+OTHER = ClassBatch(SHOWN[..., 2:21, :19], ("e", "b", "f", "c"))
+ROWS = torch.tensor([[0.9, 0.1, -0.3], [-0.2, 0.6, 0.7], [0.4, -0.5, 1.1]])
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_lesson_predicts_what_it_knows_and_then_what_is_new(kind):
+    lesson, scale = third_lesson(kind=kind, scale=3.0), {"linear": None, "cosine": 3.0}[kind]
+    before, rows = (each if kind == "linear" else each[:, :2] for each in (BEFORE, ROWS))
+    assert not lesson.rows.any() and lesson.rows.shape == rows.shape and lesson.parameters == [lesson.rows]
+    lesson.rows.data.copy_(rows)
+    tower = lesson.backbone
+    found = lesson.predict(OTHER)
+    wanted = logits_by_hand(tower.base + tower.live, OTHER.pictures, torch.cat([before, rows]), scale)
+    np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-4, atol=1e-5)
+    assert torch.autograd.grad(found.sum(), lesson.rows)[0].any()
+    for answered, change in (
+        (lesson.before(OTHER), PAST),
+        (lesson.under(Delta({"p": Change.full(2 * PAST)}), OTHER), 2 * PAST),
+    ):
+        wanted = logits_by_hand(tower.base + change, OTHER.pictures, before, scale)
+        np.testing.assert_allclose(answered.numpy(), wanted, rtol=1e-4, atol=1e-5)
+        assert not answered.requires_grad
+    assert all(told is lesson.plan.training for told in tower.told)
+    apart = found.detach()[:, :3] - answered
+    assert float(lesson.difference(found.detach(), answered)) == pytest.approx(float((apart**2).sum()) / 12, rel=1e-5)
+
+
+@pytest.mark.parametrize("logits", ["own", "all"])
+def test_a_lessons_loss_is_among_its_own_classes_or_all(logits):
+    """Tasks that are taught together are one; what is shown may be of an older task too."""
+    lesson = third_lesson(logits=logits)
+    predicted = torch.randn(4, 6, generator=torch.Generator().manual_seed(6))
+    wanted = []
+    for row, name in zip(predicted.tolist(), OTHER.captions, strict=True):
+        among = next(own for own in ("ab", "c", "def") if name in own) if logits == "own" else "abcdef"
+        total = sum(math.exp(row["abcdef".index(other)]) for other in among)
+        wanted.append(math.log(total) - row["abcdef".index(name)])
+    np.testing.assert_allclose(lesson.error(OTHER, predicted).numpy(), wanted, rtol=1e-5, atol=1e-6)
+    lesson.rows.data.copy_(ROWS)
+    errors = lesson.error(OTHER, lesson.predict(OTHER))
+    assert float(lesson.loss(OTHER)) == pytest.approx(float(errors.sum()) / 4)
+
+
+def order_of(purpose, step, size, seen=4):
+    """Which pictures a step sees, and which of them are mirrored: an order an epoch, a draw a picture."""
+    index = []
+    for k in range(size * step, size * step + size):
+        index.append(int(torch.randperm(seen, generator=draw_of(f"{purpose}order", k // seen))[k % seen]))
+    mirror = draw_of(f"{purpose}cut", step)
+    return index, [float(torch.rand((), generator=mirror)) < 0.5 for _ in index]
+
+
+def mirrored(shown, flips):
+    return torch.stack([one.flip(-1) if flip else one for one, flip in zip(shown, flips, strict=True)])
+
+
+def test_a_lessons_batches_are_its_pictures_in_drawn_orders():
+    lesson, labels = third_lesson(), ("d", "f", "e", "d")
+    lesson.backbone.side = 21
+    lesson.backbone.base = lesson.backbone.live = torch.ones(2, 3 * 21**2) / 500
+    for step in range(3):
+        index, flips = order_of("", step, 4)
+        batch, predicted, parts = lesson.step(step, Portion())
+        assert torch.equal(batch.pictures, mirrored(SHOWN[index], flips))
+        assert batch.captions == tuple(labels[i] for i in index)
+        assert torch.equal(predicted, lesson.predict(batch)) and list(parts) == ["cross_entropy"]
+        assert float(parts["cross_entropy"]) == pytest.approx(float(lesson.loss(batch)))
+        half, short, _ = lesson.step(step, Portion(1, 2))
+        assert (
+            torch.equal(half.pictures, batch.pictures[2:]) and half.captions == batch.captions[2:] and len(short) == 2
+        )
+    found = lesson.batches("fisher", 3, 2)
+    for k, batch in enumerate(found):
+        index, flips = order_of("fisher ", k, 2)
+        assert torch.equal(batch.pictures, mirrored(SHOWN[index], flips))
+        assert batch.captions == tuple(labels[i] for i in index)
+    other = lesson.batch_of(SHOWN.flip(0), ["a", "b", "c", "d"], "replay", 7)
+    draw = draw_of("replay cut", 7)
+    flips = [float(torch.rand((), generator=draw)) < 0.5 for _ in range(4)]
+    assert torch.equal(other.pictures, mirrored(SHOWN.flip(0), flips)) and other.captions == ("a", "b", "c", "d")
+    assert len(found) == 3 and 0 < sum(flips) < 4
+
+
+def test_rows_begin_at_random_or_at_the_means_and_are_remembered():
+    lesson = third_lesson()
+    lesson.begin()
+    torch.testing.assert_close(lesson.rows.detach(), (2 * torch.rand(3, 3, generator=draw_of("head")) - 1) / 2**0.5)
+    features, labels = lesson.embedded()
+    weight = lesson.backbone.base + lesson.backbone.live
+    shown = SHOWN[..., 1:20, 1:20].flatten(1).double() / 255
+    torch.testing.assert_close(features, (shown @ weight.double().T).float())
+    assert labels == lesson.captions == ("d", "f", "e", "d") and torch.equal(lesson.latents, SHOWN)
+    lesson = third_lesson(kind="cosine", begin="means")
+    lesson.begin()
+    means = torch.stack([(features[0] + features[3]) / 2, features[2], features[1]])
+    torch.testing.assert_close(lesson.rows.detach(), means / means.square().sum(1, keepdim=True).sqrt())
+    kept = lesson.remembered(lesson.memory)
+    assert head.classes_of(kept) == {**KNOWN, **NEW}
+    assert torch.equal(kept.tensors["heads/three/rows"], lesson.rows[:2])
+    assert torch.equal(kept.tensors["heads/four/rows"], lesson.rows[2:])
+
+
+def test_a_lesson_without_rows_learns_none():
+    lesson = third_lesson(learns=False)
+    lesson.begin()
+    assert lesson.rows is None and lesson.parameters == []
+    assert head.rows_of(lesson.remembered(Memory())) is None
+    assert head.classes_of(lesson.remembered(Memory())) == NEW
+    found = lesson.predict(OTHER).numpy()
+    weight = lesson.backbone.base + lesson.backbone.live
+    np.testing.assert_allclose(found, logits_by_hand(weight, OTHER.pictures, BEFORE), rtol=1e-4, atol=1e-5)
+    lesson = third_lesson(memory=Memory())
+    assert lesson.predict(OTHER).shape == (4, 3) and lesson.head == head.PLAIN
+
+
+def test_tiles_that_do_not_fill_a_picture_are_carried_on_to_its_edge():
+    """Of 19 pixels a side 8 tiles of 2: the last row and column of them stand for the 3 that are left."""
+    lesson = third_lesson()
+    found = lesson.general(2, 2)
+    assert [len(copies) for copies in found] == [2, 2]
+    for number, batch in enumerate(batch for copies in found for batch in copies):
+        draw = draw_of("general", number)
+        picked = torch.randint(4, (64,), generator=draw).tolist()
+        places = torch.randperm(64, generator=draw).tolist()
+        label = "def"[int(torch.randint(3, (), generator=draw))]
+        for y in range(19):
+            for x in range(19):
+                k = 8 * (min(y, 15) // 2) + min(x, 15) // 2
+                top, left = 2 * (places[k] // 8) + min(y, 15) % 2, 2 * (places[k] % 8) + min(x, 15) % 2
+                assert torch.equal(batch.pictures[0, :, y, x], SHOWN[picked[k], :, top, left])
+        assert batch.pictures.shape == (1, 3, 19, 19) and batch.pictures.dtype == torch.uint8
+        assert batch.captions == (label,)
+
+
+def test_a_classifier_has_no_prompts_to_ask_for():
+    lesson = third_lesson()
+    for ask in (
+        lambda: lesson.calibration, lambda: lesson.features(["a"]), lambda: lesson.tokens(["a"]),
+        lambda: lesson.draw(["a"], 1),
+    ):  # fmt: skip
+        with pytest.raises(TrainingError, match=r"^method 'mine' asks for prompts, .*which a classifier has not$"):
+            ask()
+    assert lesson.told == ()

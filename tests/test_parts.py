@@ -16,7 +16,7 @@ from perdure.lesson import examples
 from perdure.lesson.train import Lesson, learn
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
-from perdure.method import Adapter, Method, Portion, Protection, Step, Wanted, Word, WordSpec
+from perdure.method import Adapter, Context, Method, Portion, Protection, Step, Wanted, Word, WordSpec
 from perdure.methods.cidm import elastic_aggregation
 from perdure.parts import classifier, guard
 from perdure.parts.adapter import (
@@ -781,3 +781,170 @@ def test_masks_grow_hard_over_a_lesson_and_cost_what_is_open():
     found = asked(guard.sparse(0.5), weights).penalties
     assert list(found) == ["sparse"] and found["sparse"](None).item() == pytest.approx(0.5 * sum(shares_of) / 2)
     assert not asked(guard.sparse(0), weights).penalties
+
+
+# --- diffusion classifier scores, on a model that is arithmetic ------------------------------------------------------
+
+
+class Squares:
+    """Predictions (b, 2) are x W^T with W what is moved, times what a prompt says; errors are squares, mean of two."""
+
+    def __init__(self, past, weights):
+        self.past, self.weights, self.asked = past, weights, []
+
+    def predict(self, batch, prompts=None):
+        moved = self.weights.change("p") + (self.past["p"].matrix() if self.past else 0)
+        return batch.x @ moved.T * heard(prompts)
+
+    def under(self, delta, batch, prompts):
+        return batch.x @ delta["p"].matrix().T * heard(prompts)
+
+    def error(self, batch, predicted):
+        return (predicted - batch.y).square().mean(dim=1)
+
+    def loss(self, batch):
+        return batch.x.sum() + self.weights.change("p").sum()
+
+    def batches(self, purpose, count, size):
+        self.asked.append((purpose, count, size))
+        return [of_two(10 + k) for k in range(count)]
+
+
+def heard(prompts):
+    """What prompts multiply predictions by (b, 2): something of their letters."""
+    return torch.tensor([[len(prompt) / 8, sum(map(ord, prompt)) % 11 / 8] for prompt in prompts])
+
+
+def of_two(seed):
+    """A batch of two pictures of a lesson that teaches the tokens `xa` and `yb zc`."""
+    draw = torch.Generator().manual_seed(seed)
+    captions = ["a photo of xa dog", "yb zc cat, and Xa dog"]
+    return SimpleNamespace(x=torch.randn(2, 3, generator=draw), y=torch.randn(2, 2, generator=draw), captions=captions)
+
+
+TOLD = {"captions": {"c1": ["one", "no"], "c2": ["another one", "no"], "c3": ["a third"]}}
+BARE = ["a photo of dog", "cat, and dog"]
+
+
+def of_tokens(model=None):
+    """A lesson's context, draws by their owner."""
+
+    def draw(*owner):
+        return torch.Generator().manual_seed(6 + sum(map(ord, str(owner))))
+
+    others = (SimpleNamespace(token="yb zc"), SimpleNamespace(token=""))
+    return Context("c4", 4, 9, "xa dog", "xa", model, draw, draw, others)
+
+
+def explaining(number, captions, count):
+    """Prompts of one step: as they are, without tokens, and past ones in the order drawn; two at least."""
+    draw = torch.Generator().manual_seed(6 + sum(map(ord, str(("candidates", number)))))
+    firsts = ["one", "another one", "a third"]
+    order = torch.randperm(3, generator=draw).tolist()
+    every = [captions, BARE, *([firsts[k], firsts[k]] for k in order)]
+    return every[:count] if count > 2 else every[:2]
+
+
+def shares_of(errors, temperature):
+    """exp(-error / temperature) of each prompt by the sum of all, picture by picture."""
+    weights = [[math.exp(-float(error) / temperature) for error in row] for row in errors]
+    return [[weight / sum(row) for weight in row] for row in weights]
+
+
+def test_what_may_explain_a_batch():
+    batch, found = of_two(0), set()
+    for number in range(9):
+        for count in (1, 2, 3, 4, 5, 9):
+            prompts = classifier.candidates(Memory(facts=TOLD), of_tokens(), batch, count, number)
+            assert prompts == explaining(number, batch.captions, count), (number, count)
+        found.add(prompts[2][0])
+    assert len(found) > 1, "each step draws anew"
+    assert classifier.candidates(Memory(), of_tokens(), batch, 9, 0) == [batch.captions, BARE]
+
+
+def squares(matrix, past=None):
+    """An adapter whose change is this parameter (2, 3), and a model over it."""
+    weights = SimpleNamespace(
+        change=lambda name: {"p": matrix}[name],
+        named=lambda: {"p": matrix},
+        delta=lambda: Delta({"p": Change.full(matrix)}),
+    )
+    return Adapter(weights), Squares(past, weights)
+
+
+def test_the_price_of_being_explained_by_another_prompt():
+    """-weight mean log of the own caption's share, as a guard and beside the loss of which Fisher's numbers are."""
+    adapter, model = squares(torch.tensor([[0.3, -0.2, 0.1], [0.0, 0.4, -0.5]]))
+    memory, batch, told = Memory(facts=TOLD), of_two(3), of_tokens(model)
+    for number in range(4):
+        prompts = explaining(number, batch.captions, 3)
+        errors = torch.stack([model.error(batch, model.predict(batch, each)) for each in prompts], dim=1)
+        own = shares_of(errors, 0.7)
+        found = classifier.log_scores(told, batch, prompts, 0.7)
+        torch.testing.assert_close(found, torch.tensor(own).log())
+        price = -2.5 * sum(math.log(row[0]) for row in own) / 2
+        protection = classifier.classified(2.5, 3, 0.7)(adapter, memory, told)
+        assert list(protection.penalties) == ["classified"] and protection.project is protection.begin is None
+        step = Step(number, batch, model.predict(batch, batch.captions))
+        assert float(protection.penalties["classified"](step)) == pytest.approx(price, rel=1e-5)
+        if number == 0:
+            loss = classifier.with_scores(2.5, 3, 0.7)(memory, told, batch)
+            assert float(loss) == pytest.approx(float(model.loss(batch)) + price, rel=1e-5)
+    assert classifier.classified(0, 3, 0.7)(adapter, memory, told) == Protection()
+
+
+def test_two_teachers_by_turns_as_a_loop_of_ones_own():
+    """Adam without decay, by hand, down cross entropies and squares of both teachers; none, two, three past models,
+    and what is kept of each.
+    """
+    for past in (0, 2, 3):
+        pasts = [torch.randn(2, 3, generator=torch.Generator().manual_seed(k)) for k in range(past)]
+        memory = Memory(facts=TOLD | ({"pool": [f"c{k + 1}" for k in range(past)]} if past else {}))
+        for k, matrix in enumerate(pasts):
+            memory = memory.with_delta(Delta({"p": Change.full(matrix)}), f"pool/c{k + 1}")
+        under = sum(pasts, torch.zeros(2, 3)) / 4
+        memory = memory.with_delta(Delta({"p": Change.full(under)}))
+        begun = torch.tensor([[0.3, -0.2, 0.1], [0.0, 0.4, -0.5]])
+        adapter, model = squares(nn.Parameter(begun.clone()), memory.delta())
+        remember = classifier.double_distillation(5, 0.1, 1.5, 4, 0.7)
+        kept = remember(adapter, memory, of_tokens(model))
+        assert model.asked == [("distillation", 5 if past else 0, 2)]
+        trained = distilled(begun, under, pasts, 5 if past else 0)
+        (found,) = adapter.parameters()
+        torch.testing.assert_close(found.detach(), trained, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(kept.delta("pool/c4")["p"].matrix(), under + trained, rtol=1e-4, atol=1e-5)
+        assert kept.facts["pool"] == [*(f"c{k + 1}" for k in range(past)), "c4"]
+        assert torch.equal(kept.delta()["p"].matrix(), under), "the delta itself is what others remember"
+        for k, matrix in enumerate(pasts):
+            assert torch.equal(kept.delta(f"pool/c{k + 1}")["p"].matrix(), matrix)
+
+
+def distilled(begun, under, pasts, steps):
+    """The change after some steps of rate 0.1 towards the model as trained, and one past model a step."""
+    matrix, first, second = begun.clone(), torch.zeros(2, 3), torch.zeros(2, 3)
+    for number in range(steps):
+        batch, turn = of_two(10 + number), number % len(pasts)
+        prompts = explaining(number, batch.captions, 4)
+        matrix.requires_grad_()
+        price = torch.zeros(())
+        teachers = [(under + begun, batch.captions), (pasts[turn], [["one", "another one", "a third"][turn]] * 2)]
+        for teacher, own in teachers:
+            for k in range(2):  # pictures
+
+                def said(weight, prompt, x=batch.x[k]):
+                    return x @ weight.T * heard([prompt])[0]
+
+                errors, wanted = (
+                    [(said(weight, each[k]) - batch.y[k]).square().mean() for each in prompts]
+                    for weight in (under + matrix, teacher)
+                )
+                (target,) = shares_of([wanted], 0.7)
+                total = sum(torch.exp(-error / 0.7) for error in errors)
+                scores = [-error / 0.7 - total.log() for error in errors]
+                price = price - sum(t * score for t, score in zip(target, scores, strict=True)) / 2
+                price = price + 1.5 * (said(under + matrix, own[k]) - said(teacher, own[k])).square().mean() / 2
+        (slope,) = torch.autograd.grad(price, matrix)
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        rise = (second / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8
+        matrix = matrix.detach() - 0.1 * first / (1 - 0.9 ** (number + 1)) / rise
+    return matrix

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from perdure.bases import attaching, loading
 from perdure.errors import TrainingError
 from perdure.memory import Memory
 from perdure.memory.delta import Change, Delta
+from perdure.method import Wanted
 from perdure.parts import regression, zipping
 
 DRAW = np.random.default_rng(5)
@@ -142,6 +144,210 @@ def test_the_constrained_merge_solves_its_kkt_system(epsilon):
         found = regression.least_change(torch.tensor(words), torch.tensor(usual), epsilon).numpy() @ values
         np.testing.assert_allclose(found, expected, atol=1e-6)
         np.testing.assert_allclose(words @ found, values, atol=1e-8)
+
+
+# --- beside loops by hand, on a model of rows -------------------------------------------------------------------------
+
+
+class Watched:
+    """A model of three projections whose inputs are what was predicted or drawn: `p` and `q` have one input, `r` has
+    its own; and of prompts, whose words say something else at each place of each prompt.
+    """
+
+    told, calibration = ("r", "q"), ("some usual words", "and others", "x")
+
+    def __init__(self, number, text):
+        self.number, self.text, self.asked, self.seen = number, text, [], []
+
+    def batches(self, *asked):
+        self.asked.append(asked)
+        return [f"{asked[0]} {k}" for k in range(asked[1])]
+
+    def predict(self, batch):
+        self.seen.append((batch, 0.0))
+
+    def draw(self, prompts, count, under, **sampling):
+        self.asked.append((count, sampling))
+        self.seen.append((*prompts, float(under["p"].matrix().sum())))
+
+    def rows(self, key, wide):
+        """Rows (3, wide) that entered for one of what was seen, of sizes unlike each other."""
+        draw = np.random.default_rng(list(f"{self.number} {key} {wide}".encode()))
+        return draw.normal(size=(3, wide)) * np.arange(1, wide + 1)
+
+    def grams(self, run):
+        self.seen.clear()
+        run()
+        both, own = (np.concatenate([self.rows(key, wide) for key in self.seen]) for wide in (4, 5))
+        first = torch.tensor(both.T @ both)
+        return {"p": first, "r": torch.tensor(own.T @ own), "q": first}
+
+    def tokens(self, prompts):
+        return [torch.tensor(said(prompt, self.text)).float() for prompt in prompts]
+
+
+def said(prompt, wide):
+    """Features (words + 1, wide) of a prompt and its end."""
+    draw = np.random.default_rng(list(prompt.encode()))
+    return draw.normal(size=(len(prompt.split()) + 1, wide)) * np.arange(1, wide + 1)
+
+
+OF_OWN = np.random.default_rng(6)
+OWN = {name: [OF_OWN.normal(size=(2, wide)) for _ in range(3)] for name, wide in (("p", 4), ("r", 5), ("q", 4))}
+"""Changes (out, in) of three concepts."""
+PHRASES = ("xa dog", "a very old cat", "clock")
+
+
+def remembering(consolidate, changes=OWN, phrases=PHRASES, text=4):
+    """Memories after a lesson for each phrase, and the models that these asked."""
+    memory, found = Memory(), []
+    for k, phrase in enumerate(phrases):
+        own = Delta({name: Change.full(torch.tensor(matrices[k])) for name, matrices in changes.items()})
+        adapter, model = SimpleNamespace(weights=SimpleNamespace(delta=lambda own=own: own)), Watched(k, text)
+        memory = consolidate.remember(adapter, memory, replace(context(k + 1), phrase=phrase, model=model))
+        found.append((memory, model))
+    return found
+
+
+def solved(rows, wanted):
+    """D (out, in) of least squares over rows (n, in) and what they are to give (n, out)."""
+    return np.linalg.lstsq(np.concatenate(rows), np.concatenate(wanted), rcond=None)[0].T
+
+
+def test_least_squares_of_projections_that_share_an_input():
+    """Three lessons in rows: a Gram matrix is kept once, under the first of those that have the input."""
+    epsilon, rows = 0.05, {"p": [0.05**0.5 * np.eye(4)], "r": [0.05**0.5 * np.eye(5)]}
+    chosen = regression.least_squares(epsilon, 3, 2)
+    wanted = {name: [np.zeros((matrices[0].shape[1], 2))] for name, matrices in OWN.items()}
+    for k, (memory, model) in enumerate(remembering(chosen)):
+        assert model.asked == [("grams", 3, 2)] and [batch for batch, _ in model.seen] == [
+            "grams 0",
+            "grams 1",
+            "grams 2",
+        ]
+        for leader, wide in (("p", 4), ("r", 5)):
+            new = np.concatenate([model.rows((f"grams {n}", 0.0), wide) for n in range(3)])
+            rows[leader].append(new / np.sqrt((new**2).sum() / wide))
+        kept = memory.under("grams")
+        assert list(kept) == ["p", "r"] and list(memory.delta()) == ["p", "q", "r"]
+        for name, leader in (("p", "p"), ("q", "p"), ("r", "r")):
+            wanted[name].append(rows[leader][-1] @ OWN[name][k].T)
+            found = memory.delta()[name].matrix().numpy()
+            np.testing.assert_allclose(found, solved(rows[leader], wanted[name]), atol=1e-5)
+            stacked = np.concatenate(rows[leader])
+            np.testing.assert_allclose(kept[leader].numpy(), stacked.T @ stacked, atol=1e-5)
+        assert {t.dtype for t in memory.tensors.values()} == {torch.float32}
+        assert memory.bytes_by_name().keys() == chosen.carries and chosen.strict
+        assert list(chosen.recall(memory, Wanted("c1"))) == ["p", "q", "r"]
+
+
+def test_gradient_fusion_reads_text_where_text_goes_and_pictures_elsewhere():
+    """Three lessons in rows; `q` reads text features, and `r`, though it is told of them, something made of them."""
+    chosen = regression.gradient_fusion("exact")
+    assert not chosen.strict and chosen.carries == {"own", "delta"}
+    for k, (memory, model) in enumerate(remembering(chosen)):
+        phrases = dict(zip(("c1", "c2", "c3")[: k + 1], PHRASES, strict=False))
+        assert memory.facts == {"phrases": phrases}
+        for number, concept in enumerate(phrases):
+            kept = memory.delta(f"own/{concept}")
+            assert all(np.allclose(kept[name].matrix().numpy(), OWN[name][number]) for name in OWN)
+        assert list(chosen.recall(memory, Wanted())) == ["p", "r", "q"]
+        if not k:
+            assert model.asked == [], "one concept alone stays as it is"
+            assert all(torch.equal(memory.delta()[name].matrix(), kept[name].matrix()) for name in OWN)
+            continue
+        assert model.asked == [(1, {"steps": 20, "guidance": 1.0})] * (k + 1)
+        for name, matrices in OWN.items():
+            rows = [entered(model, name, phrase, number) for number, phrase in enumerate(PHRASES[: k + 1])]
+            wanted = [x @ matrix.T for x, matrix in zip(rows, matrices, strict=False)]
+            np.testing.assert_allclose(memory.delta()[name].matrix().numpy(), solved(rows, wanted), atol=1e-5)
+
+
+def entered(model, name, phrase, number):
+    """Rows of one concept's inputs of a projection: of a drawing under its own change, or of words."""
+    if name == "q":  # "photo of a" has three words
+        return np.concatenate([said(f"photo of a {phrase}", 4)[3:], said(phrase, 4)]).astype(np.float32)
+    moved = float(torch.tensor(OWN["p"][number]).float().sum())
+    return model.rows((f"photo of a {phrase}", moved), OWN[name][0].shape[1])
+
+
+@pytest.mark.parametrize("solver", ["exact", "lbfgs"])
+def test_the_solver_that_was_asked_for_and_the_steps_of_mix_of_shows_code(monkeypatch, solver):
+    """500 for what is told of text, 50 for the others."""
+    taken = []
+    for name in ("exact", "lbfgs"):
+        told = lambda gram, rhs, steps, name=name: taken.append((name, len(gram), steps)) or rhs  # noqa: E731
+        monkeypatch.setattr(regression, name, told)
+    remembering(regression.gradient_fusion(solver), phrases=PHRASES[:2])
+    assert taken == [(solver, 4, 50), (solver, 5, 500), (solver, 4, 500)]
+
+
+def test_lbfgs_has_the_settings_of_mix_of_shows_code(monkeypatch):
+    made = []
+
+    class Kept(torch.optim.LBFGS):
+        def __init__(self, *given, **settings):
+            super().__init__(*given, **settings)
+            made.append(self.defaults)
+
+    monkeypatch.setattr(torch.optim, "LBFGS", Kept)
+    regression.lbfgs(torch.eye(2).double(), torch.ones(2, 1).double(), 7)
+    wanted = {
+        "lr": 1, "max_iter": 7, "history_size": 25, "line_search_fn": "strong_wolfe", "tolerance_grad": 1e-16,
+        "tolerance_change": 1e-16,
+    }  # fmt: skip
+    assert {key: made[0][key] for key in wanted} == wanted
+
+
+def test_directions_that_are_rounding_are_left_out_by_their_share_of_the_largest():
+    """A share of 1e-10, whatever the largest is; by hand on diagonals."""
+    for size in (1e6, 1.0, 1e-6):
+        gram = torch.diag(torch.tensor([size, size * 1e-12, size * 1e-6], dtype=torch.float64))
+        rhs = size * torch.tensor([[2.0], [1.0], [1e-6]], dtype=torch.float64)
+        for solve in (regression.exact, regression.lbfgs):
+            np.testing.assert_allclose(solve(gram, rhs, 50).flatten().numpy(), [2, 0, 1], rtol=1e-6, atol=1e-12)
+    words = torch.diag(torch.tensor([1.0, 1e-6, 1e-4], dtype=torch.float64))
+    found = regression.least_change(words, torch.eye(3).double(), 0.3).numpy()
+    np.testing.assert_allclose(found, np.diag([1, 0, 1e4]), rtol=1e-9, atol=1e-9)
+
+
+def test_the_least_change_for_one_word_and_one_caption_by_hand():
+    """H = diag(1.1, 0.1): c^T H^-1 c = 10 + 1 / 1.1, of which the second input has eleven twelfths; in float64."""
+    found = regression.least_change(torch.ones(1, 2).double(), torch.tensor([[1.0, 0.0]]).double(), 0.2)
+    np.testing.assert_allclose(found.numpy(), [[1 / 12], [11 / 12]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 0.4])
+def test_custom_diffusions_merge_of_three_lessons_by_its_kkt_system(epsilon):
+    """Words of all lessons so far say what their own changes say, and what usual words say is changed least."""
+    chosen, wide, phrases = regression.constrained(epsilon), 16, ("dog", "cat", "clock")
+    assert not chosen.strict and chosen.carries == {"delta", "targets"}
+    own = {name: [OF_OWN.normal(size=(2, wide)) for _ in phrases] for name in ("p", "q")}
+    usual = np.concatenate([said(prompt, wide) for prompt in Watched.calibration])
+    gram = usual.T @ usual
+    system = 2 * (gram + epsilon * np.trace(gram) / wide * np.eye(wide))
+    words, values = np.zeros((0, wide)), {name: np.zeros((0, 2)) for name in own}
+    for k, (memory, _) in enumerate(remembering(chosen, own, phrases, wide)):
+        new = np.concatenate([said(f"photo of a {phrases[k]}", wide)[3:], said(phrases[k], wide)])
+        words = np.concatenate([words, new])
+        np.testing.assert_allclose(memory.tensors["targets/words"].numpy(), words, rtol=1e-6)
+        whole = np.block([[system, words.T], [words, np.zeros((len(words), len(words)))]])
+        for name, matrices in own.items():
+            values[name] = np.concatenate([values[name], new @ matrices[k].T])
+            np.testing.assert_allclose(memory.tensors[f"targets/{name}"].numpy(), values[name], rtol=1e-4)
+            expected = np.linalg.solve(whole, np.concatenate([np.zeros((wide, 2)), values[name]]))[:wide].T
+            np.testing.assert_allclose(memory.delta()[name].matrix().numpy(), expected, atol=1e-3)
+        assert set(memory.under("targets")) == {"words", "p", "q"} and list(memory.delta()) == ["p", "q"]
+        assert {t.dtype for t in memory.tensors.values()} == {torch.float32}
+        assert list(chosen.recall(memory, Wanted())) == ["p", "q"]
+
+
+def test_custom_diffusion_names_the_projection_that_reads_no_text():
+    own = {"p": [np.ones((2, 5))], "q": [np.ones((2, 7))]}
+    with pytest.raises(TrainingError) as told:
+        remembering(regression.constrained(0.1), own, ("dog",), 5)
+    assert str(told.value).startswith("q reads 7 numbers and text features have 5: this base changes them on the way")
+    assert str(told.value).endswith("closed form is for text features; take least_squares")
 
 
 # --- three lessons of a network ---------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A lesson of a classifier: the pictures of a task's classes, and the model as a method sees it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -130,9 +130,9 @@ class ClassLesson(OverNetwork):
 
     def batch_of(self, latents: Tensor, captions: Sequence[str], purpose: str, step: int) -> ClassBatch:
         """A batch of other pictures (b, 3, h, w), as bytes, of classes that are known."""
-        other = replace(self.examples, pictures=latents.to(self.backbone.device), captions=tuple(captions), whole=())
         generator = self.random(f"{purpose} cut", step)
-        return ClassBatch(torch.stack([other.cut(picture, generator) for picture in other.pictures]), other.captions)
+        cut = [self.examples.cut(picture, generator) for picture in latents.to(self.backbone.device)]
+        return ClassBatch(torch.stack(cut), tuple(captions))
 
     def predict(self, batch: ClassBatch, prompts: Sequence[str] | None = None) -> Tensor:
         """Logits (b, C) of all classes known, the new ones last, with their graph; prompts say nothing here."""

@@ -141,7 +141,7 @@ def lbfgs(gram: Tensor, rhs: Tensor, steps: int) -> Tensor:
     seen = values > ROUNDING * values.max()
     kept = directions[:, seen]
     gram, rhs = kept * values[seen] @ kept.T, kept @ (kept.T @ rhs)
-    found = torch.zeros_like(rhs, requires_grad=True)
+    found = torch.zeros_like(rhs)
     scale = gram.diagonal().mean()
     best: tuple[float, Tensor] = (0.0, torch.zeros_like(rhs))
     descent = torch.optim.LBFGS(
@@ -151,12 +151,11 @@ def lbfgs(gram: Tensor, rhs: Tensor, steps: int) -> Tensor:
 
     def loss() -> float:
         nonlocal best
-        with torch.no_grad():
-            slope = gram @ found
-            value = float(((slope - 2 * rhs) * found).sum() / scale)
-            found.grad = 2 * (slope - rhs) / scale
-            if value < best[0]:
-                best = value, found.detach().clone()
+        slope = gram @ found
+        value = float(((slope - 2 * rhs) * found).sum() / scale)
+        found.grad = 2 * (slope - rhs) / scale
+        if value < best[0]:
+            best = value, found.clone()
         return value
 
     descent.step(loss)  # type: ignore[no-untyped-call]
