@@ -596,8 +596,7 @@ class Tower:
 
     def __init__(self):
         draw = torch.Generator().manual_seed(8)
-        self.base = torch.randn(2, 3 * self.side**2, generator=draw) / 30
-        self.live = torch.randn(2, 3 * self.side**2, generator=draw) / 30
+        self.base, self.live = ((torch.randn(2, 3 * 19**2, generator=draw) / 30).to(self.device) for _ in range(2))
         self.laying, self.alone, self.told = None, False, []
 
     @contextmanager
@@ -697,7 +696,7 @@ def test_a_lessons_loss_is_among_its_own_classes_or_all(logits):
     np.testing.assert_allclose(lesson.error(OTHER, predicted).numpy(), wanted, rtol=1e-5, atol=1e-6)
     lesson.rows.data.copy_(ROWS)
     errors = lesson.error(OTHER, lesson.predict(OTHER))
-    assert float(lesson.loss(OTHER)) == pytest.approx(float(errors.sum()) / 4)
+    assert lesson.loss(OTHER).item() == pytest.approx(errors.sum().item() / 4)
 
 
 def order_of(purpose, step, size, seen=4):
@@ -723,7 +722,7 @@ def test_a_lessons_batches_are_its_pictures_in_drawn_orders():
         assert torch.equal(batch.pictures, mirrored(SHOWN[index], flips))
         assert batch.captions == tuple(labels[i] for i in index)
         assert torch.equal(predicted, lesson.predict(batch)) and list(parts) == ["cross_entropy"]
-        assert float(parts["cross_entropy"]) == pytest.approx(float(lesson.loss(batch)))
+        assert parts["cross_entropy"].item() == pytest.approx(lesson.loss(batch).item())
         half, short, _ = lesson.step(step, Portion(1, 2))
         assert (
             torch.equal(half.pictures, batch.pictures[2:]) and half.captions == batch.captions[2:] and len(short) == 2
@@ -746,6 +745,7 @@ def test_rows_begin_at_random_or_at_the_means_and_are_remembered():
     torch.testing.assert_close(lesson.rows.detach(), (2 * torch.rand(3, 3, generator=draw_of("head")) - 1) / 2**0.5)
     features, labels = lesson.embedded()
     weight = lesson.backbone.base + lesson.backbone.live
+    assert len(lesson.backbone.told) == 1 and lesson.backbone.told[0] is lesson.plan.training
     shown = SHOWN[..., 1:20, 1:20].flatten(1).double() / 255
     torch.testing.assert_close(features, (shown @ weight.double().T).float())
     assert labels == lesson.captions == ("d", "f", "e", "d") and torch.equal(lesson.latents, SHOWN)
@@ -789,6 +789,18 @@ def test_tiles_that_do_not_fill_a_picture_are_carried_on_to_its_edge():
                 assert torch.equal(batch.pictures[0, :, y, x], SHOWN[picked[k], :, top, left])
         assert batch.pictures.shape == (1, 3, 19, 19) and batch.pictures.dtype == torch.uint8
         assert batch.captions == (label,)
+
+
+@pytest.mark.parametrize("logits", ["own", "all"])
+def test_a_lesson_is_where_its_base_is(monkeypatch, logits):
+    """Torch's device without memory stands for any that is not the CPU: what lies elsewhere cannot be reckoned with."""
+    monkeypatch.setattr(Tower, "device", torch.device("meta"))
+    lesson = third_lesson(logits=logits)
+    assert lesson.rows.is_meta and lesson._before.is_meta
+    batch = lesson.batch_of(OTHER.pictures, OTHER.captions, "replay", 1)
+    predicted = lesson.predict(batch)
+    assert batch.pictures.is_meta and predicted.shape == (4, 6) and predicted.is_meta
+    assert lesson.error(batch, predicted).is_meta
 
 
 def test_a_classifier_has_no_prompts_to_ask_for():

@@ -404,6 +404,22 @@ def test_no_checkpoint_is_the_beginning(tmp_path):
         optimizing.read(tmp_path / "link", drawn)
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_put_back_lies_where_its_parameter_lies(name, tmp_path):
+    """Torch's device without memory stands for any that is not the CPU."""
+    optimizer, drawn = made(2, optimizer=name, **OWN[name])
+    stepped(optimizer, drawn, range(3))
+    optimizing.save(tmp_path / "checkpoint.safetensors", 3, drawn, optimizer)
+    elsewhere = [torch.nn.Parameter(weight.detach().to("meta")) for weight in drawn]
+    again = by_hand(name, elsewhere, training(optimizer=name, **OWN[name]))
+    kept = optimizing.read(tmp_path / "checkpoint.safetensors", elsewhere)
+    assert optimizing.restore(kept, elsewhere, again) == 3
+    for one, other in zip(drawn, elsewhere, strict=True):
+        state = again.state[other]
+        assert state.keys() == optimizer.state[one].keys() | {"step"}
+        assert all(part.is_meta for part in state.values() if isinstance(part, torch.Tensor))
+
+
 REMEDY = "delete it, and the lesson begins anew"
 
 

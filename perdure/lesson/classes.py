@@ -178,7 +178,7 @@ class ClassLesson(OverNetwork):
         generator, side = self.random("general", number), self.backbone.side // TILES
         picked = torch.randint(len(self.examples), (TILES * TILES,), generator=generator)
         order = torch.randperm(TILES * TILES, generator=generator)
-        own = self.examples.pictures[picked.to(self.examples.pictures.device), :, : side * TILES, : side * TILES]
+        own = self.examples.pictures[picked, :, : side * TILES, : side * TILES]
         tiles = own.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)  # (k, 3, k, side, side)
         chosen = torch.stack([tiles[k, :, int(place)] for k, place in enumerate(order)], dim=1)
         rows = chosen.view(3, TILES, TILES, side, side).permute(0, 1, 3, 2, 4).reshape(3, TILES * side, TILES * side)
