@@ -405,6 +405,19 @@ def test_no_checkpoint_is_the_beginning(tmp_path):
 
 
 @pytest.mark.parametrize("name", OWN)
+def test_a_default_that_torch_adds_afterwards_is_no_number_to_keep(name, tmp_path):
+    """On loading a state, which accelerate does, torch gives `differentiable` to an optimizer that has none."""
+    optimizer, drawn = made(optimizer=name, **OWN[name])
+    stepped(optimizer, drawn, range(2))
+    optimizing.save(tmp_path / "before.safetensors", 2, drawn, optimizer)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert "differentiable" in optimizer.defaults
+    optimizing.save(tmp_path / "after.safetensors", 2, drawn, optimizer)
+    before, after = (load_file(tmp_path / f"{when}.safetensors") for when in ("before", "after"))
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_what_is_put_back_lies_where_its_parameter_lies(name, tmp_path):
     """Torch's device without memory stands for any that is not the CPU."""
     optimizer, drawn = made(2, optimizer=name, **OWN[name])

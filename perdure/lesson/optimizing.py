@@ -118,7 +118,7 @@ def save(path: Path, step: int, parameters: Sequence[Tensor], optimizer: torch.o
                 kept[f"{i}.{CALLED.get(name, name)}"] = part
     for number, group in enumerate(optimizer.param_groups):
         for name, usual in optimizer.defaults.items():
-            if name != "lr" and isinstance(usual, bool | int | float) and group[name] != usual:
+            if name != "lr" and isinstance(usual, bool | int | float) and group.get(name, usual) != usual:
                 kept[f"group.{number}.{name}"] = torch.tensor(float(group[name]), dtype=torch.float64)
     tensors.write(path, kept)
 
