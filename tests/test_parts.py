@@ -909,7 +909,7 @@ def test_two_teachers_by_turns_as_a_loop_of_ones_own():
         remember = classifier.double_distillation(5, 0.1, 1.5, 4, 0.7)
         kept = remember(adapter, memory, of_tokens(model))
         assert model.asked == [("distillation", 5 if past else 0, 2)]
-        trained = distilled(begun, under, pasts, 5 if past else 0)
+        trained = taught_twice(begun, under, pasts, 5 if past else 0)
         (found,) = adapter.parameters()
         torch.testing.assert_close(found.detach(), trained, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(kept.delta("pool/c4")["p"].matrix(), under + trained, rtol=1e-4, atol=1e-5)
@@ -919,7 +919,7 @@ def test_two_teachers_by_turns_as_a_loop_of_ones_own():
             assert torch.equal(kept.delta(f"pool/c{k + 1}")["p"].matrix(), matrix)
 
 
-def distilled(begun, under, pasts, steps):
+def taught_twice(begun, under, pasts, steps):
     """The change after some steps of rate 0.1 towards the model as trained, and one past model a step."""
     matrix, first, second = begun.clone(), torch.zeros(2, 3), torch.zeros(2, 3)
     for number in range(steps):
