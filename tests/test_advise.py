@@ -374,6 +374,11 @@ def test_where_a_concept_was_never_scored_nothing_is_advised(tmp_path):
     found = verdict.of([{m: Lineage(folder) for m, folder in folders.items()}])
     assert found.measures[name] == "" and (found.kind, found.tied, found.choice) == ("nothing learnt", (), None)
     assert math.isnan(found.leader.average) and math.isnan(found.leader.above)
+    assert (
+        sentences.headline(found)
+        == f"No recommendation: of {name} there are no scores, so that no average can be taken."
+    )
+    assert "a measure" in sentences.reason(found)
 
 
 def test_no_verdict_is_stronger_than_the_evidence():

@@ -20,6 +20,8 @@ def headline(verdict: Verdict) -> str:
     leader = verdict.leader
     if verdict.kind == "unsound":
         return "No recommendation: scores do not hold, so that the methods cannot be told apart by them."
+    if blank := [name for name, measure in verdict.measures.items() if not measure]:
+        return f"No recommendation: of {listed(blank)} there are no scores, so that no average can be taken."
     if verdict.kind == "nothing learnt":
         return (
             f"No recommendation: no method is clearly above the untouched base (highest average {leader.average:.3f}, "
@@ -40,6 +42,10 @@ def reason(verdict: Verdict) -> str:
     """What the one to take costs, and what is cheaper and not worse as far as is known; what to try where none is."""
     if verdict.kind == "unsound":
         return f"{' '.join(verdict.unsound)} Take a base and scorers that were made for such pictures (--base)."
+    if not all(verdict.measures.values()):
+        return (
+            "Name a measure for each concept's kind (--set scoring.subject=..., scoring.style=...), with another --out."
+        )
     if verdict.choice is None:
         longer = "a larger --budget) or another learning rate (--set training.learning_rate=..."
         return f"Try longer lessons ({longer}), with another --out."
