@@ -177,7 +177,7 @@ def preserving(method: Method, weight: float, prompts: str) -> Method:
     return replace(
         method,
         guard=every(method.guard, distil(weight, prompts)),
-        consolidate=carrying(method.consolidate, captions),
+        consolidate=carrying(method.consolidate, captions, brings=True),
     )
 
 
