@@ -1,7 +1,7 @@
 """The charts of a study: stability against plasticity, curves with bands, fronts of score against cost."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from perdure.report.charts import (
     blank,
     inline,
     look_of,
+    margin,
     name_at_the_right,
     room,
     ruled,
@@ -57,7 +58,7 @@ def trade_off(study: Study, measure: str) -> KeyedChart | None:
     look, points = looks(study), _points(study, (measure, "learning"), (measure, "forgetting"))
     if not points:
         return None
-    figure, axes = _framed(f"learning, {ARROWS[study.directions[measure]]}", "forgetting, lower is better")
+    figure, axes = _framed(f"learning, {ARROWS[study.directions[measure]]}", "forgetting, lower is better", points)
     for row, found in reversed(points.items()):  # the best on top
         centre = np.mean(found, axis=0)
         for a, b in found if len(found) > 1 else ():
@@ -130,10 +131,11 @@ def effects_bar(about: str, parts: Sequence[float]) -> Markup:
     return inline(figure, f"Shares of the variance, {about}: {told}")
 
 
-def _framed(across: str, up: str) -> tuple[Figure, Axes]:
+def _framed(across: str, up: str, names: Iterable[str]) -> tuple[Figure, Axes]:
     """A chart with room for names at the right; what its axes show."""
-    figure = blank(660, 360)
-    axes = room(figure, 58, 168, 34, 52)
+    beside = max(168, margin(names))
+    figure = blank(492 + beside, 360)
+    axes = room(figure, 58, beside, 34, 52)
     axes.set_xlabel(across, fontsize=12.5)
     axes.annotate(up, (0, 1), (-46, 20), xycoords="axes fraction", textcoords="offset points", fontsize=12.5)
     axes.spines["bottom"].set(visible=True, color=RULE)
@@ -173,7 +175,9 @@ def _banded(study: Study, entries: Sequence[Entry], measure: str, of: Callable[[
     middles = {row: _mean(table) for row, table in rows.items() if table.size and np.isfinite(table).any()}
     if not middles:
         return None
-    figure, axes = _framed("lessons (0: the untouched base)", f"{measure}, {ARROWS[study.directions[measure]]}")
+    figure, axes = _framed(
+        "lessons (0: the untouched base)", f"{measure}, {ARROWS[study.directions[measure]]}", middles
+    )
     ends = []
     for row, middle in middles.items():
         spread, own = np.nan_to_num(_deviation(rows[row])), look[row]
@@ -198,7 +202,7 @@ def _front(study: Study, measure: str, cost: str, name: str, show: Callable[[flo
     look, better = looks(study), study.directions[measure]
     centres = {row: np.mean(found, axis=0) for row, found in points.items()}
     best = pareto({row: (c[0], c[1]) for row, c in centres.items() if row not in study.bounds}, better)
-    figure, axes = _framed(f"{name}, lower is better", f"average {measure}, {ARROWS[better]}")
+    figure, axes = _framed(f"{name}, lower is better", f"average {measure}, {ARROWS[better]}", points)
     costs = [float(centre[0]) for centre in centres.values()]
     if min(costs) > 0 and max(costs) / min(costs) >= LOG_FROM:
         axes.set_xscale("log")

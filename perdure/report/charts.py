@@ -7,7 +7,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -168,7 +168,8 @@ def line_chart(
 ) -> Figure:
     """Series over `ticks` (one label per index), each named at its right end; empty where there is no value."""
     figure = blank(WIDTH, HEIGHT)
-    axes = room(figure, 62, 132, 14, 70)  # the longest label that `shortened` leaves, at its slant
+    names = margin([one.name for one in series], marked=False)
+    axes = room(figure, 62, max(132, names), 14, 70)  # the longest label that `shortened` leaves, at its slant
     lines_on(axes, series, ticks, number, from_zero)
     ends = [(s, [v for v in s.values if math.isfinite(v)]) for s in series]
     name_at_the_right(axes, [(s.name, s.look, values[-1]) for s, values in ends if values], marked=False)
@@ -210,18 +211,28 @@ def stroke(look: Look) -> dict[str, Any]:
     }  # fmt: skip
 
 
+NAMED = {True: (22, 22), False: (10, 18)}
+"""Where a name at the right begins, in pixels from the axes, and its characters at most; with a mark and without."""
+
+
+def margin(names: Iterable[str], marked: bool = True) -> float:
+    """Pixels at the right of the axes that the longest name takes, in a wide fallback font as in a narrow one."""
+    start, most = NAMED[marked]
+    return start + 8.9 * max((len(shortened(name, most)) for name in names), default=0)
+
+
 def name_at_the_right(axes: Axes, names: Sequence[tuple[str, Look, float]], marked: bool = True) -> None:
     """Names beside the heights (in data) of what they name, pushed apart so that none covers another."""
     low, high = axes.get_ylim()
     height = axes.get_position().height * axes.figure.get_figheight() * 72  # type: ignore[union-attr]
-    gap, last = 15.5, -math.inf
+    (start, most), gap, last = NAMED[marked], 15.5, -math.inf
     ordered = sorted(names, key=lambda one: -one[2])
     spare = height + 10 - gap * len(ordered)
     for number, (name, look, value) in enumerate(ordered, 1):
         last = max(min(height * (high - value) / (high - low), spare + gap * number), last + gap)
         axes.annotate(
-            shortened(name, 22 if marked else 18), (1, 1 - last / height), (22 if marked else 10, 0), "axes fraction",
-            "offset points", annotation_clip=False, va="center_baseline", color=look.colour, fontsize=12.5,
+            shortened(name, most), (1, 1 - last / height), (start, 0), "axes fraction", "offset points",
+            annotation_clip=False, va="center_baseline", color=look.colour, fontsize=12.5,
             fontweight="bold" if look.marker else "normal",
         )  # fmt: skip
         if marked:
