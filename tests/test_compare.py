@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 from itertools import permutations
 from xml.etree import ElementTree
 
@@ -19,6 +20,7 @@ from perdure.cli import app
 from perdure.compare import charts, page, published, sentences, study, tables
 from perdure.errors import LineageError, PlanError
 from perdure.lineage import Lineage
+from perdure.report.charts import Series, line_chart, look_of
 
 ORDERS = ((1, 2, 3), (3, 1, 2), (2, 3, 1))
 MANY = tuple(permutations((1, 2, 3, 4)))[::3]
@@ -281,6 +283,18 @@ def test_pareto_front_keeps_what_nobody_beats():
     points = {"cheap": (1, 0.2), "good": (5, 0.9), "worse": (5, 0.5), "dear": (9, 0.9), "twin": (1, 0.2)}
     assert charts.pareto(points, "higher") == ["cheap", "twin", "good"]
     assert charts.pareto(points, "lower") == ["cheap", "twin"]
+
+
+def test_the_longest_name_ends_inside_the_chart():
+    name = "stamina_sparsity-0.03_w"
+    _, axes = charts._framed("across", "up", [name, "cns"])
+    charts._finished(axes, [(name, look_of(0), 0.2), ("cns", look_of(1), 0.1)])
+    lines = line_chart([Series(name, (0.1, 0.2), replace(look_of(0), hollow=True))], ["a", "b"])
+    for figure in (axes.figure, lines):
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        ends = [text.get_window_extent().x1 for text in axes.texts if text.get_text().startswith("stamina")]
+        assert len(ends) == 1 and ends[0] <= figure.bbox.x1
 
 
 def test_charts_are_files_of_their_own(whole, tmp_path):
