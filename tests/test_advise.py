@@ -372,7 +372,7 @@ def test_where_a_concept_was_never_scored_nothing_is_advised(tmp_path):
     for path in tmp_path.glob(f"*/lessons/*/cells/{name}/cell.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "scores": {}}))
     found = verdict.of([{m: Lineage(folder) for m, folder in folders.items()}])
-    assert found.measures[name] == "" and (found.kind, found.tied, found.choice) == ("nothing learnt", (), None)
+    assert found.measures[name] == "" and (found.kind, found.tied, found.choice) == ("unscored", (), None)
     assert math.isnan(found.leader.average) and math.isnan(found.leader.above)
     assert (
         sentences.headline(found)

@@ -214,6 +214,7 @@ def test_stamina_learns_masks(taught):
 
 def test_preservation_on_top_of_merge_init_is_lwf(taught):
     added = guard.preserving(method.get("merge_init", {"rank": 2}), 1.0, "both")
+    assert added.consolidate.brings, "captions ask nothing of the adapter"
     same(taught(added), taught(method.get("lwf", {"rank": 2, "weight": 1.0})), atol=0, rtol=0)
 
 

@@ -20,7 +20,8 @@ def headline(verdict: Verdict) -> str:
     leader = verdict.leader
     if verdict.kind == "unsound":
         return "No recommendation: scores do not hold, so that the methods cannot be told apart by them."
-    if blank := [name for name, measure in verdict.measures.items() if not measure]:
+    if verdict.kind == "unscored":
+        blank = [name for name, measure in verdict.measures.items() if not measure]
         return f"No recommendation: of {listed(blank)} there are no scores, so that no average can be taken."
     if verdict.kind == "nothing learnt":
         return (
@@ -42,7 +43,7 @@ def reason(verdict: Verdict) -> str:
     """What the one to take costs, and what is cheaper and not worse as far as is known; what to try where none is."""
     if verdict.kind == "unsound":
         return f"{' '.join(verdict.unsound)} Take a base and scorers that were made for such pictures (--base)."
-    if not all(verdict.measures.values()):
+    if verdict.kind == "unscored":
         return (
             "Name a measure for each concept's kind (--set scoring.subject=..., scoring.style=...), with another --out."
         )

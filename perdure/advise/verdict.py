@@ -28,7 +28,7 @@ BEHIND = 0.1
 the base (taste): few data leave much within noise.
 """
 
-Kind = Literal["clear", "likely", "undecided", "nothing learnt", "unsound"]
+Kind = Literal["clear", "likely", "undecided", "nothing learnt", "unscored", "unsound"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,8 @@ def of(rounds: Sequence[Mapping[str, Lineage]]) -> Verdict:
     unsound = doubted([run for one in runs for run in one.values() if run.murky])
     if unsound:
         kind, tied, choice = "unsound", (), None
+    elif not all(measures.values()):
+        kind, tied, choice = "unscored", (), None
     lower = any(first.direction(measure) == "lower" for measure in measures.values())
     bare = tuple(name for name in concepts if not first.facts[name]["held_out"])
     return Verdict(

@@ -168,8 +168,8 @@ def line_chart(
 ) -> Figure:
     """Series over `ticks` (one label per index), each named at its right end; empty where there is no value."""
     figure = blank(WIDTH, HEIGHT)
-    names = margin([one.name for one in series], marked=False)
-    axes = room(figure, 62, max(132, names), 14, 70)  # the longest label that `shortened` leaves, at its slant
+    beside = max(132, margin([one.name for one in series], marked=False))
+    axes = room(figure, 62, beside, 14, 70)  # the longest label that `shortened` leaves, at its slant
     lines_on(axes, series, ticks, number, from_zero)
     ends = [(s, [v for v in s.values if math.isfinite(v)]) for s in series]
     name_at_the_right(axes, [(s.name, s.look, values[-1]) for s, values in ends if values], marked=False)
